@@ -1,0 +1,2 @@
+//! Every developer and user command of the project: `cargo xtask …`.
+fn main() {}
