@@ -5,6 +5,10 @@ use core::ptr::NonNull;
 
 use volatile_register::RW;
 
+mod table;
+
+pub use table::{Address, Field, Readable, Register, Window, Writable};
+
 /// Width of a register access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -29,6 +33,26 @@ impl Width {
             Self::U16 => 2,
             Self::U32 => 4,
             Self::U64 => 8,
+        }
+    }
+
+    /// The width of `T`, an integer.
+    ///
+    /// # Panics
+    ///
+    /// Where no access is as wide as `T`. Register tables ask in constants, so the compiler finds out.
+    #[must_use]
+    pub const fn of<T>() -> Self {
+        let bytes = size_of::<T>();
+        assert!(
+            bytes.is_power_of_two() && bytes <= 8,
+            "no access is that wide"
+        );
+        match bytes {
+            1 => Self::U8,
+            2 => Self::U16,
+            4 => Self::U32,
+            _ => Self::U64,
         }
     }
 }
@@ -183,7 +207,10 @@ impl MappedRegisters {
 /// Reads one cell as a 64-bit number, all ones where there is none.
 macro_rules! read_cell {
     ($self:ident, $offset:ident, $type:ty) => {
-        $self.cell::<$type>($offset).map_or(<$type>::MAX, RW::read).into()
+        $self
+            .cell::<$type>($offset)
+            .map_or(<$type>::MAX, RW::read)
+            .into()
     };
 }
 
@@ -209,7 +236,10 @@ impl Registers for MappedRegisters {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "writes the low bits, as documented")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "writes the low bits, as documented"
+    )]
     fn write(&self, offset: usize, width: Width, value: u64) {
         match width {
             Width::U8 => write_cell!(self, offset, u8, value),

@@ -100,7 +100,11 @@ impl crate::error::Error for Timeout {
 #[cfg(feature = "defmt")]
 impl defmt::Format for Timeout {
     fn format(&self, f: defmt::Formatter<'_>) {
-        defmt::write!(f, "no answer within {=u64} us", self.limit.as_micros() as u64);
+        defmt::write!(
+            f,
+            "no answer within {=u64} us",
+            self.limit.as_micros() as u64
+        );
     }
 }
 
@@ -128,7 +132,9 @@ pub fn wait_until(
     interval: Duration,
     mut condition: impl FnMut() -> bool,
 ) -> Result<(), Timeout> {
-    let interval_ns = u32::try_from(interval.as_nanos()).unwrap_or(u32::MAX).max(1);
+    let interval_ns = u32::try_from(interval.as_nanos())
+        .unwrap_or(u32::MAX)
+        .max(1);
     let looks = limit.as_nanos().div_ceil(u128::from(interval_ns));
     let mut looked = 0;
     loop {
@@ -168,7 +174,10 @@ mod tests {
     #[test]
     fn a_condition_that_holds_costs_no_delay() {
         let mut clock = Counted::default();
-        wait_until(&mut clock, Duration::ZERO, Duration::from_micros(1), || true).unwrap();
+        wait_until(&mut clock, Duration::ZERO, Duration::from_micros(1), || {
+            true
+        })
+        .unwrap();
         assert_eq!(clock.0, 0);
     }
 
