@@ -6,7 +6,7 @@
 //! | [`BusAddress`] | what a device puts on its bus | the control half, after translation |
 //! | [`PhysAddr`] | the machine's physical memory | the kernel's page tables and frame allocators |
 //!
-//! Only a [region table](crate::memory::RegionTable), or an IOMMU mapping, leads from the first to the second.
+//! Only a region table, or an IOMMU mapping, leads from the first to the second.
 
 use core::fmt;
 

@@ -1,7 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(test)]
+extern crate alloc;
+
 pub mod address;
 pub mod error;
+pub mod memory;
 pub mod mmio;
+pub mod queue;
+pub mod ring;
 pub mod time;
+pub mod validate;

@@ -100,11 +100,8 @@ impl crate::error::Error for Timeout {
 #[cfg(feature = "defmt")]
 impl defmt::Format for Timeout {
     fn format(&self, f: defmt::Formatter<'_>) {
-        defmt::write!(
-            f,
-            "no answer within {=u64} us",
-            self.limit.as_micros() as u64
-        );
+        let limit_us = u64::try_from(self.limit.as_micros()).unwrap_or(u64::MAX);
+        defmt::write!(f, "no answer within {=u64} us", limit_us);
     }
 }
 

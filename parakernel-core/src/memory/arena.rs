@@ -1,0 +1,409 @@
+#![expect(
+    unsafe_code,
+    reason = "hands out frame buffers that a device fills and empties"
+)]
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::address::Iova;
+
+/// One buffer of an [`Arena`], with a part of a frame in it: the right to that buffer.
+///
+/// Four bytes: index of the buffer (16 bits), length of its bytes (14 bits), whether the frame goes on in the next
+/// segment, and whether the bytes start early (see [`ArenaLayout::headroom`]). It can be neither copied nor made up:
+/// segments come from a [`Pool`](super::Pool) and move to a queue and back, so holding one proves that no device owns
+/// the buffer. Dropping one loses the buffer until the arena is made anew.
+#[derive(PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[must_use = "dropping a segment loses its buffer"]
+#[repr(transparent)]
+pub struct Segment(u32);
+
+impl Segment {
+    /// The largest length of a segment, in bytes.
+    pub const MAX_LEN: usize = Self::LEN_MASK as usize;
+
+    const LEN_MASK: u32 = (1 << 14) - 1;
+    const LEN_SHIFT: u32 = 16;
+    const MORE: u32 = 1 << 30;
+    const EARLY: u32 = 1 << 31;
+
+    /// The whole buffer `index`, nothing in it.
+    pub(super) const fn empty(index: u16) -> Self {
+        Self(index as u32)
+    }
+
+    /// The segment as the word that rings and lists hold.
+    #[inline]
+    #[must_use]
+    pub const fn into_word(self) -> u32 {
+        self.0
+    }
+
+    /// The segment that [`into_word`](Self::into_word) turned into `word`.
+    ///
+    /// # Safety
+    ///
+    /// The low 16 bits of `word` must be those of a word that came from `into_word`, and each such word must be turned
+    /// back at most once. The other bits may be anything: the arena checks lengths when bytes are asked for.
+    #[inline]
+    pub const unsafe fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    /// Index of the buffer in its arena.
+    #[inline]
+    #[must_use]
+    pub const fn index(&self) -> u16 {
+        (self.0 & 0xffff) as u16
+    }
+
+    /// Bytes of the frame in this buffer.
+    #[inline]
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        ((self.0 >> Self::LEN_SHIFT) & Self::LEN_MASK) as usize
+    }
+
+    /// Whether the segment holds no byte.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the frame goes on in the next segment.
+    #[inline]
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.0 & Self::MORE != 0
+    }
+
+    /// Whether the bytes start where the device's header would, not after it.
+    #[inline]
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        self.0 & Self::EARLY != 0
+    }
+
+    /// The same buffer with `len` bytes in it, at most [`MAX_LEN`](Self::MAX_LEN): a larger number is cut to that.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "cut to 14 bits")]
+    pub const fn with_len(self, len: usize) -> Self {
+        let len = if len > Self::MAX_LEN {
+            Self::MAX_LEN
+        } else {
+            len
+        };
+        let len = (len as u32) << Self::LEN_SHIFT;
+        Self(self.0 & !(Self::LEN_MASK << Self::LEN_SHIFT) | len)
+    }
+
+    /// The same segment, followed by another of the same frame, or not.
+    #[inline]
+    pub const fn with_more(self, more: bool) -> Self {
+        Self(self.0 & !Self::MORE | if more { Self::MORE } else { 0 })
+    }
+
+    /// The same segment, its bytes starting early, or not.
+    #[inline]
+    pub const fn with_early(self, early: bool) -> Self {
+        Self(self.0 & !Self::EARLY | if early { Self::EARLY } else { 0 })
+    }
+
+    /// The buffer alone: no byte in it, last of its frame, not early.
+    #[inline]
+    pub const fn cleared(self) -> Self {
+        Self(self.0 & 0xffff)
+    }
+}
+
+/// How an [`Arena`] is cut into buffers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ArenaLayout {
+    /// Bytes from one buffer to the next. An odd number of cache lines spreads buffers over all cache sets: 2112, say,
+    /// not 2048.
+    pub stride: u32,
+    /// Bytes before a frame's first byte, where a device's own header may lie, as virtio's 12 bytes do.
+    pub headroom: u32,
+    /// Bytes of that header: where an early segment starts is `headroom - header` into the buffer.
+    pub header: u32,
+    /// Number of buffers.
+    pub count: u16,
+}
+
+impl ArenaLayout {
+    /// Bytes that a frame may have in one buffer.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        (self.stride - self.headroom) as usize
+    }
+
+    /// Bytes that the whole arena takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.stride as usize * self.count as usize
+    }
+
+    /// Whether header, headroom and stride fit into each other and a segment can name every length.
+    #[must_use]
+    pub const fn is_valid(&self) -> bool {
+        self.header <= self.headroom
+            && self.headroom < self.stride
+            && (self.stride - self.headroom + self.header) as usize <= Segment::MAX_LEN
+    }
+}
+
+/// A registered region cut into equal frame buffers.
+///
+/// # Invariants
+///
+/// The layout is valid, `layout.bytes()` bytes at `base` stay mapped for `'a`, and each buffer is touched only by who
+/// holds its segment.
+#[derive(Debug)]
+pub struct Arena<'a> {
+    base: NonNull<u8>,
+    iova: Iova,
+    layout: ArenaLayout,
+    life: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the buffers belong to who holds the segments, on whatever thread.
+unsafe impl Send for Arena<'_> {}
+// SAFETY: as above; the arena itself is never changed.
+unsafe impl Sync for Arena<'_> {}
+
+impl<'a> Arena<'a> {
+    /// Cuts the memory at `base`, which devices reach at `iova`, as `layout` says; `None` where the layout is not
+    /// valid or the last address would wrap.
+    ///
+    /// # Safety
+    ///
+    /// `layout.bytes()` bytes at `base` must stay mapped, initialised and registered at `iova` for `'a`, and be used
+    /// through this arena only. Segments of this arena must never meet another one: a program whose queues exchange
+    /// segments has one arena for all of them.
+    #[must_use]
+    pub unsafe fn new(base: NonNull<u8>, iova: Iova, layout: ArenaLayout) -> Option<Self> {
+        let fits = layout.is_valid() && iova.checked_add(layout.bytes() as u64).is_some();
+        fits.then_some(Self {
+            base,
+            iova,
+            layout,
+            life: PhantomData,
+        })
+    }
+
+    /// A second handle, for a second pool; the buffers stay with who holds their segments.
+    pub(super) const fn again(&self) -> Self {
+        Self { ..*self }
+    }
+
+    /// How the arena is cut.
+    #[inline]
+    #[must_use]
+    pub const fn layout(&self) -> &ArenaLayout {
+        &self.layout
+    }
+
+    /// Where devices find the first byte of the whole arena.
+    #[inline]
+    #[must_use]
+    pub const fn iova_base(&self) -> Iova {
+        self.iova
+    }
+
+    /// Where devices find the first byte of `segment`.
+    #[inline]
+    #[must_use]
+    pub fn iova(&self, segment: &Segment) -> Iova {
+        Iova::new(self.iova.as_u64() + self.offset(segment) as u64)
+    }
+
+    /// The frame's bytes in `segment`.
+    ///
+    /// # Panics
+    ///
+    /// If the segment is of another arena and lies outside this one, or was given more bytes than its buffer has.
+    #[inline]
+    #[must_use]
+    pub fn bytes<'s>(&self, segment: &'s Segment) -> &'s [u8]
+    where
+        'a: 's,
+    {
+        let bytes = self.place(segment);
+        // SAFETY: inside the arena (`place`), and the segment's holder alone touches it while the borrow lasts.
+        unsafe { bytes.as_ref() }
+    }
+
+    /// The frame's bytes in `segment`, to write.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Self::bytes).
+    #[inline]
+    #[must_use]
+    pub fn bytes_mut<'s>(&self, segment: &'s mut Segment) -> &'s mut [u8]
+    where
+        'a: 's,
+    {
+        let mut bytes = self.place(segment);
+        // SAFETY: as in `bytes`, and the segment is borrowed exclusively.
+        unsafe { bytes.as_mut() }
+    }
+
+    /// The device header before the frame's first byte, to write; empty for early segments.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Self::bytes).
+    #[inline]
+    #[must_use]
+    pub fn header_mut<'s>(&self, segment: &'s mut Segment) -> &'s mut [u8]
+    where
+        'a: 's,
+    {
+        let mut bytes = self.header_place(segment);
+        // SAFETY: the header lies in the segment's own buffer, before its bytes, and is borrowed exclusively.
+        unsafe { bytes.as_mut() }
+    }
+
+    /// The device header before the frame's first byte; empty for early segments.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Self::bytes).
+    #[inline]
+    #[must_use]
+    pub fn header<'s>(&self, segment: &'s Segment) -> &'s [u8]
+    where
+        'a: 's,
+    {
+        let bytes = self.header_place(segment);
+        // SAFETY: the header lies in the segment's own buffer, before its bytes.
+        unsafe { bytes.as_ref() }
+    }
+
+    /// Offset of the segment's first byte in the arena.
+    #[inline]
+    fn offset(&self, segment: &Segment) -> usize {
+        let early = if segment.is_early() {
+            self.layout.header
+        } else {
+            0
+        };
+        let start = self.layout.headroom - early;
+        segment.index() as usize * self.layout.stride as usize + start as usize
+    }
+
+    #[inline]
+    fn place(&self, segment: &Segment) -> NonNull<[u8]> {
+        let offset = self.offset(segment);
+        let room = self.layout.stride as usize - offset % self.layout.stride as usize;
+        assert!(
+            segment.index() < self.layout.count && segment.len() <= room,
+            "segment outside its arena"
+        );
+        // SAFETY: a buffer of the arena (index checked), and `offset` lies inside it.
+        let start = unsafe { self.base.add(offset) };
+        NonNull::slice_from_raw_parts(start, segment.len())
+    }
+
+    #[inline]
+    fn header_place(&self, segment: &Segment) -> NonNull<[u8]> {
+        assert!(
+            segment.index() < self.layout.count,
+            "segment outside its arena"
+        );
+        let len = if segment.is_early() {
+            0
+        } else {
+            self.layout.header as usize
+        };
+        let offset = self.offset(segment) - len;
+        // SAFETY: a buffer of the arena (index checked); the header lies in its headroom.
+        let start = unsafe { self.base.add(offset) };
+        NonNull::slice_from_raw_parts(start, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LAYOUT: ArenaLayout = ArenaLayout {
+        stride: 2112,
+        headroom: 64,
+        header: 12,
+        count: 4,
+    };
+
+    fn arena(memory: &mut [u8]) -> Arena<'_> {
+        // SAFETY: the memory is borrowed for the arena's life, and there is no other arena.
+        unsafe { Arena::new(NonNull::from(memory).cast(), Iova::new(0x10_0000), LAYOUT) }.unwrap()
+    }
+
+    #[test]
+    fn a_buffer_starts_at_its_headroom_and_its_header_before_that() {
+        let mut memory = vec![0; LAYOUT.bytes()];
+        let arena = arena(&mut memory);
+        let mut segment = Segment::empty(1).with_len(4);
+        arena.bytes_mut(&mut segment).copy_from_slice(b"abcd");
+        arena.header_mut(&mut segment).fill(7);
+        assert_eq!(arena.iova(&segment).as_u64(), 0x10_0000 + 2112 + 64);
+        let early = segment.with_early(true).with_len(16);
+        assert_eq!(
+            arena.bytes(&early),
+            b"\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07abcd"
+        );
+        assert_eq!(arena.header(&early), b"");
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its arena")]
+    fn a_length_beyond_the_buffer_is_refused() {
+        let mut memory = vec![0; LAYOUT.bytes()];
+        let segment = Segment::empty(3).with_len(LAYOUT.capacity() + 1);
+        let _ = arena(&mut memory).bytes(&segment);
+    }
+
+    #[test]
+    fn layouts_that_do_not_fit_are_refused() {
+        assert!(LAYOUT.is_valid());
+        assert!(
+            !ArenaLayout {
+                header: 65,
+                ..LAYOUT
+            }
+            .is_valid()
+        );
+        assert!(
+            !ArenaLayout {
+                headroom: 2112,
+                ..LAYOUT
+            }
+            .is_valid()
+        );
+        assert!(
+            !ArenaLayout {
+                stride: 17_000,
+                ..LAYOUT
+            }
+            .is_valid()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_segment_keeps_what_it_was_given(index: u16, len in 0..=Segment::MAX_LEN, more: bool, early: bool) {
+            let segment = Segment::empty(index).with_len(len).with_more(more).with_early(early);
+            prop_assert_eq!(segment.index(), index);
+            prop_assert_eq!(segment.len(), len);
+            prop_assert_eq!(segment.has_more(), more);
+            prop_assert_eq!(segment.is_early(), early);
+            prop_assert_eq!(segment.cleared(), Segment::empty(index));
+        }
+    }
+}
