@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod address;
 pub mod error;
+pub mod handle;
 pub mod memory;
 pub mod mmio;
 pub mod queue;

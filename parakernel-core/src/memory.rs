@@ -7,12 +7,18 @@
 mod arena;
 mod block;
 mod pool;
+mod region;
 mod shared;
+mod table;
 
 pub use arena::{Arena, ArenaLayout, Segment};
 pub use block::{BlockArena, BlockBuffer};
 pub use pool::{Pool, SegmentList};
+pub use region::{Extent, MSI_WINDOW, PageLists, Region, RegionError};
 pub use shared::{DmaBlock, Shared, SharedMemory};
+pub use table::{
+    ExtentSlot, PageSlot, PagedAccess, RegionEntry, RegionStorage, RegionTable, RegionWindow,
+};
 
 /// The smallest unit that is granted, mapped and translated, in bytes.
 pub const PAGE_SIZE: usize = 4096;
