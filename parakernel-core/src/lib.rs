@@ -4,6 +4,7 @@
 #[cfg(test)]
 extern crate alloc;
 
+pub mod abi;
 pub mod address;
 pub mod error;
 pub mod handle;

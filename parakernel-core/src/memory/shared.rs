@@ -17,7 +17,7 @@ use crate::address::BusAddress;
 ///
 /// # Safety
 ///
-/// The type must consist of atomics only, without padding, be valid for every bit pattern, and need no drop. Then a
+/// The type must consist of atomics only (padding aside), be valid for every bit pattern, and need no drop. Then a
 /// shared reference to it promises nothing about its value, and the other party may write at any time.
 pub unsafe trait Shared: Sync {}
 
