@@ -10,6 +10,7 @@ use core::fmt;
 use crate::{
     address::{Direction, Iova},
     error::{Error, ErrorKind},
+    memory::RegionTable,
     queue::Lba,
 };
 
@@ -23,6 +24,17 @@ pub trait DescriptorValidator: Sized {
     type Accepted;
     /// A type that only the validator's own module can make a value of.
     type Seal;
+
+    /// Checks `submission` and translates its addresses.
+    ///
+    /// # Errors
+    ///
+    /// What the process did that it may not. Nothing of the submission may reach the device then.
+    fn validate(
+        &mut self,
+        submission: Self::Submission,
+        regions: &RegionTable<'_>,
+    ) -> Result<Validated<Self>, Violation>;
 }
 
 /// A submission that validator `V` accepted.
