@@ -10,6 +10,7 @@ pub mod error;
 pub mod handle;
 pub mod memory;
 pub mod mmio;
+pub mod pci;
 pub mod queue;
 pub mod ring;
 pub mod time;
