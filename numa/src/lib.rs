@@ -1,2 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+#![forbid(unsafe_code)]
+#![expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")]
+
+pub mod acpi;
