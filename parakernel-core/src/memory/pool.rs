@@ -123,7 +123,8 @@ impl<'a> SegmentList<'a> {
         self.start == self.end
     }
 
-    /// How many more segments fit. Room at the front counts again once the list was empty.
+    /// How many more segments fit. Room at the front counts again once the list was empty, or was
+    /// [compacted](Self::compact).
     #[inline]
     #[must_use]
     pub const fn room(&self) -> usize {
@@ -158,6 +159,12 @@ impl<'a> SegmentList<'a> {
         }
         // SAFETY: the word was a segment moved into the list, and is no longer in it.
         Some(unsafe { Segment::from_word(word) })
+    }
+
+    /// Moves the segments to the front of the list's memory, so that all its room is at the back.
+    pub fn compact(&mut self) {
+        self.words.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.len());
     }
 
     /// The segments, first to last.
@@ -233,6 +240,10 @@ mod tests {
             let mut list = SegmentList::new(&mut list);
             let mut oracle = alloc::collections::VecDeque::new();
             for push in operations {
+                if list.room() == 0 {
+                    list.compact();
+                    prop_assert_eq!(list.room(), 5 - list.len());
+                }
                 if push {
                     let Some(segment) = pool.take() else { continue };
                     let index = segment.index();
