@@ -5,7 +5,9 @@
 extern crate alloc;
 
 pub mod abi;
+pub mod access;
 pub mod address;
+pub mod device;
 pub mod error;
 pub mod handle;
 pub mod memory;
@@ -15,3 +17,4 @@ pub mod queue;
 pub mod ring;
 pub mod time;
 pub mod validate;
+pub mod volume;
