@@ -1,0 +1,32 @@
+//! Links the kernel for bare metal with nothing but the host's toolchain.
+
+use std::env;
+
+fn main() {
+    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo::rerun-if-changed=kernel.ld");
+    println!("cargo::rerun-if-changed=src/boot.s");
+    println!("cargo::rerun-if-changed=src/arch/traps.s");
+    let linker = [
+        "--build-id=none".to_owned(),
+        "--gc-sections".to_owned(),
+        "-zmax-page-size=4096".to_owned(),
+        "-znorelro".to_owned(),
+        format!("-T{here}/kernel.ld"),
+        "-Tdefmt.x".to_owned(),
+    ];
+    // For the `none` targets rustc calls the linker itself, for the host it goes through the C compiler.
+    let bare = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none");
+    for argument in linker {
+        let prefix = if bare { "" } else { "-Wl," };
+        println!("cargo::rustc-link-arg-bins={prefix}{argument}");
+    }
+    let driver: &[&str] = if bare {
+        &["--no-pie"]
+    } else {
+        &["-nostartfiles", "-nostdlib", "-static", "-no-pie"]
+    };
+    for argument in driver {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+}

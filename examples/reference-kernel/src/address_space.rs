@@ -1,0 +1,225 @@
+//! The address space of a process, as core 0 builds, changes and takes it down.
+#![expect(unsafe_code, reason = "fills frames before a process sees them")]
+
+use core::ops::Range;
+
+use parakernel_core::address::{NodeId, PhysAddr};
+
+use crate::arch::paging::{self, Flags, MapError, OWNED, PageSize, Tables, USER};
+use crate::memory::{FRAME, Frames};
+
+/// What a process may do with a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Read.
+    Read,
+    /// Read and write.
+    ReadWrite,
+    /// Read and execute.
+    ReadExecute,
+}
+
+impl Access {
+    const fn flags(self) -> Flags {
+        let user = Flags::USER_ACCESSIBLE;
+        match self {
+            Self::Read => user.union(Flags::NO_EXECUTE),
+            Self::ReadWrite => user.union(Flags::NO_EXECUTE).union(Flags::WRITABLE),
+            Self::ReadExecute => user,
+        }
+    }
+}
+
+/// How the processor caches a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caching {
+    /// As memory.
+    Memory,
+    /// Not at all, as device registers need it.
+    Device,
+}
+
+/// An address space, on one NUMA node.
+#[derive(Debug)]
+pub(crate) struct AddressSpace {
+    tables: Tables,
+    node: NodeId,
+    /// Frames that it took: tables and memory.
+    taken: usize,
+}
+
+impl AddressSpace {
+    /// An address space with nothing in it but the kernel's half, which `kernel` maps.
+    ///
+    /// # Errors
+    ///
+    /// If `node` has no frame.
+    pub(crate) fn new(frames: &mut Frames, node: NodeId, kernel: Tables) -> Result<Self, MapError> {
+        let root = frames.take(node, 1).ok_or(MapError::OutOfFrames)?;
+        // SAFETY: a fresh, zeroed frame.
+        let tables = unsafe { Tables::new(root) };
+        tables.share_kernel_half(kernel);
+        Ok(Self {
+            tables,
+            node,
+            taken: 1,
+        })
+    }
+
+    /// The tables, for the core that runs the process.
+    pub(crate) const fn tables(&self) -> Tables {
+        self.tables
+    }
+
+    /// The node that its memory is on.
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Gives the process zeroed memory of its own at `range` (whole pages): it is never swapped, and freed with the address space. Large
+    /// pages are used where the range has room for them.
+    ///
+    /// # Errors
+    ///
+    /// If the range is not the process's to have, is in use, or there is no memory. What was mapped up to then stays.
+    pub(crate) fn allocate(
+        &mut self,
+        frames: &mut Frames,
+        range: Range<u64>,
+        access: Access,
+    ) -> Result<(), MapError> {
+        check(&range)?;
+        let mut at = range.start;
+        while at < range.end {
+            let large = PageSize::Large.bytes();
+            let fits = at.is_multiple_of(large) && range.end - at >= large;
+            let size = if fits {
+                PageSize::Large
+            } else {
+                PageSize::Small
+            };
+            let count = (size.bytes() / FRAME) as usize;
+            let frame = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
+            if let Err(error) = self.map_page(frames, at, frame, size, access.flags() | OWNED) {
+                frames.give_back(frame, count);
+                return Err(error);
+            }
+            self.taken += count;
+            at += size.bytes();
+        }
+        Ok(())
+    }
+
+    /// Maps memory or registers that belong to somebody else at `at`; they are not freed with the address space.
+    ///
+    /// # Errors
+    ///
+    /// If the range is not the process's to have, is in use, or there is no frame for a table. What was mapped up to then stays.
+    pub(crate) fn map(
+        &mut self,
+        frames: &mut Frames,
+        at: u64,
+        physical: Range<u64>,
+        access: Access,
+        caching: Caching,
+    ) -> Result<(), MapError> {
+        let end = at
+            .checked_add(physical.end - physical.start)
+            .ok_or(MapError::Occupied)?;
+        check(&(at..end))?;
+        let caching = match caching {
+            Caching::Memory => Flags::empty(),
+            Caching::Device => Flags::NO_CACHE | Flags::WRITE_THROUGH,
+        };
+        let (tables, node, taken) = (self.tables, self.node, &mut self.taken);
+        let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
+        tables.map_range(
+            at,
+            physical,
+            PageSize::Large,
+            access.flags() | caching,
+            &mut source,
+        )
+    }
+
+    /// Removes what is mapped in `range`. The core that runs the process must forget its translations before memory that the process
+    /// owned (which is handed to `freed`, as first frame and page size) or another's is used again.
+    pub(crate) fn unmap(&mut self, range: Range<u64>, mut freed: impl FnMut(PhysAddr, PageSize)) {
+        let mut at = range.start;
+        while at < range.end {
+            let Some(page) = self.tables.unmap(at) else {
+                at += FRAME;
+                continue;
+            };
+            if page.flags.contains(OWNED) {
+                self.taken -= (page.size.bytes() / FRAME) as usize;
+                freed(page.frame, page.size);
+            }
+            at = at - at % page.size.bytes() + page.size.bytes();
+        }
+    }
+
+    /// Copies `bytes` to `at`, whatever the process may do there; what is not mapped is left out.
+    pub(crate) fn fill(&self, at: u64, bytes: &[u8]) {
+        let mut rest = bytes;
+        let mut at = at;
+        while let (Some(page), false) = (self.tables.lookup(at), rest.is_empty()) {
+            let offset = at % page.size.bytes();
+            let count = rest.len().min((page.size.bytes() - offset) as usize);
+            let (part, behind) = rest.split_at(count);
+            let to = paging::physical(page.frame).wrapping_add(offset as usize);
+            // SAFETY: the frame is mapped with all memory and `count` bytes of it lie behind `offset`; no process runs on it yet.
+            unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), to, count) };
+            rest = behind;
+            at += count as u64;
+        }
+    }
+
+    /// Gives all its frames back, and says whether as many came back as it took. No core may use it any more.
+    pub(crate) fn destroy(self, frames: &mut Frames) -> Result<(), Leak> {
+        let mut freed = 0;
+        self.tables.free(&mut |frame, size| {
+            freed += (size.bytes() / FRAME) as usize;
+            frames.give_back_page(frame, size);
+        });
+        if freed == self.taken {
+            Ok(())
+        } else {
+            Err(Leak {
+                taken: self.taken,
+                freed,
+            })
+        }
+    }
+
+    fn map_page(
+        &mut self,
+        frames: &mut Frames,
+        at: u64,
+        frame: PhysAddr,
+        size: PageSize,
+        flags: Flags,
+    ) -> Result<(), MapError> {
+        let (node, taken) = (self.node, &mut self.taken);
+        let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
+        self.tables.map(at, frame, size, flags, &mut source)
+    }
+}
+
+/// Not all frames of an address space came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Leak {
+    /// How many it took.
+    pub(crate) taken: usize,
+    /// How many came back.
+    pub(crate) freed: usize,
+}
+
+fn check(range: &Range<u64>) -> Result<(), MapError> {
+    let whole = range.start.is_multiple_of(FRAME) && range.end.is_multiple_of(FRAME);
+    if whole && USER.start <= range.start && range.start <= range.end && range.end <= USER.end {
+        Ok(())
+    } else {
+        Err(MapError::Occupied)
+    }
+}

@@ -1,0 +1,134 @@
+//! From the first Rust instruction to the event loop.
+#![expect(unsafe_code, reason = "takes over memory from the boot loader")]
+
+use core::arch::global_asm;
+use core::ops::Range;
+
+use parakernel_core::address::{NodeId, PhysAddr};
+
+use crate::acpi::Machine;
+use crate::arch::layout::{self, KernelTables};
+use crate::arch::smp;
+use crate::memory::{EarlyFrames, Frames, Ranges};
+use crate::process::Seats;
+use crate::start_info::StartInfo;
+use crate::{housekeeping, print, serial, time};
+
+global_asm!(include_str!("boot.s"), AP_STACK_TOP = sym smp::AP_STACK_TOP, AP_TABLES = sym smp::AP_TABLES, options(att_syntax));
+
+/// What core 0 owns: the machine less what processes and drivers got.
+pub(crate) struct Kernel {
+    /// Physical memory.
+    pub(crate) frames: Frames,
+    /// The kernel's own address space.
+    pub(crate) tables: KernelTables,
+    /// The cores that run processes.
+    pub(crate) seats: Seats,
+    /// What the firmware said.
+    pub(crate) machine: Machine,
+    /// The command line.
+    pub(crate) command_line: &'static str,
+    /// The archive of executables.
+    pub(crate) archive: &'static [u8],
+}
+
+/// The first Rust code; boot.s calls it with the address of the start information.
+#[unsafe(no_mangle)]
+extern "sysv64" fn kernel_start(start_info: u64) -> ! {
+    serial::COM1.init();
+    serial::COM2.init();
+    print!(
+        "parakernel: reference kernel {}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let Some(start) = StartInfo::read(PhysAddr::new(start_info)) else {
+        panic!("the boot loader's start information is not PVH's");
+    };
+    let machine = Machine::read(start.rsdp);
+    let mut kernel = take_over_memory(&start, machine);
+    smp::start_this_core(&mut kernel);
+    if time::calibrate().is_err() {
+        panic!("the interval timer does not count: no clock");
+    }
+    smp::start_others(&mut kernel);
+    report(&kernel);
+    housekeeping::run(kernel)
+}
+
+/// Moves to page tables of the kernel's own, and gives each node its frames.
+fn take_over_memory(start: &StartInfo, machine: Machine) -> Kernel {
+    let mut free = start.memory.clone();
+    free.remove(0..layout::LOAD_ADDRESS);
+    free.remove(layout::image());
+    free.remove(start.archive.clone());
+    let mut early = EarlyFrames::new(early_range(&free));
+    let reserved = early.rest();
+    let Ok(tables) = KernelTables::build(&start.mapped, &mut early) else {
+        panic!("no memory for the kernel's page tables");
+    };
+    // SAFETY: `build` maps the kernel's image and all memory where the boot tables have them.
+    unsafe { tables.activate() };
+    free.remove(reserved.start..early.rest().start);
+    let mut frames = Frames::new();
+    for (node, ranges) in by_node(&free, &machine) {
+        // SAFETY: this memory is mapped now, and neither the image, the archive, the tables nor the firmware is in it.
+        unsafe { frames.add_node(node, &ranges) };
+    }
+    Kernel {
+        frames,
+        tables,
+        seats: Seats::default(),
+        machine,
+        command_line: start.command_line,
+        archive: start.archive_bytes(),
+    }
+}
+
+/// Where the first tables go: the largest free range that the boot map reaches.
+fn early_range(free: &Ranges) -> Range<u64> {
+    let reachable = free.within(&(0..1 << 32));
+    let largest = reachable.iter().max_by_key(|range| range.end - range.start);
+    largest.cloned().unwrap_or(0..0)
+}
+
+/// Free memory by node; everything belongs to node 0 where the firmware says nothing.
+fn by_node(free: &Ranges, machine: &Machine) -> impl Iterator<Item = (NodeId, Ranges)> {
+    let nodes = machine
+        .memory
+        .iter()
+        .map(|(_, node)| *node)
+        .max()
+        .unwrap_or(0);
+    (0..=nodes).map(move |node| {
+        let mut ranges = Ranges::default();
+        if machine.memory.is_empty() {
+            ranges = free.clone();
+        }
+        for (memory, _) in machine.memory.iter().filter(|(_, owner)| *owner == node) {
+            for range in free.within(memory).iter() {
+                ranges.add(range.clone());
+            }
+        }
+        (NodeId::new(node), ranges)
+    })
+}
+
+fn report(kernel: &Kernel) {
+    for node in kernel.frames.nodes() {
+        let (free, cores) = (
+            kernel.frames.free(node),
+            crate::cores::all().filter(|core| core.node == node).count(),
+        );
+        print!(
+            "node {}: {} MiB free, {cores} cores\n",
+            node.index(),
+            free / 256
+        );
+    }
+    print!("tsc: {} kHz\n", time::hertz() / 1000);
+    defmt::info!(
+        "{} cores, {} frames free",
+        crate::cores::all().count(),
+        kernel.frames.free_total()
+    );
+}

@@ -1,0 +1,139 @@
+//! The machine's cores, and what one may say to another.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parakernel_core::address::{CoreId, NodeId};
+
+use crate::arch::{apic, traps};
+use crate::interrupts::Interrupt;
+use crate::once::Once;
+use crate::time::{self, Limit};
+
+/// Most cores that the kernel uses; others stay stopped, and the boot log says so.
+pub(crate) const CORES_MAX: usize = 256;
+
+/// What every core may know of each.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Core {
+    /// For the assembly, which expects it first.
+    pub(crate) anchor: traps::Anchor,
+    /// Its index; 0 is the core that boots the others and runs the event loop.
+    pub(crate) id: CoreId,
+    /// The number by which interrupts reach it.
+    pub(crate) apic_id: u32,
+    /// Its NUMA node.
+    pub(crate) node: NodeId,
+    /// Events that happened and that nobody has taken yet: bits as in [`kernel_abi::Call::Wait`].
+    events: AtomicU64,
+    /// The run that is to be stopped: 0 for none.
+    stop: AtomicU64,
+    /// How often this core was asked to forget translations.
+    flushes_asked: AtomicU64,
+    /// How many of those it has done.
+    flushes_done: AtomicU64,
+}
+
+impl Core {
+    /// The record of a core that has not started.
+    pub(crate) const fn new(id: CoreId, apic_id: u32, node: NodeId) -> Self {
+        Self {
+            anchor: traps::Anchor::new(),
+            id,
+            apic_id,
+            node,
+            events: AtomicU64::new(0),
+            stop: AtomicU64::new(0),
+            flushes_asked: AtomicU64::new(0),
+            flushes_done: AtomicU64::new(0),
+        }
+    }
+
+    /// The core that executes this.
+    pub(crate) fn this() -> &'static Self {
+        traps::this_core()
+    }
+
+    /// Marks `events` and wakes the core if it sleeps.
+    pub(crate) fn post(&self, events: u64) {
+        self.mark(events);
+        self.kick(Interrupt::Wake);
+    }
+
+    /// Marks `events`, for code that runs on the core itself.
+    pub(crate) fn mark(&self, events: u64) {
+        self.events.fetch_or(events, Ordering::AcqRel);
+    }
+
+    /// Takes the events that happened since the last call.
+    pub(crate) fn take_events(&self) -> u64 {
+        self.events.swap(0, Ordering::AcqRel)
+    }
+
+    /// Has the core leave its process if that is still run number `run`, whatever it does.
+    pub(crate) fn stop(&self, run: u64) {
+        self.stop.store(run, Ordering::Release);
+        self.kick(Interrupt::Wake);
+    }
+
+    /// Whether [`stop`](Self::stop) was called for `run`.
+    pub(crate) fn is_stopped(&self, run: u64) -> bool {
+        self.stop.load(Ordering::Acquire) == run
+    }
+
+    /// Has the core forget all translations of its process, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// If the core does not answer within `limit`.
+    pub(crate) fn flush_translations(&self, limit: Limit) -> Result<(), time::Expired> {
+        let asked = self.flushes_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.kick(Interrupt::Flush);
+        time::spin_until(limit, || self.flushes_done.load(Ordering::Acquire) >= asked)
+    }
+
+    /// Says that translations have been forgotten, for all who asked before `asked` was read.
+    pub(crate) fn flushed(&self, asked: u64) {
+        self.flushes_done.store(asked, Ordering::Release);
+    }
+
+    /// How often the core was asked to forget translations.
+    pub(crate) fn flushes_asked(&self) -> u64 {
+        self.flushes_asked.load(Ordering::Acquire)
+    }
+
+    /// Interrupts the core.
+    fn kick(&self, interrupt: Interrupt) {
+        apic::send(self.apic_id, interrupt.vector());
+    }
+}
+
+static CORES: [Once<&'static Core>; CORES_MAX] = [const { Once::new() }; CORES_MAX];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Adds a core to the table; core 0 does this for each core that runs.
+pub(crate) fn add(core: &'static Core) {
+    let index = core.id.index();
+    if CORES.get(index).is_some_and(|cell| cell.set(core).is_ok()) {
+        COUNT.fetch_max(index + 1, Ordering::Release);
+    }
+}
+
+/// The core with this index, if it runs.
+pub(crate) fn by_id(id: CoreId) -> Option<&'static Core> {
+    CORES.get(id.index())?.get().copied()
+}
+
+/// Wakes core 0's event loop.
+pub(crate) fn wake_kernel() {
+    if let Some(core) = by_id(CoreId::new(0)) {
+        core.post(1);
+    }
+}
+
+/// All cores that run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Core> {
+    CORES[..COUNT.load(Ordering::Acquire)]
+        .iter()
+        .filter_map(|cell| cell.get().copied())
+}

@@ -1,0 +1,34 @@
+//! A bare-metal x86-64 parakernel: it partitions a machine between processes and then stays out of their way.
+//!
+//! Core 0 runs the kernel's event loop ([`housekeeping`]), every other core at most one process ([`runner`]). Interrupts are on
+//! only in ring 3 and while a core sleeps, so kernel code runs to completion and needs no locks but the serial ports'. Frames,
+//! address spaces and devices belong to core 0; a core and core 0 talk through two single-producer queues.
+
+#![no_std]
+#![no_main]
+
+// Defines what the compiler expects of a C library.
+use freestanding as _;
+
+mod acpi;
+mod address_space;
+mod arch;
+mod boot;
+mod cores;
+mod devices;
+mod housekeeping;
+mod interrupts;
+mod log;
+mod mailbox;
+mod memory;
+mod once;
+mod panic;
+mod process;
+mod runner;
+mod selftest;
+mod serial;
+mod start_info;
+mod syscall;
+mod time;
+mod user_memory;
+mod vectors;
