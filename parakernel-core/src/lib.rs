@@ -10,6 +10,7 @@ pub mod address;
 pub mod device;
 pub mod error;
 pub mod handle;
+pub mod lease;
 pub mod memory;
 pub mod mmio;
 pub mod pci;
