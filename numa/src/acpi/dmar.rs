@@ -2,6 +2,7 @@
 
 use bitflags::bitflags;
 use parakernel_core::address::PhysAddr;
+use parakernel_core::pci;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -253,11 +254,13 @@ impl<'a> Scope<'a> {
         self.path.iter().map(RawHop::decode)
     }
 
-    /// The device itself, if it is on the start bus.
+    /// The function in PCI segment `segment`, if it is on the start bus.
+    ///
+    /// Longer paths lead over bridges whose secondary buses only configuration space knows.
     #[must_use]
-    pub fn direct(&self) -> Option<Hop> {
+    pub fn function(&self, segment: u16) -> Option<pci::Address> {
         match self.path {
-            [hop] => Some(hop.decode()),
+            [hop] => pci::Address::new(segment, self.start_bus, hop.device, hop.function),
             _ => None,
         }
     }

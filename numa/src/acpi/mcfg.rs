@@ -1,6 +1,7 @@
 //! Where PCI configuration space is mapped, PCI Firmware 3.2 §4.1.2.
 
 use parakernel_core::address::PhysAddr;
+use parakernel_core::pci;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -25,8 +26,10 @@ pub struct Segment {
     pub last_bus: u8,
 }
 
-/// Bytes of configuration space per bus: 32 devices of 8 functions with 4 KiB each.
-const BUS_LEN: u64 = 1 << 20;
+/// Bytes of configuration space per function.
+const FUNCTION_LEN: u64 = 1 << 12;
+/// Bytes of configuration space per bus: 32 devices of 8 functions each.
+const BUS_LEN: u64 = 32 * 8 * FUNCTION_LEN;
 
 impl<'a> Mcfg<'a> {
     /// Checks the table that starts with `bytes`.
@@ -62,18 +65,18 @@ impl<'a> Mcfg<'a> {
 
     /// Where the 4 KiB of configuration space of a function are, or `None` where they are not mapped.
     #[must_use]
-    pub fn function(&self, segment: u16, bus: u8, device: u8, function: u8) -> Option<PhysAddr> {
-        self.segments()
-            .filter(|range| range.segment == segment)
-            .find_map(|range| range.function(bus, device, function))
+    pub fn function(&self, function: pci::Address) -> Option<PhysAddr> {
+        self.segments().find_map(|range| range.function(function))
     }
 }
 
 impl Segment {
     /// Where the mapped range starts.
     #[must_use]
-    pub fn start(&self) -> Option<PhysAddr> {
-        self.function(self.first_bus, 0, 0)
+    pub fn start(&self) -> PhysAddr {
+        // Does not saturate: `parse` refuses a range that would.
+        let offset = u64::from(self.first_bus) * BUS_LEN;
+        PhysAddr::new(self.base.as_u64().saturating_add(offset))
     }
 
     /// Bytes of the mapped range.
@@ -84,16 +87,12 @@ impl Segment {
     }
 
     /// Where the 4 KiB of configuration space of a function are, or `None` where they are not mapped.
-    ///
-    /// A device is 0 to 31, a function 0 to 7.
     #[must_use]
-    pub fn function(&self, bus: u8, device: u8, function: u8) -> Option<PhysAddr> {
-        let is_mapped = (self.first_bus..=self.last_bus).contains(&bus);
-        if !is_mapped || device > 31 || function > 7 {
-            return None;
-        }
-        let offset = u64::from(bus) << 20 | u64::from(device) << 15 | u64::from(function) << 12;
-        self.base.checked_add(offset)
+    pub fn function(&self, function: pci::Address) -> Option<PhysAddr> {
+        let is_mapped = function.segment() == self.segment
+            && (self.first_bus..=self.last_bus).contains(&function.bus());
+        let offset = u64::from(function.requester()) * FUNCTION_LEN;
+        is_mapped.then(|| self.base.checked_add(offset))?
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bitflags::bitflags;
 use parakernel_core::address::PhysAddr;
+use parakernel_core::pci;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -91,16 +92,7 @@ pub enum DeviceHandle {
         uid: [u8; 4],
     },
     /// By its place on PCI.
-    Pci {
-        /// The segment group.
-        segment: u16,
-        /// The bus.
-        bus: u8,
-        /// The device, 0 to 31.
-        device: u8,
-        /// The function, 0 to 7.
-        function: u8,
-    },
+    Pci(pci::Address),
     /// In a way that this crate does not know.
     Other(u8),
 }
@@ -327,13 +319,12 @@ impl RawInitiator {
                 hid: [a, b, c, d, e, f, g, h],
                 uid: [i, j, k, l],
             },
-            // The bus comes first, then device and function in one byte.
-            1 => DeviceHandle::Pci {
-                segment: u16::from_le_bytes([a, b]),
-                bus: c,
-                device: d >> 3,
-                function: d & 0b111,
-            },
+            // Segment, then bus, then device and function in one byte.
+            1 => {
+                let segment = u16::from_le_bytes([a, b]);
+                let requester = u16::from_be_bytes([c, d]);
+                DeviceHandle::Pci(pci::Address::from_requester(segment, requester))
+            }
             other => DeviceHandle::Other(other),
         };
         InitiatorAffinity {

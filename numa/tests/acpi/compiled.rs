@@ -1,7 +1,8 @@
 //! Structures that QEMU does not make, compiled by ACPICA's `iasl` from `tests/data/iasl`.
 
 use parakernel_core::address::PhysAddr;
-use parakernel_numa::acpi::dmar::{self, Hop, Scope, ScopeKind, Structure};
+use parakernel_core::pci;
+use parakernel_numa::acpi::dmar::{self, Hop, ScopeKind, Scopes, Structure};
 use parakernel_numa::acpi::hmat::{self, Hierarchy, Measure, Performance};
 use parakernel_numa::acpi::madt::{self, Line, Polarity, ProcessorState, Trigger};
 use parakernel_numa::acpi::srat::{self, DeviceHandle, MemoryFlags};
@@ -73,12 +74,7 @@ fn srat_entries() {
             is_enabled: true,
         })
     };
-    let pci = DeviceHandle::Pci {
-        segment: 3,
-        bus: 0xAF,
-        device: 3,
-        function: 3,
-    };
+    let pci = DeviceHandle::Pci(pci::Address::new(3, 0xAF, 3, 3).unwrap());
     let acpi = DeviceHandle::Acpi {
         hid: *b"PARK0001",
         uid: [1, 2, 3, 4],
@@ -126,8 +122,8 @@ fn dmar_structures() {
         endpoint.path().collect::<Vec<_>>(),
         [hop(2, 3), hop(0x1F, 7)]
     );
-    assert_eq!(endpoint.direct(), None);
-    assert_eq!(bridge.direct(), Some(hop(5, 0)));
+    assert_eq!(endpoint.function(1), None);
+    assert_eq!(bridge.function(1), pci::Address::new(1, 0x40, 5, 0));
     let ids: Vec<_> = second
         .scopes
         .iter()
@@ -146,11 +142,11 @@ fn dmar_regions_ports_and_affinity() {
     assert_eq!(region.segment, 2);
     assert_eq!(region.base, PhysAddr::new(0x7BA1_0000));
     assert_eq!(region.last, PhysAddr::new(0x7BA2_FFFF));
-    let direct = |scope: Scope<'_>| scope.direct().unwrap();
-    assert_eq!(
-        region.scopes.iter().map(direct).collect::<Vec<_>>(),
-        [hop(0x14, 0)]
-    );
+    let functions = |scopes: Scopes<'_>, segment| -> Vec<_> {
+        let functions = scopes.iter().filter_map(|scope| scope.function(segment));
+        functions.map(|function| function.to_string()).collect()
+    };
+    assert_eq!(functions(region.scopes, 2), ["0002:00:14.0"]);
     let affinity = dmar::UnitAffinity {
         registers: PhysAddr::new(0xC5FF_C000),
         domain: 0x105,
@@ -166,10 +162,7 @@ fn dmar_regions_ports_and_affinity() {
         panic!("ports, affinity and a namespace device expected");
     };
     assert_eq!((ports.segment, ports.all), (3, false));
-    assert_eq!(
-        ports.scopes.iter().map(direct).collect::<Vec<_>>(),
-        [hop(4, 0)]
-    );
+    assert_eq!(functions(ports.scopes, 3), ["0003:17:04.0"]);
 }
 
 const fn hop(device: u8, function: u8) -> Hop {

@@ -23,10 +23,11 @@ qemu=qemu-system-x86_64
   -device intel-iommu,intremap=on,device-iotlb=on,aw-bits=48 \
   -device pcie-root-port,id=rp1,chassis=1,slot=1 -device pcie-root-port,id=rp2,chassis=2,slot=2
 
-# The reference kernel's machine: 8 cores on 2 nodes, and no distances given.
+# The reference kernel's machine: 8 cores on 2 nodes.
 ./dump.py demo $qemu -M q35 -m 1G -smp 8 \
   -object memory-backend-ram,id=m0,size=512M -object memory-backend-ram,id=m1,size=512M \
-  -numa node,nodeid=0,cpus=0-3,memdev=m0 -numa node,nodeid=1,cpus=4-7,memdev=m1
+  -numa node,nodeid=0,cpus=0-3,memdev=m0 -numa node,nodeid=1,cpus=4-7,memdev=m1 \
+  -numa dist,src=0,dst=1,val=21
 
 # Revision 2 of the root pointer, with an XSDT.
 ./dump.py microvm $qemu -M microvm,acpi=on,pcie=on -m 256M -smp 3
