@@ -4,3 +4,5 @@
 #![expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")]
 
 pub mod acpi;
+pub mod placement;
+pub mod topology;

@@ -19,6 +19,8 @@ pub struct Error {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Problem {
+    /// The root table does not name such a table.
+    Missing,
     /// The [`Memory`](super::Memory) has no `len` bytes at `address`.
     Unreadable {
         /// Where firmware says that the structure lies.
@@ -105,6 +107,7 @@ impl fmt::Display for Error {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Missing => f.write_str("there is no such table"),
             Self::Unreadable { address, len } => {
                 write!(f, "no {len} bytes can be read at {address:#x}")
             }
@@ -130,7 +133,7 @@ impl core::error::Error for Error {}
 impl parakernel_core::error::Error for Error {
     fn kind(&self) -> ErrorKind {
         match self.problem {
-            Problem::Revision(_) => ErrorKind::Unsupported,
+            Problem::Revision(_) | Problem::Missing => ErrorKind::Unsupported,
             Problem::Unreadable { .. } => ErrorKind::InvalidArgument,
             Problem::Signature { .. }
             | Problem::Checksum { .. }

@@ -8,6 +8,7 @@
 )]
 
 mod compiled;
+#[path = "../support/dump.rs"]
 mod dump;
 mod hostile;
 mod peer;
