@@ -1,0 +1,41 @@
+//! `parakernel-bench list`, `parakernel-bench run NAME BATCH ROUNDS`: what `cargo xtask bench` counts and times.
+
+use parakernel_bench::phases::{PHASES, find};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: parakernel-bench list | parakernel-bench run NAME BATCH ROUNDS";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match perform(&words) {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(words: &[&str]) -> Result<String, String> {
+    match words {
+        ["list"] => Ok(PHASES
+            .iter()
+            .map(|entry| entry.name)
+            .collect::<Vec<_>>()
+            .join("\n")),
+        ["run", name, batch, rounds] => {
+            let entry = find(name).ok_or_else(|| format!("there is no phase `{name}`"))?;
+            let number = |word: &str| {
+                word.parse()
+                    .map_err(|_| format!("`{word}` is no number; {USAGE}"))
+            };
+            let (items, spent) = (entry.run)(number(batch)?, number(rounds)?);
+            Ok(format!("items {items}\nnanoseconds {}", spent.as_nanos()))
+        }
+        _ => Err(USAGE.to_owned()),
+    }
+}

@@ -1,0 +1,42 @@
+//! All phases by name.
+
+use crate::{Entry, entry, nothing::Nothing};
+
+/// Every phase, in the order of the report.
+pub const PHASES: &[Entry] = &[entry::<Nothing>("harness/nothing")];
+
+/// The phase of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Entry> {
+    PHASES.iter().find(|entry| entry.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_phase_does_what_it_is_asked() {
+        for entry in PHASES {
+            for batch in [1, 8, 32, 128] {
+                let (items, _) = (entry.run)(batch, 3);
+                assert_eq!(items, batch * 3, "{} at {batch}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for entry in PHASES {
+            assert_eq!(
+                PHASES
+                    .iter()
+                    .filter(|other| other.name == entry.name)
+                    .count(),
+                1,
+                "{}",
+                entry.name
+            );
+        }
+    }
+}

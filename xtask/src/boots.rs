@@ -1,0 +1,110 @@
+//! The commands that boot the reference kernel: `demo`, `qemu`, `attack`.
+
+use crate::{
+    report::ATTACKS,
+    session::{self, BootOptions, Script},
+    workspace::Workspace,
+};
+use anyhow::{Result, ensure};
+use clap::Args;
+use std::{path::PathBuf, process::ExitCode};
+
+/// What to show.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    boot: BootOptions,
+    /// Requests over all network processes, at least
+    #[arg(long, default_value_t = 12_000)]
+    requests: u64,
+    /// Write the judgement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What to boot.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QemuOptions {
+    #[command(flatten)]
+    boot: BootOptions,
+    /// Let the kernel test itself, and fail if a test does
+    #[arg(long, conflicts_with = "restarts")]
+    self_test: bool,
+    /// Kill and restart a process so often under traffic, and fail if something leaks
+    #[arg(long, value_name = "COUNT")]
+    restarts: Option<u64>,
+    /// Wait for a debugger on TCP port 1234
+    #[arg(long)]
+    debugger: bool,
+}
+
+/// Which attacks to try.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AttackOptions {
+    #[command(flatten)]
+    boot: BootOptions,
+    /// Only this attack; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
+/// Boots everything at once and judges it.
+pub(crate) fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCode> {
+    let json = options
+        .json
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()?;
+    let script = Script::Demo {
+        requests: options.requests,
+        json,
+    };
+    session::run(workspace, &options.boot, &[], script)
+}
+
+/// Boots the machine for whoever works on it.
+pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitCode> {
+    let script = match options.restarts {
+        Some(count) => Script::Restarts { count },
+        None if options.self_test => Script::SelfTest,
+        None => Script::Watch {
+            debugger: options.debugger,
+        },
+    };
+    session::run(workspace, &options.boot, &[], script)
+}
+
+/// Tries each attack on a kernel that lacks the check against it, to show that the check is what stops it.
+pub(crate) fn attack(workspace: &Workspace, options: &AttackOptions) -> Result<ExitCode> {
+    for name in &options.only {
+        ensure!(
+            ATTACKS.contains(&name.as_str()),
+            "there is no attack `{name}`; the attacks are: {}",
+            ATTACKS.join(", ")
+        );
+    }
+    let mut failed = Vec::new();
+    for name in ATTACKS
+        .iter()
+        .filter(|name| options.only.is_empty() || options.only.iter().any(|wanted| wanted == *name))
+    {
+        let feature = format!("without-{name}");
+        let script = Script::Unchecked {
+            attack: (*name).to_owned(),
+        };
+        match session::run(workspace, &options.boot, &[&feature], script) {
+            Ok(code) if code == ExitCode::SUCCESS => {}
+            Ok(_) => failed.push(*name),
+            Err(error) => {
+                eprintln!("error: {name}: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "no visible success without the check: {}",
+        failed.join(", ")
+    );
+    Ok(ExitCode::SUCCESS)
+}

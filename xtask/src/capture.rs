@@ -1,0 +1,223 @@
+//! A second opinion about the traffic: `tshark` at the tap.
+
+use crate::{
+    cast::{Cast, MAC},
+    net::TAP,
+    process::{self, Group},
+    tools::TSHARK,
+};
+use anyhow::{Context, Result, bail};
+use core::{net::Ipv4Addr, time::Duration};
+use parakernel_apps::nonce;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+/// How long `tshark` may take to begin.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A capture that runs.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    group: Group,
+    file: PathBuf,
+}
+
+/// What a capture says about one address of the machine's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Requests to its nonce service.
+    pub(crate) requests: u64,
+    /// Answers from it.
+    pub(crate) answers: u64,
+}
+
+/// What a capture says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Analysis {
+    pub(crate) by_address: BTreeMap<Ipv4Addr, Seen>,
+    /// Frames from the machine with a source address that is nobody's there, or another card's.
+    pub(crate) spoofed: Vec<String>,
+}
+
+impl Capture {
+    /// Begins, and returns once `tshark` listens.
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        let tshark = TSHARK.need()?;
+        let file = folder.join("tap.pcapng");
+        let log = folder.join("tshark.log");
+        let mut command = Command::new(tshark);
+        // Headers suffice; the buffer is large enough for a burst that `tshark` sleeps through.
+        command
+            .args(["-q", "-i", TAP, "-s", "128", "-B", "64", "-w"])
+            .arg(&file);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?);
+        let mut group = Group::spawn(&mut command)?;
+        let deadline = Instant::now() + START_LIMIT;
+        // The file gets its header when the interface is open.
+        while !fs::metadata(&file).is_ok_and(|meta| meta.len() > 0) {
+            let said = || {
+                fs::read_to_string(&log)
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()
+            };
+            if group.try_wait()?.is_some() {
+                bail!("tshark does not capture: {}", said());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "tshark did not begin in {} s: {}",
+                    START_LIMIT.as_secs(),
+                    said()
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(Self { group, file })
+    }
+
+    /// Ends the capture and lets `tshark` read it.
+    pub(crate) fn finish(mut self, cast: &Cast) -> Result<Analysis> {
+        // What the kernel has buffered for the capture is still on its way.
+        thread::sleep(Duration::from_millis(500));
+        self.group.end()?;
+        let mut command = Command::new(TSHARK.need()?);
+        command.arg("-r").arg(&self.file).args([
+            "-d",
+            &format!("udp.port=={},data", nonce::PORT),
+            "-T",
+            "fields",
+        ]);
+        for field in [
+            "eth.src",
+            "ip.src",
+            "ip.dst",
+            "udp.srcport",
+            "udp.dstport",
+            "arp.src.proto_ipv4",
+        ] {
+            command.args(["-e", field]);
+        }
+        let fields = process::capture(&mut command)?;
+        if !fields.status.success() {
+            bail!(
+                "tshark cannot read its own capture: {}",
+                String::from_utf8_lossy(&fields.stderr).trim()
+            );
+        }
+        analyse(&String::from_utf8_lossy(&fields.stdout), cast)
+    }
+}
+
+fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
+    let addresses: Vec<_> = cast
+        .processes
+        .iter()
+        .filter_map(|process| process.network.map(|network| network.address))
+        .collect();
+    let port = nonce::PORT.to_string();
+    let mut analysis = Analysis::default();
+    for line in fields.lines() {
+        let columns: Vec<_> = line.split('\t').collect();
+        let [card, source, destination, from_port, to_port, claimed] = columns[..] else {
+            bail!("tshark printed {line:?}");
+        };
+        if card == MAC {
+            let owner = if source.is_empty() { claimed } else { source };
+            if is_spoofed(owner, &addresses) {
+                analysis.spoofed.push(owner.to_owned());
+            }
+        } else if addresses
+            .iter()
+            .any(|address| source == address.to_string())
+        {
+            analysis.spoofed.push(format!("{source} from card {card}"));
+        }
+        if to_port == port {
+            analysis.of(destination)?.requests += 1;
+        } else if from_port == port {
+            analysis.of(source)?.answers += 1;
+        }
+    }
+    Ok(analysis)
+}
+
+/// Whether an address is nobody's in the machine. Frames without one, and an address probe (0.0.0.0), are not judged.
+fn is_spoofed(owner: &str, addresses: &[Ipv4Addr]) -> bool {
+    owner
+        .parse::<Ipv4Addr>()
+        .is_ok_and(|owner| !owner.is_unspecified() && !addresses.contains(&owner))
+}
+
+impl Analysis {
+    fn of(&mut self, address: &str) -> Result<&mut Seen> {
+        let address = address
+            .parse()
+            .with_context(|| format!("tshark printed {address:?} for an address"))?;
+        Ok(self.by_address.entry(address).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cast::Settings;
+
+    fn cast() -> Cast {
+        Cast::of_the_demo(Settings {
+            policy: "integrity".into(),
+            seconds: 1,
+            more: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn requests_and_answers_are_counted_per_address() {
+        let host = "aa:aa:aa:aa:aa:aa";
+        let fields = format!(
+            "{host}\t10.0.0.1\t10.0.0.2\t4000\t7000\t\n{MAC}\t10.0.0.2\t10.0.0.1\t7000\t4000\t\n\
+             {host}\t10.0.0.1\t10.0.0.3\t4000\t7000\t\n{MAC}\t\t\t\t\t10.0.0.3\n{host}\t\t\t\t\t\n"
+        );
+        let analysis = analyse(&fields, &cast()).unwrap();
+        assert_eq!(
+            analysis.by_address[&Ipv4Addr::new(10, 0, 0, 2)],
+            Seen {
+                requests: 1,
+                answers: 1
+            }
+        );
+        assert_eq!(
+            analysis.by_address[&Ipv4Addr::new(10, 0, 0, 3)],
+            Seen {
+                requests: 1,
+                answers: 0
+            }
+        );
+        assert_eq!(analysis.spoofed, Vec::<String>::new());
+    }
+
+    #[test]
+    fn foreign_sources_are_found() {
+        let fields = format!(
+            "{MAC}\t10.0.0.99\t10.0.0.1\t1\t2\t\n{MAC}\t\t\t\t\t10.0.0.1\nbb:bb:bb:bb:bb:bb\t10.0.0.2\t10.0.0.1\t1\t2\t\n"
+        );
+        let analysis = analyse(&fields, &cast()).unwrap();
+        assert_eq!(
+            analysis.spoofed,
+            [
+                "10.0.0.99",
+                "10.0.0.1",
+                "10.0.0.2 from card bb:bb:bb:bb:bb:bb"
+            ]
+        );
+    }
+}

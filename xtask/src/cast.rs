@@ -1,0 +1,301 @@
+//! Who plays in a boot: processes, their cores, addresses, keys and volumes, and the manifest that tells the kernel.
+
+use core::{
+    fmt::{self, Write as _},
+    net::Ipv4Addr,
+};
+
+/// Address of the host on the wire.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Length of the network's prefix.
+pub(crate) const PREFIX: u8 = 24;
+/// Address of the network card.
+pub(crate) const MAC: &str = "52:54:00:70:6b:01";
+/// TCP port of the key-value store.
+pub(crate) const STORE_PORT: u16 = 11211;
+
+/// A namespace of the SSD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Namespace {
+    /// Its number, from 1.
+    pub(crate) id: u32,
+    /// Bytes of a block.
+    pub(crate) block_size: u32,
+    /// Blocks that it has.
+    pub(crate) blocks: u64,
+}
+
+/// The SSD: namespaces with both block sizes, and one that is nobody's and has to stay as it was.
+pub(crate) const NAMESPACES: [Namespace; 3] = [
+    Namespace {
+        id: 1,
+        block_size: 512,
+        blocks: 32_768,
+    },
+    Namespace {
+        id: 2,
+        block_size: 4096,
+        blocks: 4096,
+    },
+    Namespace {
+        id: 3,
+        block_size: 512,
+        blocks: 32_768,
+    },
+];
+
+/// A part of a namespace, granted to an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) namespace: u32,
+    pub(crate) first: u64,
+    pub(crate) blocks: u64,
+    pub(crate) owner: u64,
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}+{}:{:#x}",
+            self.namespace, self.first, self.blocks, self.owner
+        )
+    }
+}
+
+/// What a process does on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) address: Ipv4Addr,
+    /// Key of the nonce service.
+    pub(crate) key: u64,
+    /// Queue pairs of the card.
+    pub(crate) queues: u16,
+    /// Whether the host sends it requests.
+    pub(crate) serves: bool,
+}
+
+/// A process of the boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) name: &'static str,
+    /// Name of its program in the initrd, below `bin/`.
+    pub(crate) program: &'static str,
+    pub(crate) core: u16,
+    pub(crate) network: Option<Network>,
+    pub(crate) block_queues: u16,
+    pub(crate) volumes: Vec<Volume>,
+    /// How often it is started again after its end.
+    pub(crate) restarts: u32,
+    /// Further words of its line.
+    pub(crate) more: Option<String>,
+}
+
+/// What the kernel is told about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Policy words, separated by commas.
+    pub(crate) policy: String,
+    /// Time after which the kernel ends by itself.
+    pub(crate) seconds: u64,
+    /// Further words of its line.
+    pub(crate) more: Vec<String>,
+}
+
+/// The parts of a boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cast {
+    pub(crate) settings: Settings,
+    pub(crate) processes: Vec<Process>,
+}
+
+impl Cast {
+    /// Two network processes, two block processes, and one that tries to break out.
+    pub(crate) fn of_the_demo(settings: Settings) -> Self {
+        let network = |last, key, serves| {
+            Some(Network {
+                address: Ipv4Addr::new(10, 0, 0, last),
+                key,
+                queues: 1,
+                serves,
+            })
+        };
+        let volume = |namespace, first, blocks, owner| Volume {
+            namespace,
+            first,
+            blocks,
+            owner,
+        };
+        let process = |name, program, core| Process {
+            name,
+            program,
+            core,
+            network: None,
+            block_queues: 0,
+            volumes: Vec::new(),
+            restarts: 0,
+            more: None,
+        };
+        let echo = Process {
+            network: network(2, 0x6563_686f_0000_0001, true),
+            ..process("echo0", "echo", 1)
+        };
+        let store = Process {
+            network: network(3, 0x6b76_0000_0000_0002, true),
+            ..process("kv0", "kv", 2)
+        };
+        let rogue = Process {
+            network: network(4, 0x726f_6775_6500_0003, false),
+            block_queues: 1,
+            volumes: vec![volume(1, 16_384, 1024, 0x66)],
+            restarts: 32,
+            ..process("rogue", "rogue", 3)
+        };
+        let one = Process {
+            block_queues: 1,
+            volumes: vec![volume(1, 1024, 2048, 0x50)],
+            ..process("blk0", "blockbench", 4)
+        };
+        let many = Process {
+            block_queues: 4,
+            volumes: vec![volume(1, 8192, 4096, 0x51), volume(2, 512, 1024, 0x51)],
+            ..process("blk1", "blockbench", 5)
+        };
+        Self {
+            settings,
+            processes: vec![echo, store, rogue, one, many],
+        }
+    }
+
+    /// The manifest, as the kernel reads it.
+    pub(crate) fn manifest(&self) -> String {
+        let Settings {
+            policy,
+            seconds,
+            more,
+        } = &self.settings;
+        let mut text = format!(
+            "kernel policy={policy} report_ms=500 seconds={seconds} net=10.0.0.0/{PREFIX} gateway={HOST}"
+        );
+        for word in more {
+            text.push(' ');
+            text.push_str(word);
+        }
+        text.push('\n');
+        for process in &self.processes {
+            text.push_str(&process.line());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl Process {
+    fn line(&self) -> String {
+        let mut line = format!(
+            "process name={} elf={} core={}",
+            self.name, self.program, self.core
+        );
+        let mut word = |word: fmt::Arguments<'_>| {
+            // Writing to a string does not fail.
+            let _: fmt::Result = write!(line, " {word}");
+        };
+        if let Some(Network {
+            address,
+            key,
+            queues,
+            ..
+        }) = self.network
+        {
+            word(format_args!(
+                "nic_queues={queues} ip={address} key={key:#x}"
+            ));
+        }
+        if self.block_queues > 0 {
+            word(format_args!("nvme_queues={}", self.block_queues));
+        }
+        for volume in &self.volumes {
+            word(format_args!("volume={volume}"));
+        }
+        if self.restarts > 0 {
+            word(format_args!("restart={}", self.restarts));
+        }
+        if let Some(more) = &self.more {
+            word(format_args!("{more}"));
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo() -> Cast {
+        Cast::of_the_demo(Settings {
+            policy: "integrity".into(),
+            seconds: 60,
+            more: vec!["ring=packed".into()],
+        })
+    }
+
+    #[test]
+    fn the_manifest_says_it_all() {
+        let manifest = demo().manifest();
+        let lines: Vec<_> = manifest.lines().collect();
+        assert_eq!(
+            lines[0],
+            "kernel policy=integrity report_ms=500 seconds=60 net=10.0.0.0/24 gateway=10.0.0.1 ring=packed"
+        );
+        assert_eq!(
+            lines[1],
+            "process name=echo0 elf=echo core=1 nic_queues=1 ip=10.0.0.2 key=0x6563686f00000001"
+        );
+        assert_eq!(
+            lines[5],
+            "process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:512+1024:0x51"
+        );
+    }
+
+    #[test]
+    fn nobody_shares_a_core_a_key_or_an_address() {
+        let cast = demo();
+        for (index, one) in cast.processes.iter().enumerate() {
+            for other in &cast.processes[index + 1..] {
+                assert_ne!(one.core, other.core);
+                if let (Some(one), Some(other)) = (one.network, other.network) {
+                    assert_ne!((one.key, one.address), (other.key, other.address));
+                    assert_ne!(
+                        one.address.octets()[3] % 128,
+                        other.address.octets()[3] % 128,
+                        "one class of addresses"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn volumes_lie_apart_and_leave_neighbours_between_them() {
+        let volumes: Vec<_> = demo()
+            .processes
+            .into_iter()
+            .flat_map(|process| process.volumes)
+            .collect();
+        for (index, one) in volumes.iter().enumerate() {
+            let namespace = NAMESPACES
+                .iter()
+                .find(|namespace| namespace.id == one.namespace)
+                .unwrap();
+            assert!(one.first > 0 && one.first + one.blocks < namespace.blocks);
+            for other in volumes[index + 1..]
+                .iter()
+                .filter(|other| other.namespace == one.namespace)
+            {
+                assert!(
+                    one.first + one.blocks < other.first || other.first + other.blocks < one.first
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What the kernel says on its first serial port.
+//!
+//! Lines that begin with `@ ` are one JSON object with one key each; everything else is text for a person.
+
+use serde::{Deserialize, Serialize};
+
+/// Mark of a line for machines.
+const MARK: &str = "@ ";
+
+/// A line from the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Line {
+    /// For a person.
+    Text(String),
+    /// For this program.
+    Said(Message),
+    /// Marked, but not understood: the line and why.
+    Malformed(String, String),
+}
+
+/// What the kernel tells this program.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// What was found and how it is used, once.
+    Boot(Boot),
+    /// Every process runs and can receive.
+    Ready {},
+    /// Counters of a process so far.
+    Process(ProcessState),
+    /// A number that a process published.
+    Report(Report),
+    /// How an attack ended.
+    Attack(Attack),
+    /// Frames dropped so far.
+    Drops(Drops),
+    /// Resources after restarts, compared with before.
+    Leaks(Leaks),
+    /// How a self-test ended.
+    Selftest(SelfTest),
+    /// The kernel's own judgement, last.
+    Verdict(Verdict),
+}
+
+/// What was found and how it is used.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub(crate) cores: u32,
+    pub(crate) nodes: u32,
+    pub(crate) nic: String,
+    #[serde(default)]
+    pub(crate) ring: String,
+    pub(crate) steering: String,
+    #[serde(default)]
+    pub(crate) queue_pairs: u32,
+    #[serde(default)]
+    pub(crate) iommu_platform: bool,
+    #[serde(default)]
+    pub(crate) nvme_queue_pairs: u32,
+    #[serde(default)]
+    pub(crate) reason: String,
+}
+
+/// Counters of a process, summed over its lives.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct ProcessState {
+    pub(crate) name: String,
+    pub(crate) core: u32,
+    pub(crate) node: u32,
+    /// Access mode of its transmit or block queues.
+    pub(crate) mode: String,
+    pub(crate) rx_mode: String,
+    pub(crate) queues: u32,
+    pub(crate) rx_frames: u64,
+    pub(crate) tx_frames: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) ios: u64,
+    /// Frames taken that were not for the process's address.
+    pub(crate) strays: u64,
+    pub(crate) violations: u64,
+    pub(crate) state: State,
+    pub(crate) reason: String,
+}
+
+/// Whether a process runs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    #[default]
+    Running,
+    Exited,
+    Killed,
+}
+
+/// A number that a process published.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) process: String,
+    pub(crate) key: String,
+    pub(crate) value: u64,
+}
+
+/// How an attack ended.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Attack {
+    pub(crate) name: String,
+    pub(crate) device: String,
+    pub(crate) stopped: bool,
+    /// What stopped it.
+    #[serde(default)]
+    pub(crate) by: String,
+    /// What it changed, if it went through.
+    #[serde(default, skip_serializing)]
+    pub(crate) evidence: String,
+}
+
+/// Frames dropped so far.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Drops {
+    pub(crate) device: u64,
+    pub(crate) ring: u64,
+}
+
+/// Resources after restarts minus those before.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Leaks {
+    pub(crate) restarts: u64,
+    pub(crate) frames: i64,
+    pub(crate) vectors: i64,
+    pub(crate) rules: i64,
+    pub(crate) queues: i64,
+}
+
+/// How a self-test ended.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct SelfTest {
+    pub(crate) name: String,
+    pub(crate) pass: bool,
+    #[serde(default)]
+    pub(crate) detail: String,
+}
+
+/// The kernel's own judgement.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) pass: bool,
+    #[serde(default)]
+    pub(crate) failures: Vec<String>,
+}
+
+impl Line {
+    /// Takes a line apart.
+    pub(crate) fn parse(line: &str) -> Self {
+        let line = line.trim_end_matches('\r');
+        let Some(json) = line.strip_prefix(MARK) else {
+            return Self::Text(line.to_owned());
+        };
+        match serde_json::from_str(json) {
+            Ok(message) => Self::Said(message),
+            Err(error) => Self::Malformed(line.to_owned(), error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> Message {
+        match Line::parse(line) {
+            Line::Said(message) => message,
+            Line::Text(_) | Line::Malformed(..) => panic!("not understood: {line}"),
+        }
+    }
+
+    #[test]
+    fn lines_for_machines_are_understood() {
+        assert_eq!(said("@ {\"ready\":{}}\r"), Message::Ready {});
+        let process = r#"@ {"process":{"name":"echo0","core":1,"node":0,"mode":"checked","rx_mode":"sealed","queues":1,"rx_frames":5,"tx_frames":4,"rx_bytes":300,"tx_bytes":240,"ios":0,"strays":0,"violations":0,"state":"killed","reason":"tail jump"}}"#;
+        let Message::Process(process) = said(process) else {
+            panic!("no process")
+        };
+        assert_eq!(
+            (process.name.as_str(), process.rx_frames, process.state),
+            ("echo0", 5, State::Killed)
+        );
+        let Message::Attack(attack) = said(
+            r#"@ {"attack":{"name":"foreign-lba","device":"nvme","stopped":true,"by":"validator"}}"#,
+        ) else {
+            panic!("no attack")
+        };
+        assert!(attack.stopped && attack.evidence.is_empty());
+        assert_eq!(
+            said(r#"@ {"leaks":{"restarts":50,"frames":-1,"vectors":0,"rules":0,"queues":0}}"#),
+            Message::Leaks(Leaks {
+                restarts: 50,
+                frames: -1,
+                ..Leaks::default()
+            })
+        );
+    }
+
+    #[test]
+    fn text_is_text_and_nonsense_is_reported() {
+        assert_eq!(
+            Line::parse("PANIC: no memory"),
+            Line::Text("PANIC: no memory".into())
+        );
+        assert!(matches!(
+            Line::parse("@ {\"what\":{}}"),
+            Line::Malformed(_, _)
+        ));
+        assert!(matches!(Line::parse("@ half a li"), Line::Malformed(_, _)));
+    }
+}

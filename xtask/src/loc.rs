@@ -1,0 +1,155 @@
+//! `cargo xtask loc`: how much code has to be trusted.
+
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// A part of the trusted base: a folder without the files that run inside a process.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    name: &'static str,
+    folder: &'static str,
+    /// Files and folders that hold data halves, which a process runs as well.
+    untrusted: &'static [&'static str],
+}
+
+/// Kernel, core, control halves and validators (the documentation's chapter on trust says why these and no others).
+const TRUSTED: [Part; 5] = [
+    Part {
+        name: "parakernel-core",
+        folder: "parakernel-core/src",
+        untrusted: &[],
+    },
+    Part {
+        name: "nic-virtio, control half",
+        folder: "nic-virtio/src",
+        untrusted: &["rx.rs", "tx.rs", "data.rs", "data"],
+    },
+    Part {
+        name: "nvme, control half",
+        folder: "nvme/src",
+        untrusted: &["data.rs", "data"],
+    },
+    Part {
+        name: "numa",
+        folder: "numa/src",
+        untrusted: &["linux.rs", "linux"],
+    },
+    Part {
+        name: "reference kernel",
+        folder: "examples/reference-kernel",
+        untrusted: &["processes", "target", "tests"],
+    },
+];
+
+/// Lines of one file or of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lines {
+    code: usize,
+    comments: usize,
+    unsafe_blocks: usize,
+}
+
+impl core::ops::AddAssign for Lines {
+    fn add_assign(&mut self, other: Self) {
+        self.code += other.code;
+        self.comments += other.comments;
+        self.unsafe_blocks += other.unsafe_blocks;
+    }
+}
+
+/// Prints the table.
+pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
+    println!(
+        "{:<26} {:>6} {:>9} {:>7}",
+        "trusted base", "code", "comments", "unsafe"
+    );
+    let mut total = Lines::default();
+    for part in TRUSTED {
+        let mut lines = Lines::default();
+        for file in sources(&workspace.root.join(part.folder), part.untrusted)? {
+            let text = fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            lines += count(&text);
+        }
+        println!(
+            "{:<26} {:>6} {:>9} {:>7}",
+            part.name, lines.code, lines.comments, lines.unsafe_blocks
+        );
+        total += lines;
+    }
+    println!(
+        "{:<26} {:>6} {:>9} {:>7}",
+        "total", total.code, total.comments, total.unsafe_blocks
+    );
+    println!("\nWithout blank lines and tests; `unsafe` counts blocks, functions and impls.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The Rust files below a folder, without those named.
+fn sources(folder: &Path, without: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if without.contains(&name.as_str()) {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(sources(&path, without)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Counts the lines of a file up to its test module, which is the last thing in it.
+fn count(text: &str) -> Lines {
+    let mut lines = Lines::default();
+    for line in text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| *line != "#[cfg(test)]")
+    {
+        if line.starts_with("//") {
+            lines.comments += 1;
+        } else if !line.is_empty() {
+            lines.code += 1;
+            lines.unsafe_blocks += line
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .filter(|word| *word == "unsafe")
+                .count();
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_and_blank_lines_do_not_count() {
+        let text = "//! Doc.\n\nfn f() {\n    // Why.\n    unsafe { g() }\n    unsafe_code();\n}\n#[cfg(test)]\nmod tests {}\n";
+        assert_eq!(
+            count(text),
+            Lines {
+                code: 4,
+                comments: 2,
+                unsafe_blocks: 1
+            }
+        );
+    }
+}

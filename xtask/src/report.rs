@@ -1,0 +1,522 @@
+//! The judgement on a demonstration, from the evidence of everybody who watched.
+
+use crate::{
+    capture::Analysis,
+    cast::Cast,
+    console::{Attack, ProcessState, State},
+    disk,
+    observed::Observed,
+    qemu::run::Ended,
+    traffic::Tally,
+};
+use anyhow::{Context, Result};
+use core::net::Ipv4Addr;
+use serde::Serialize;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Every attack that the rogue process tries, as the manifest and the kernel name them.
+pub(crate) const ATTACKS: [&str; 12] = [
+    "outside-regions",
+    "foreign-region",
+    "read-only-target",
+    "foreign-lba",
+    "foreign-namespace",
+    "forbidden-opcode",
+    "slot-in-flight",
+    "tail-jump",
+    "foreign-doorbell",
+    "wild-pointer",
+    "foreign-source",
+    "no-stop",
+];
+
+/// Name of the process that is expected to misbehave.
+pub(crate) const ROGUE: &str = "rogue";
+
+/// What everybody saw.
+#[derive(Debug)]
+pub(crate) struct Evidence<'a> {
+    pub(crate) cast: &'a Cast,
+    pub(crate) qemu: &'a str,
+    /// Whether the wire has as many queues as the processes need.
+    pub(crate) multi_queue: bool,
+    /// Requests wanted over all network processes.
+    pub(crate) wanted: u64,
+    pub(crate) observed: &'a Observed,
+    pub(crate) tallies: &'a BTreeMap<Ipv4Addr, Tally>,
+    pub(crate) capture: Option<&'a Analysis>,
+    pub(crate) disk: &'a disk::Verified,
+    pub(crate) ended: &'a Ended,
+    /// What went wrong on the host's side.
+    pub(crate) host_failures: &'a [String],
+}
+
+/// The judgement, as `--json` writes it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    verdict: &'static str,
+    failures: Vec<String>,
+    nic: String,
+    qemu: String,
+    steering: String,
+    requests: Requests,
+    latency_us: Latency,
+    blocks: Blocks,
+    processes: Vec<ProcessState>,
+    attacks: Vec<Attack>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Requests {
+    sent: u64,
+    verified: u64,
+    lost: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Latency {
+    p50: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Blocks {
+    written: u64,
+    verified: u64,
+    bad: u64,
+}
+
+impl Report {
+    /// Weighs the evidence.
+    pub(crate) fn judge(evidence: &Evidence<'_>) -> Result<Self> {
+        let mut total = Tally::new()?;
+        for tally in evidence.tallies.values() {
+            total.add(tally)?;
+        }
+        let failures = evidence.failures(&total);
+        let quantile = |q| total.latency.value_at_quantile(q);
+        let boot = evidence.observed.boot.clone().unwrap_or_default();
+        let disk = evidence.disk;
+        Ok(Self {
+            verdict: if failures.is_empty() { "pass" } else { "fail" },
+            failures,
+            nic: boot.nic,
+            qemu: evidence.qemu.to_owned(),
+            steering: boot.steering,
+            requests: Requests {
+                sent: total.sent,
+                verified: total.verified,
+                lost: total.lost,
+            },
+            latency_us: Latency {
+                p50: quantile(0.5),
+                p99: quantile(0.99),
+                p999: quantile(0.999),
+                max: total.latency.max(),
+            },
+            blocks: Blocks {
+                written: evidence.observed.reported("written"),
+                verified: evidence.observed.reported("verified"),
+                bad: disk.bad + evidence.observed.reported("bad"),
+            },
+            processes: evidence.observed.processes.values().cloned().collect(),
+            attacks: evidence.observed.attacks.clone(),
+        })
+    }
+
+    /// Whether everything was as promised.
+    pub(crate) fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Writes the judgement as one JSON object.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self)?;
+        fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The judgement for a person.
+    pub(crate) fn print(&self) {
+        let Requests {
+            sent,
+            verified,
+            lost,
+        } = self.requests;
+        let Latency {
+            p50,
+            p99,
+            p999,
+            max,
+        } = self.latency_us;
+        let Blocks {
+            written,
+            verified: good,
+            bad,
+        } = self.blocks;
+        println!("requests  {sent} sent, {verified} verified, {lost} lost");
+        println!("latency   {p50} us median, {p99} us 99 %, {p999} us 99.9 %, {max} us longest");
+        println!("blocks    {written} written, {good} verified, {bad} bad");
+        let stopped = self.attacks.iter().filter(|attack| attack.stopped).count();
+        println!("attacks   {} tried, {stopped} stopped", self.attacks.len());
+        for failure in &self.failures {
+            println!("FAILURE   {failure}");
+        }
+        println!("verdict   {}", self.verdict);
+    }
+}
+
+impl Evidence<'_> {
+    fn failures(&self, total: &Tally) -> Vec<String> {
+        let mut failures = self.host_failures.to_vec();
+        failures.extend(self.observed.malformed.iter().cloned());
+        self.judge_machine(&mut failures);
+        self.judge_traffic(total, &mut failures);
+        self.judge_capture(&mut failures);
+        self.judge_disk(&mut failures);
+        self.judge_processes(&mut failures);
+        self.judge_attacks(&mut failures);
+        failures
+    }
+
+    fn judge_machine(&self, failures: &mut Vec<String>) {
+        failures.extend(self.ended.failure.clone());
+        if let Some(first) = self.ended.objections.first() {
+            failures.push(format!(
+                "QEMU objected {} times, first: {first}",
+                self.ended.objections.len()
+            ));
+        }
+        match &self.observed.verdict {
+            Some(verdict) => failures.extend(verdict.failures.iter().cloned()),
+            None => failures.push("the kernel gave no verdict".into()),
+        }
+        match &self.observed.boot {
+            Some(boot) if self.multi_queue && boot.steering != "hardware" => {
+                failures.push(format!(
+                    "steering is done in {}: {}",
+                    boot.steering, boot.reason
+                ));
+            }
+            Some(_) => {}
+            None => failures.push("the kernel did not say what it found".into()),
+        }
+        match self.observed.drops {
+            Some((first, last)) if first != last => {
+                failures.push(format!("frames were dropped: {first:?} became {last:?}"));
+            }
+            Some(_) => {}
+            None => failures.push("the kernel told no drop counters".into()),
+        }
+    }
+
+    fn judge_traffic(&self, total: &Tally, failures: &mut Vec<String>) {
+        if total.sent < self.wanted {
+            failures.push(format!(
+                "{} requests were sent instead of {}",
+                total.sent, self.wanted
+            ));
+        }
+        for (address, tally) in self.tallies {
+            if tally.verified != tally.sent || tally.lost > 0 || tally.wrong > 0 || tally.sent == 0
+            {
+                let Tally {
+                    sent,
+                    verified,
+                    lost,
+                    wrong,
+                    ..
+                } = tally;
+                failures.push(format!("{address}: {sent} requests, {verified} verified, {lost} lost, {wrong} wrong answers"));
+            }
+        }
+    }
+
+    fn judge_capture(&self, failures: &mut Vec<String>) {
+        let Some(capture) = self.capture else {
+            return;
+        };
+        for (address, tally) in self.tallies {
+            let seen = capture.by_address.get(address).copied().unwrap_or_default();
+            let requests = tally.sent + tally.first_tries;
+            let answers = tally.verified + tally.first_answers;
+            if (seen.requests, seen.answers) != (requests, answers) {
+                failures.push(format!(
+                    "{address}: tshark saw {} requests and {} answers, the host {requests} and {answers}",
+                    seen.requests, seen.answers
+                ));
+            }
+        }
+        if let Some(first) = capture.spoofed.first() {
+            failures.push(format!(
+                "{} frames left with a foreign source address, first: {first}",
+                capture.spoofed.len()
+            ));
+        }
+    }
+
+    fn judge_disk(&self, failures: &mut Vec<String>) {
+        failures.extend(self.disk.failures.iter().cloned());
+        let rogue = self
+            .cast
+            .processes
+            .iter()
+            .filter(|process| process.name == ROGUE)
+            .flat_map(|process| process.volumes.clone());
+        let rogues: Vec<_> = rogue.collect();
+        for volume in self
+            .disk
+            .untouched
+            .iter()
+            .filter(|volume| !rogues.contains(volume))
+        {
+            failures.push(format!("volume {volume}: its owner wrote nothing"));
+        }
+    }
+
+    fn judge_processes(&self, failures: &mut Vec<String>) {
+        for expected in &self.cast.processes {
+            let Some(state) = self.observed.processes.get(expected.name) else {
+                failures.push(format!(
+                    "{}: the kernel said nothing about it",
+                    expected.name
+                ));
+                continue;
+            };
+            if expected.name == ROGUE {
+                continue;
+            }
+            if state.state == State::Killed || state.violations > 0 || state.strays > 0 {
+                let ProcessState {
+                    violations,
+                    strays,
+                    reason,
+                    ..
+                } = state;
+                failures.push(format!(
+                    "{}: {:?}, {violations} violations, {strays} strays {reason}",
+                    expected.name, state.state
+                ));
+            }
+        }
+    }
+
+    fn judge_attacks(&self, failures: &mut Vec<String>) {
+        for name in ATTACKS {
+            if !self
+                .observed
+                .attacks
+                .iter()
+                .any(|attack| attack.name == name)
+            {
+                failures.push(format!("attack {name} was not tried"));
+            }
+        }
+        failures.extend(
+            self.observed
+                .attacks
+                .iter()
+                .filter(|attack| !attack.stopped)
+                .map(ToString::to_string),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        capture::Seen,
+        cast::Settings,
+        console::{Boot, Drops, Verdict},
+    };
+
+    /// A demonstration in which everything went well, to be spoiled.
+    struct Case {
+        cast: Cast,
+        observed: Observed,
+        tallies: BTreeMap<Ipv4Addr, Tally>,
+        capture: Analysis,
+        disk: disk::Verified,
+        ended: Ended,
+    }
+
+    impl Case {
+        fn good() -> Self {
+            let cast = Cast::of_the_demo(Settings {
+                policy: "integrity".into(),
+                seconds: 1,
+                more: Vec::new(),
+            });
+            let mut observed = Observed {
+                boot: Some(Boot {
+                    steering: "hardware".into(),
+                    nic: "virtio-net".into(),
+                    ..Boot::default()
+                }),
+                drops: Some((Drops::default(), Drops::default())),
+                verdict: Some(Verdict {
+                    pass: true,
+                    failures: Vec::new(),
+                }),
+                ..Observed::default()
+            };
+            for process in &cast.processes {
+                observed.processes.insert(
+                    process.name.into(),
+                    ProcessState {
+                        name: process.name.into(),
+                        ..ProcessState::default()
+                    },
+                );
+            }
+            observed.attacks = ATTACKS
+                .map(|name| Attack {
+                    name: name.into(),
+                    stopped: true,
+                    ..Attack::default()
+                })
+                .to_vec();
+            Self::watched(cast, observed)
+        }
+
+        fn watched(cast: Cast, observed: Observed) -> Self {
+            let address = Ipv4Addr::new(10, 0, 0, 2);
+            let tally = Tally {
+                sent: 10,
+                verified: 10,
+                first_tries: 2,
+                first_answers: 1,
+                ..Tally::new().unwrap()
+            };
+            let capture = Analysis {
+                by_address: [(
+                    address,
+                    Seen {
+                        requests: 12,
+                        answers: 11,
+                    },
+                )]
+                .into(),
+                spoofed: Vec::new(),
+            };
+            Self {
+                cast,
+                observed,
+                tallies: [(address, tally)].into(),
+                capture,
+                disk: disk::Verified::default(),
+                ended: Ended::default(),
+            }
+        }
+
+        fn report(&self) -> Report {
+            Report::judge(&Evidence {
+                cast: &self.cast,
+                qemu: "7.2",
+                multi_queue: true,
+                wanted: 10,
+                observed: &self.observed,
+                tallies: &self.tallies,
+                capture: Some(&self.capture),
+                disk: &self.disk,
+                ended: &self.ended,
+                host_failures: &[],
+            })
+            .unwrap()
+        }
+
+        fn spoiled(spoil: impl Fn(&mut Self)) -> String {
+            let mut case = Self::good();
+            spoil(&mut case);
+            let report = case.report();
+            assert_eq!(
+                (report.verdict, report.failures.len()),
+                ("fail", 1),
+                "{:?}",
+                report.failures
+            );
+            report.failures[0].clone()
+        }
+    }
+
+    #[test]
+    fn all_well_is_a_pass() {
+        let report = Case::good().report();
+        assert!(report.passed(), "{:?}", report.failures);
+    }
+
+    #[test]
+    fn each_promise_that_is_broken_is_named() {
+        let address = Ipv4Addr::new(10, 0, 0, 2);
+        let echo = |case: &mut Case| case.observed.processes.get_mut("echo0").unwrap().strays = 1;
+        assert!(Case::spoiled(echo).starts_with("echo0: Running, 0 violations, 1 strays"));
+        assert!(
+            Case::spoiled(|case| case.observed.attacks[3].stopped = false)
+                .starts_with("attack foreign-lba")
+        );
+        assert_eq!(
+            Case::spoiled(|case| drop(case.observed.attacks.pop())),
+            "attack no-stop was not tried"
+        );
+        assert!(
+            Case::spoiled(|case| case.tallies.get_mut(&address).unwrap().lost = 1)
+                .contains("1 lost")
+        );
+        assert!(
+            Case::spoiled(|case| case.capture.by_address.clear()).contains("tshark saw 0 requests")
+        );
+        assert!(
+            Case::spoiled(|case| case.capture.spoofed.push("10.0.0.9".into())).contains("10.0.0.9")
+        );
+        assert!(Case::spoiled(|case| case.observed.verdict = None).contains("no verdict"));
+        assert!(
+            Case::spoiled(|case| case.observed.drops.as_mut().unwrap().1.ring = 1)
+                .contains("dropped")
+        );
+        assert!(
+            Case::spoiled(|case| case.ended.objections.push("pci_nvme_err_x".into()))
+                .contains("pci_nvme_err_x")
+        );
+        let volumes = Case::good().cast.processes[4].volumes.clone();
+        assert!(
+            Case::spoiled(|case| case.disk.untouched.push(volumes[0])).contains("wrote nothing")
+        );
+    }
+
+    #[test]
+    fn the_object_has_the_fields_that_were_agreed() {
+        let json = serde_json::to_value(Case::good().report()).unwrap();
+        let mut fields: Vec<_> = json
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        fields.sort_unstable();
+        let agreed = [
+            "attacks",
+            "blocks",
+            "failures",
+            "latency_us",
+            "nic",
+            "processes",
+            "qemu",
+            "requests",
+            "steering",
+            "verdict",
+        ];
+        assert_eq!(fields, agreed);
+        let mut attack: Vec<_> = json["attacks"][0]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        attack.sort_unstable();
+        assert_eq!(attack, ["by", "device", "name", "stopped"]);
+        assert_eq!(json["processes"][0].as_object().unwrap().len(), 15);
+        assert_eq!(json["processes"][0]["state"], "running");
+    }
+}

@@ -1,0 +1,175 @@
+//! One boot of the reference kernel: prepared outside, run inside a network namespace.
+
+mod play;
+mod scene;
+mod script;
+
+pub(crate) use script::Script;
+
+use crate::{
+    kernel::{self, Build},
+    net::{self, Isolation, TAP},
+    process::{Ending, Group},
+    qemu::{self, Choice, Qemu, Ring, Wire},
+    workspace::Workspace,
+};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use core::time::Duration;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Time on top of the kernel's own limit for everything around the boot.
+const MARGIN: Duration = Duration::from_secs(120);
+
+/// What every boot can be told.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BootOptions {
+    /// QEMU to use: `system`, `new` (10.1 or newer, fetched without root), or a path
+    #[arg(long, default_value_t = Choice::System, value_name = "system|new|PATH")]
+    pub(crate) qemu: Choice,
+    /// Form of the network card's rings
+    #[arg(long, value_enum, default_value_t = Ring::Split)]
+    pub(crate) ring: Ring,
+    /// Policy of the kernel, words separated by commas
+    #[arg(long, default_value = "integrity,no-spoof")]
+    pub(crate) policy: String,
+    /// How the machine is connected
+    #[arg(long, value_enum, default_value_t = Net::Auto)]
+    pub(crate) net: Net,
+    /// Put an IOMMU into the machine
+    #[arg(long)]
+    pub(crate) iommu: bool,
+    /// Longest time that the machine runs, in seconds
+    #[arg(long, default_value_t = 120)]
+    pub(crate) seconds: u64,
+    /// Show the kernel's log while it runs
+    #[arg(long)]
+    pub(crate) log: bool,
+}
+
+/// How the machine is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// A tap where that is possible, else QEMU's own stack
+    Auto,
+    /// A multi-queue tap in a network namespace
+    Tap,
+    /// QEMU's own stack: one queue pair
+    User,
+    /// No network
+    None,
+}
+
+/// Everything that a boot needs, handed from outside the namespace to inside.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Spec {
+    build: Build,
+    qemu: Qemu,
+    wire: Wire,
+    ring: Ring,
+    policy: String,
+    iommu: bool,
+    seconds: u64,
+    live_log: bool,
+    /// Where images, logs and captures go.
+    folder: PathBuf,
+    script: Script,
+}
+
+/// Builds the kernel with `features`, boots it, and runs the script.
+pub(crate) fn run(
+    workspace: &Workspace,
+    options: &BootOptions,
+    features: &[&str],
+    script: Script,
+) -> Result<ExitCode> {
+    let qemu = Qemu::choose(workspace, &options.qemu)?;
+    let folder = workspace.scratch(&script.name())?;
+    let build = kernel::build(workspace, features)?.keep(&folder.join("programs"))?;
+    let (wire, isolation) = connect(options.net, &script)?;
+    let spec = Spec {
+        build,
+        qemu,
+        wire,
+        ring: options.ring,
+        policy: options.policy.clone(),
+        iommu: options.iommu,
+        seconds: options.seconds,
+        live_log: options.log,
+        folder,
+        script,
+    };
+    match isolation {
+        Some(options) => enter(&spec, options),
+        None => spec.play(),
+    }
+}
+
+/// Decides how the machine is connected, and with which options of `unshare`.
+fn connect(net: Net, script: &Script) -> Result<(Wire, Option<&'static [&'static str]>)> {
+    let user = || Ok((Wire::User(scene::forwards()), None));
+    if !script.needs_network() {
+        return Ok((Wire::None, None));
+    }
+    match (net, net::isolation()?) {
+        (Net::None, _) => Ok((Wire::None, None)),
+        (Net::User, _) => user(),
+        (Net::Tap | Net::Auto, Isolation::Namespace(options)) => {
+            Ok((Wire::Tap(TAP.to_owned()), Some(options)))
+        }
+        (Net::Tap, Isolation::Impossible(why)) => bail!("no tap: {why}; try `--net user`"),
+        (Net::Auto, Isolation::Impossible(why)) => {
+            println!(
+                "no multi-queue tap: {why}; QEMU's own network stack is used, with one queue pair and virtual queues"
+            );
+            user()
+        }
+    }
+}
+
+/// Runs this program again inside a network namespace, which leaves the host's network alone.
+fn enter(spec: &Spec, options: &[&str]) -> Result<ExitCode> {
+    let file = spec.folder.join("spec.json");
+    fs::write(&file, serde_json::to_string(spec)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = net::command_inside(options, &[Path::new("inside"), &file])?;
+    match Group::spawn(&mut command)?.wait(Duration::from_secs(spec.seconds) + MARGIN)? {
+        Ending::Exited(status) if status.success() => Ok(ExitCode::SUCCESS),
+        Ending::Exited(_) => Ok(ExitCode::FAILURE),
+        Ending::TimedOut => bail!(
+            "the boot took longer than {} s and was ended",
+            spec.seconds + MARGIN.as_secs()
+        ),
+    }
+}
+
+/// The hidden command: plays what a file describes, inside the namespace.
+pub(crate) fn inside(file: &Path) -> Result<ExitCode> {
+    let json =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let spec: Spec = serde_json::from_str(&json)
+        .with_context(|| format!("{} is no description of a boot", file.display()))?;
+    if matches!(spec.wire, Wire::Tap(_)) {
+        net::make_tap()?;
+    }
+    spec.play()
+}
+
+impl Spec {
+    fn machine<'a>(&'a self, initrd: &'a Path, debugger: bool) -> qemu::Machine<'a> {
+        qemu::Machine {
+            kernel: &self.build.kernel,
+            initrd,
+            folder: &self.folder,
+            wire: &self.wire,
+            ring: self.ring,
+            iommu: self.iommu,
+            debugger,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A boot with everybody on stage: requests, store clients, capture, the rogue process, and the disk afterwards.
+
+use super::{
+    Spec,
+    scene::{Scene, service, store},
+};
+use crate::{
+    capture::{Analysis, Capture},
+    cast::{Cast, Network},
+    disk,
+    observed::Observed,
+    qemu::{Wire, run::Ended},
+    report::{ATTACKS, ROGUE},
+    store as store_clients,
+    traffic::{Load, Pace, Tally, drive},
+};
+use anyhow::{Result, anyhow};
+use core::net::Ipv4Addr;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::Ordering,
+    thread::{self, Scope, ScopedJoinHandle},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// What is to happen in a boot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plot<'a> {
+    /// Requests to each network process, at least.
+    pub(crate) requests: u64,
+    /// Whether the rogue process is let loose.
+    pub(crate) rogue: bool,
+    /// What has to come about before the end.
+    pub(crate) goal: Goal<'a>,
+}
+
+/// What has to come about before the end of a boot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal<'a> {
+    /// Every attack was tried, and block processes verified what they wrote.
+    EveryAttack,
+    /// This attack was tried.
+    Attack(&'a str),
+    /// The kernel has compared its resources after the restarts with those before.
+    Restarts,
+}
+
+impl Goal<'_> {
+    const fn about(self) -> &'static str {
+        match self {
+            Self::EveryAttack => "every attack was tried and blocks were verified",
+            Self::Attack(_) => "the attack was tried",
+            Self::Restarts => "the restarts were done",
+        }
+    }
+
+    fn is_reached(self, observed: &Observed) -> bool {
+        let tried = |name: &str| observed.attacks.iter().any(|attack| attack.name == name);
+        match self {
+            Self::EveryAttack => {
+                ATTACKS.iter().all(|name| tried(name)) && observed.reported("verified") > 0
+            }
+            Self::Attack(name) => tried(name),
+            Self::Restarts => observed.leaks.is_some(),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) observed: Observed,
+    pub(crate) ended: Ended,
+    pub(crate) tallies: BTreeMap<Ipv4Addr, Tally>,
+    pub(crate) capture: Option<Analysis>,
+    pub(crate) disk: disk::Verified,
+    /// What went wrong on the host's side.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Plays it.
+pub(crate) fn play(spec: &Spec, cast: &Cast, plot: Plot<'_>) -> Result<Outcome> {
+    let mut failures = Vec::new();
+    let by_tap = matches!(spec.wire, Wire::Tap(_));
+    let capture = if by_tap {
+        begin_capture(spec, &mut failures)
+    } else {
+        None
+    };
+    let mut scene = Scene::open(spec, cast, false)?;
+    let mut tallies = BTreeMap::new();
+    if let Err(error) = perform(spec, &mut scene, cast, plot, &mut tallies) {
+        failures.push(format!("{error:#}"));
+    }
+    scene.say("stop");
+    let (observed, ended) = scene.close()?;
+    let capture = match capture.map(|capture| capture.finish(cast)).transpose() {
+        Ok(analysis) => analysis,
+        Err(error) => {
+            failures.push(format!("{error:#}"));
+            None
+        }
+    };
+    let disk = disk::verify(&spec.folder, cast)?;
+    Ok(Outcome {
+        observed,
+        ended,
+        tallies,
+        capture,
+        disk,
+        failures,
+    })
+}
+
+fn begin_capture(spec: &Spec, failures: &mut Vec<String>) -> Option<Capture> {
+    match Capture::start(&spec.folder) {
+        Ok(capture) => Some(capture),
+        Err(error) if rustix::process::geteuid().is_root() && !spec.script.is_forgiving() => {
+            failures.push(format!("{error:#}"));
+            None
+        }
+        Err(error) => {
+            println!("no capture, so no second opinion about the traffic: {error:#}");
+            None
+        }
+    }
+}
+
+/// From the machine's start to the moment when all that was wanted has come about.
+fn perform(
+    spec: &Spec,
+    scene: &mut Scene,
+    cast: &Cast,
+    plot: Plot<'_>,
+    tallies: &mut BTreeMap<Ipv4Addr, Tally>,
+) -> Result<()> {
+    scene.until("its processes were ready", |observed| observed.ready)?;
+    let pace = Pace::default();
+    pace.company.store(true, Ordering::Relaxed);
+    thread::scope(|scope| {
+        let senders = start_senders(scope, spec, cast, plot.requests, &pace);
+        let clients = start_clients(scope, spec, cast);
+        let result = (|| {
+            // Everybody is at work before the rogue process begins.
+            scene.until("the first requests were answered", |observed| {
+                senders.iter().all(|(_, sender)| sender.is_finished())
+                    || observed
+                        .processes
+                        .values()
+                        .any(|process| process.tx_frames > 0)
+            })?;
+            if plot.rogue {
+                scene.say(&format!("start {ROGUE}"));
+            }
+            scene.until(plot.goal.about(), |observed| plot.goal.is_reached(observed))?;
+            scene.until(
+                "all requests were sent and the store's clients done",
+                |_| {
+                    let sent = pace.satisfied.load(Ordering::Relaxed) == senders.len();
+                    (sent || senders.iter().any(|(_, sender)| sender.is_finished()))
+                        && clients.as_ref().is_none_or(ScopedJoinHandle::is_finished)
+                },
+            )
+        })();
+        pace.company.store(false, Ordering::Relaxed);
+        let mut results = vec![result];
+        for (address, sender) in senders {
+            match joined(sender) {
+                Ok(tally) => drop(tallies.insert(address, tally)),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        results.extend(clients.map(joined));
+        results.into_iter().collect()
+    })
+}
+
+type Sender<'scope> = (Ipv4Addr, ScopedJoinHandle<'scope, Result<Tally>>);
+
+fn start_senders<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    spec: &Spec,
+    cast: &Cast,
+    requests: u64,
+    pace: &'scope Pace,
+) -> Vec<Sender<'scope>> {
+    let by_tap = matches!(spec.wire, Wire::Tap(_));
+    let seed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |time| time.as_secs());
+    let serving = cast
+        .processes
+        .iter()
+        .filter_map(|process| process.network)
+        .filter(|network| network.serves);
+    serving
+        .map(|Network { address, key, .. }| {
+            let load = Load {
+                target: service(address, by_tap),
+                key,
+                requests,
+                seed,
+            };
+            (address, scope.spawn(move || drive(&load, pace)))
+        })
+        .collect()
+}
+
+/// The clients of the store, if there is one in the cast.
+fn start_clients<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    spec: &Spec,
+    cast: &Cast,
+) -> Option<ScopedJoinHandle<'scope, Result<()>>> {
+    let holder = cast
+        .processes
+        .iter()
+        .find(|process| process.program == "kv")?;
+    let address = store(holder.network?.address, matches!(spec.wire, Wire::Tap(_)));
+    let folder = spec.folder.clone();
+    Some(scope.spawn(move || {
+        store_clients::converse(address)?;
+        store_clients::stock_clients(address, &folder)
+    }))
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(anyhow!("a thread of this program panicked")))
+}

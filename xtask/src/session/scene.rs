@@ -1,0 +1,146 @@
+//! A boot under way: the machine, what it has said, and how long there still is.
+
+use super::Spec;
+use crate::{
+    cast::{Cast, STORE_PORT},
+    disk,
+    observed::Observed,
+    qemu::run::{Ended, Event, Running},
+};
+use anyhow::{Result, bail};
+use core::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+use parakernel_apps::nonce;
+use std::{io::IsTerminal as _, time::Instant};
+
+/// How long one look at the serial port takes when nothing comes.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often the partition map is shown.
+const MAP_EVERY: Duration = Duration::from_secs(5);
+/// How long the machine may take to end after it was told to.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// A boot under way.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    machine: Running,
+    pub(crate) observed: Observed,
+    deadline: Instant,
+    map_shown: Instant,
+}
+
+/// Rules that forward a port of the host's to each service, for QEMU's own network stack.
+pub(crate) fn forwards() -> Vec<String> {
+    let echo = format!(
+        "udp:127.0.0.1:{}-10.0.0.2:{}",
+        forwarded(Ipv4Addr::new(10, 0, 0, 2)),
+        nonce::PORT
+    );
+    let store = format!(
+        "udp:127.0.0.1:{}-10.0.0.3:{}",
+        forwarded(Ipv4Addr::new(10, 0, 0, 3)),
+        nonce::PORT
+    );
+    let text = format!("tcp:127.0.0.1:{STORE_PORT}-10.0.0.3:{STORE_PORT}");
+    vec![echo, store, text]
+}
+
+/// The host's port that leads to the nonce service of `address` without a tap.
+pub(crate) fn forwarded(address: Ipv4Addr) -> u16 {
+    nonce::PORT + u16::from(address.octets()[3])
+}
+
+impl Scene {
+    /// Prepares disks and initial RAM disk, and switches the machine on.
+    pub(crate) fn open(spec: &Spec, cast: &Cast, debugger: bool) -> Result<Self> {
+        disk::prepare(&spec.folder)?;
+        let initrd = spec.folder.join("initrd.cpio");
+        spec.build.write_initrd(cast, &initrd)?;
+        let machine = Running::start(&spec.qemu, &spec.machine(&initrd, debugger), spec.live_log)?;
+        let now = Instant::now();
+        let deadline = now + Duration::from_secs(spec.seconds);
+        Ok(Self {
+            machine,
+            observed: Observed::default(),
+            deadline,
+            map_shown: now,
+        })
+    }
+
+    /// Listens for a moment. Returns false once the machine has nothing more to say.
+    pub(crate) fn listen(&mut self) -> Result<bool> {
+        match self.machine.next(GLANCE)? {
+            Event::Line(line) => {
+                if let Some(text) = self.observed.absorb(line) {
+                    println!("  | {text}");
+                }
+            }
+            Event::Silence => {}
+            Event::Closed => return Ok(false),
+        }
+        if self.map_shown.elapsed() >= MAP_EVERY && !self.observed.processes.is_empty() {
+            self.show_map();
+        }
+        Ok(true)
+    }
+
+    /// Listens until `done` says so; fails if the machine ends or the time is up before.
+    pub(crate) fn until(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&Observed) -> bool,
+    ) -> Result<()> {
+        while !done(&self.observed) {
+            if !self.listen()? {
+                bail!("the machine ended before {what}");
+            }
+            if Instant::now() > self.deadline {
+                bail!("the time was up before {what}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Says something to the kernel.
+    pub(crate) fn say(&mut self, words: &str) {
+        self.machine.say(words);
+    }
+
+    /// Shows who has what now; on a terminal with a line above, so that one map is told from the next.
+    fn show_map(&mut self) {
+        self.map_shown = Instant::now();
+        if std::io::stdout().is_terminal() {
+            println!("{}", "─".repeat(60));
+        }
+        print!("{}", self.observed.partition_map());
+    }
+
+    /// Hears the machine out and waits for its end.
+    pub(crate) fn close(mut self) -> Result<(Observed, Ended)> {
+        let deadline = Instant::now() + END_LIMIT;
+        while Instant::now() < deadline && self.listen()? {}
+        self.show_map();
+        let ended = self.machine.finish(END_LIMIT)?;
+        Ok((self.observed, ended))
+    }
+}
+
+/// Where the nonce service of `address` is reached.
+pub(crate) fn service(address: Ipv4Addr, by_tap: bool) -> SocketAddr {
+    if by_tap {
+        (address, nonce::PORT).into()
+    } else {
+        (Ipv4Addr::LOCALHOST, forwarded(address)).into()
+    }
+}
+
+/// Where the store at `address` is reached.
+pub(crate) fn store(address: Ipv4Addr, by_tap: bool) -> SocketAddr {
+    (
+        if by_tap { address } else { Ipv4Addr::LOCALHOST },
+        STORE_PORT,
+    )
+        .into()
+}

@@ -1,0 +1,310 @@
+//! The boots there are: what happens in each, and how it is judged.
+
+use super::{
+    Spec,
+    play::{Goal, Outcome, Plot, play},
+    scene::Scene,
+};
+use crate::{
+    cast::{Cast, Settings},
+    console::{Attack, Leaks},
+    observed::Observed,
+    qemu::{Wire, run::Ended},
+    report::{Evidence, Report},
+};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Requests to each process in boots that are about something else.
+const FEW_REQUESTS: u64 = 200;
+
+/// What happens in a boot.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Script {
+    /// Everything at once, judged and reported.
+    Demo {
+        requests: u64,
+        json: Option<PathBuf>,
+    },
+    /// The kernel tests itself.
+    SelfTest,
+    /// One attack on a kernel without the check against it: it has to succeed.
+    Unchecked { attack: String },
+    /// A process is killed and started again so often, under traffic; nothing may leak.
+    Restarts { count: u64 },
+    /// Nothing but the machine, until it ends.
+    Watch { debugger: bool },
+}
+
+impl Script {
+    /// Name of the folder for what the boot leaves behind.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Demo { .. } => "demo".into(),
+            Self::SelfTest => "self-test".into(),
+            Self::Unchecked { attack } => format!("unchecked-{attack}"),
+            Self::Restarts { .. } => "restarts".into(),
+            Self::Watch { .. } => "qemu".into(),
+        }
+    }
+
+    /// Whether the boot is about the network at all.
+    pub(crate) const fn needs_network(&self) -> bool {
+        true
+    }
+
+    /// Whether a capture that cannot be made is no failure.
+    pub(crate) const fn is_forgiving(&self) -> bool {
+        matches!(
+            self,
+            Self::Watch { .. } | Self::SelfTest | Self::Restarts { .. }
+        )
+    }
+}
+
+impl Spec {
+    /// Boots the machine and judges what happened.
+    pub(crate) fn play(&self) -> Result<ExitCode> {
+        match &self.script {
+            Script::Demo { requests, json } => self.demo(*requests, json.as_ref()),
+            Script::SelfTest => self.self_test(),
+            Script::Unchecked { attack } => self.unchecked(attack),
+            Script::Restarts { count } => self.restarts(*count),
+            Script::Watch { debugger } => self.watch(*debugger),
+        }
+    }
+
+    fn cast(&self, more: &[&str]) -> Cast {
+        let mut words = vec![format!("ring={}", self.ring)];
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        Cast::of_the_demo(Settings {
+            policy: self.policy.clone(),
+            seconds: self.seconds,
+            more: words,
+        })
+    }
+
+    fn demo(&self, requests: u64, json: Option<&PathBuf>) -> Result<ExitCode> {
+        let cast = self.cast(&[]);
+        let serving = cast
+            .processes
+            .iter()
+            .filter(|process| process.network.is_some_and(|network| network.serves))
+            .count();
+        let each = requests.div_ceil(u64::try_from(serving)?);
+        let plot = Plot {
+            requests: each,
+            rogue: true,
+            goal: Goal::EveryAttack,
+        };
+        let Outcome {
+            observed,
+            ended,
+            tallies,
+            capture,
+            disk,
+            failures,
+        } = play(self, &cast, plot)?;
+        let report = Report::judge(&Evidence {
+            cast: &cast,
+            qemu: &self.qemu.version,
+            multi_queue: matches!(self.wire, Wire::Tap(_)),
+            wanted: requests,
+            observed: &observed,
+            tallies: &tallies,
+            capture: capture.as_ref(),
+            disk: &disk,
+            ended: &ended,
+            host_failures: &failures,
+        })?;
+        report.print();
+        if let Some(path) = json {
+            report.write(path)?;
+        }
+        println!(
+            "logs, images and the capture are in {}",
+            self.folder.display()
+        );
+        Ok(if report.passed() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn self_test(&self) -> Result<ExitCode> {
+        let mut cast = self.cast(&["selftest=1"]);
+        cast.processes.clear();
+        let (observed, ended) = self.watched(&cast, false)?;
+        ended.require_clean()?;
+        ensure!(
+            !observed.selftests.is_empty(),
+            "the kernel ran no self-test"
+        );
+        let failed: Vec<_> = observed
+            .selftests
+            .iter()
+            .filter(|test| !test.pass)
+            .map(|test| test.name.as_str())
+            .collect();
+        ensure!(
+            failed.is_empty(),
+            "these self-tests failed: {}",
+            failed.join(", ")
+        );
+        println!("{} self-tests passed", observed.selftests.len());
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn unchecked(&self, name: &str) -> Result<ExitCode> {
+        let cast = self.cast(&[&format!("attack={name}")]);
+        let plot = Plot {
+            requests: FEW_REQUESTS,
+            rogue: true,
+            goal: Goal::Attack(name),
+        };
+        let evidence = success(name, &play(self, &cast, plot)?)
+            .context("the check was compiled out, and still the attack does not succeed")?;
+        println!("{name}: without its check it succeeds: {evidence}");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn restarts(&self, count: u64) -> Result<ExitCode> {
+        let cast = self.cast(&[&format!("restarts={count}")]);
+        let plot = Plot {
+            requests: FEW_REQUESTS,
+            rogue: false,
+            goal: Goal::Restarts,
+        };
+        let outcome = play(self, &cast, plot)?;
+        ensure!(
+            outcome.failures.is_empty(),
+            "{}",
+            outcome.failures.join("; ")
+        );
+        outcome.ended.require_clean()?;
+        let leaks = outcome.observed.leaks.unwrap_or_default();
+        let nothing = Leaks {
+            restarts: leaks.restarts,
+            ..Leaks::default()
+        };
+        ensure!(
+            leaks == nothing && leaks.restarts >= count,
+            "after {} restarts instead of {count}: {leaks:?}",
+            leaks.restarts
+        );
+        println!("{} restarts, nothing leaked", leaks.restarts);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn watch(&self, debugger: bool) -> Result<ExitCode> {
+        let (_, ended) = self.watched(&self.cast(&[]), debugger)?;
+        ended.require_clean()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Boots and listens until the machine ends by itself, or its time is up.
+    fn watched(&self, cast: &Cast, debugger: bool) -> Result<(Observed, Ended)> {
+        let mut scene = Scene::open(self, cast, debugger)?;
+        scene.until("its verdict", |observed| observed.verdict.is_some())?;
+        scene.close()
+    }
+}
+
+/// How one can see that an attack succeeded; from outside the machine where it leaves a trace there.
+fn success(name: &str, outcome: &Outcome) -> Result<String> {
+    let told = outcome
+        .observed
+        .attacks
+        .iter()
+        .find(|attack| attack.name == name);
+    let first = |found: Option<&String>, what: &str| {
+        found
+            .cloned()
+            .with_context(|| format!("{what} shows nothing; the kernel says {told:?}"))
+    };
+    match name {
+        "foreign-lba" | "foreign-namespace" | "forbidden-opcode" => {
+            first(outcome.disk.failures.first(), "the disk")
+        }
+        "foreign-source" => first(
+            outcome
+                .capture
+                .as_ref()
+                .and_then(|capture| capture.spoofed.first()),
+            "the capture at the tap",
+        ),
+        _ => match told {
+            Some(Attack {
+                stopped: false,
+                evidence,
+                ..
+            }) if !evidence.is_empty() => Ok(evidence.clone()),
+            Some(attack) => bail!("{attack}"),
+            None => bail!(
+                "the kernel says nothing about it ({})",
+                outcome.failures.join("; ")
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Analysis;
+
+    fn outcome(attack: Attack) -> Outcome {
+        Outcome {
+            observed: Observed {
+                attacks: vec![attack],
+                ..Observed::default()
+            },
+            ended: Ended::default(),
+            tallies: Default::default(),
+            capture: Some(Analysis::default()),
+            disk: Default::default(),
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_leaves_a_trace_outside_is_judged_outside() {
+        let claimed = Attack {
+            name: "foreign-lba".into(),
+            evidence: "I did it".into(),
+            ..Attack::default()
+        };
+        let mut outcome = outcome(claimed);
+        assert!(
+            success("foreign-lba", &outcome).is_err(),
+            "a claim alone does not do"
+        );
+        outcome.disk.failures.push("block 3".into());
+        assert_eq!(success("foreign-lba", &outcome).unwrap(), "block 3");
+    }
+
+    #[test]
+    fn the_rest_needs_evidence() {
+        let attack = Attack {
+            name: "tail-jump".into(),
+            ..Attack::default()
+        };
+        assert!(success("tail-jump", &outcome(attack.clone())).is_err());
+        let with_evidence = Attack {
+            evidence: "victim's byte 7".into(),
+            ..attack.clone()
+        };
+        assert_eq!(
+            success("tail-jump", &outcome(with_evidence)).unwrap(),
+            "victim's byte 7"
+        );
+        let stopped = Attack {
+            stopped: true,
+            ..attack
+        };
+        assert!(success("tail-jump", &outcome(stopped)).is_err());
+        assert!(success("no-stop", &outcome(Attack::default())).is_err());
+    }
+}

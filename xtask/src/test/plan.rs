@@ -1,0 +1,482 @@
+//! The stages of `cargo xtask test`, in their order.
+
+use super::stage::{Plan, Stage, When};
+use crate::{
+    tools,
+    workspace::{Package, Workspace, cargo},
+};
+use anyhow::{Context, Result};
+use core::time::Duration;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The bare-metal target every library has to build for.
+const BARE_METAL: &str = "x86_64-unknown-none";
+
+/// Features of a package up to which every combination is built; above, each alone, none and all.
+const MOST_COMBINED_FEATURES: usize = 4;
+
+/// All stages, in their order.
+pub(crate) const STAGES: &[Stage] = &[
+    Stage {
+        name: "fmt",
+        about: "formatting",
+        when: When::Quick,
+        limit: Duration::from_secs(30),
+        plan: fmt,
+    },
+    Stage {
+        name: "clippy",
+        about: "lints, warnings denied",
+        when: When::Quick,
+        limit: Duration::from_secs(420),
+        plan: clippy,
+    },
+    Stage {
+        name: "doc",
+        about: "documentation, warnings denied",
+        when: When::Quick,
+        limit: Duration::from_secs(150),
+        plan: doc,
+    },
+    Stage {
+        name: "unit",
+        about: "unit, property and documentation tests",
+        when: When::Quick,
+        limit: Duration::from_secs(480),
+        plan: unit,
+    },
+    Stage {
+        name: "features",
+        about: "every combination of features",
+        when: When::Quick,
+        limit: Duration::from_secs(150),
+        plan: features,
+    },
+    Stage {
+        name: "no-std",
+        about: "libraries for x86_64-unknown-none",
+        when: When::Quick,
+        limit: Duration::from_secs(60),
+        plan: no_std,
+    },
+    Stage {
+        name: "msrv",
+        about: "libraries with the oldest compiler promised",
+        when: When::Quick,
+        limit: Duration::from_secs(120),
+        plan: msrv,
+    },
+    Stage {
+        name: "fuzz",
+        about: "each fuzz target for a few seconds",
+        when: When::Usual,
+        limit: Duration::from_secs(180),
+        plan: fuzz,
+    },
+    Stage {
+        name: "bench",
+        about: "instruction budgets",
+        when: When::Usual,
+        limit: Duration::from_secs(150),
+        plan: bench,
+    },
+    Stage {
+        name: "self-test",
+        about: "the kernel tests itself in QEMU",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: self_test,
+    },
+    Stage {
+        name: "demo",
+        about: "everything at once, split rings",
+        when: When::Usual,
+        limit: Duration::from_secs(150),
+        plan: demo,
+    },
+    Stage {
+        name: "demo-packed",
+        about: "everything at once, packed rings",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: demo_packed,
+    },
+    Stage {
+        name: "restarts",
+        about: "a process killed and restarted 50 times",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: restarts,
+    },
+    Stage {
+        name: "attacks",
+        about: "each attack without the check against it",
+        when: When::Usual,
+        limit: Duration::from_secs(360),
+        plan: attacks,
+    },
+    Stage {
+        name: "publish",
+        about: "packages ready for a registry",
+        when: When::Full,
+        limit: Duration::from_secs(900),
+        plan: publish,
+    },
+    Stage {
+        name: "demo-iommu",
+        about: "everything at once, with an IOMMU in the machine",
+        when: When::Full,
+        limit: Duration::from_secs(180),
+        plan: demo_iommu,
+    },
+    Stage {
+        name: "demo-new",
+        about: "everything at once, split rings, a newer QEMU",
+        when: When::Full,
+        limit: Duration::from_secs(400),
+        plan: demo_new,
+    },
+    Stage {
+        name: "demo-new-packed",
+        about: "everything at once, packed rings, a newer QEMU",
+        when: When::Full,
+        limit: Duration::from_secs(180),
+        plan: demo_new_packed,
+    },
+    Stage {
+        name: "restarts-long",
+        about: "a process killed and restarted 1,000 times",
+        when: When::Full,
+        limit: Duration::from_secs(900),
+        plan: restarts_long,
+    },
+    Stage {
+        name: "fuzz-long",
+        about: "each fuzz target for five minutes",
+        when: When::Full,
+        limit: Duration::from_secs(7200),
+        plan: fuzz_long,
+    },
+];
+
+/// `cargo` with these words.
+fn run(words: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(words);
+    command
+}
+
+/// The workspaces beside the root's: manifest, and where their build goes.
+fn others(workspace: &Workspace) -> Vec<(PathBuf, PathBuf)> {
+    let all = [
+        (workspace.kernel_manifest(), workspace.target.join("kernel")),
+        (workspace.fuzz_manifest(), workspace.target.join("fuzz")),
+    ];
+    all.into_iter()
+        .filter(|(manifest, _)| manifest.exists())
+        .collect()
+}
+
+fn with_others(
+    workspace: &Workspace,
+    root: Command,
+    other: impl Fn(&Path, &Path) -> Command,
+) -> Result<Plan> {
+    let mut commands = vec![root];
+    commands.extend(
+        others(workspace)
+            .iter()
+            .map(|(manifest, target)| other(manifest, target)),
+    );
+    Ok(Plan::Run(commands))
+}
+
+fn fmt(workspace: &Workspace) -> Result<Plan> {
+    with_others(
+        workspace,
+        run(&["fmt", "--all", "--check"]),
+        |manifest, _| {
+            let mut command = run(&["fmt", "--all", "--check", "--manifest-path"]);
+            command.arg(manifest);
+            command
+        },
+    )
+}
+
+fn clippy(workspace: &Workspace) -> Result<Plan> {
+    let root = run(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    with_others(workspace, root, |manifest, target| {
+        let mut command = run(&["clippy", "--workspace", "--manifest-path"]);
+        command
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(target)
+            .args(["--", "-D", "warnings"]);
+        command
+    })
+}
+
+fn doc(workspace: &Workspace) -> Result<Plan> {
+    let mut root = run(&["doc", "--workspace", "--no-deps", "--all-features"]);
+    root.env("RUSTDOCFLAGS", "-D warnings");
+    with_others(workspace, root, |manifest, target| {
+        let mut command = run(&[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--manifest-path",
+        ]);
+        command
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(target)
+            .env("RUSTDOCFLAGS", "-D warnings");
+        command
+    })
+}
+
+fn unit(_: &Workspace) -> Result<Plan> {
+    Ok(Plan::Run(vec![run(&["test", "--workspace"])]))
+}
+
+fn features(workspace: &Workspace) -> Result<Plan> {
+    let mut commands = Vec::new();
+    for package in workspace.published() {
+        for set in combinations(package) {
+            let mut command = run(&[
+                "check",
+                "--quiet",
+                "--lib",
+                "--no-default-features",
+                "--package",
+                &package.name,
+            ]);
+            command.args(["--features", &set.join(",")]);
+            commands.push(command);
+        }
+    }
+    Ok(Plan::Run(commands))
+}
+
+/// The sets of features to build a package with.
+fn combinations(package: &Package) -> Vec<Vec<&str>> {
+    let names: Vec<_> = package
+        .features
+        .keys()
+        .map(String::as_str)
+        .filter(|name| *name != "default")
+        .collect();
+    if names.len() > MOST_COMBINED_FEATURES {
+        let alone = names.iter().map(|name| vec![*name]);
+        return core::iter::once(Vec::new())
+            .chain(alone)
+            .chain([names.clone()])
+            .collect();
+    }
+    let chosen = |set: usize| {
+        names
+            .iter()
+            .enumerate()
+            .filter(move |(bit, _)| set >> bit & 1 == 1)
+            .map(|(_, name)| *name)
+    };
+    (0..1 << names.len())
+        .map(|set| chosen(set).collect())
+        .collect()
+}
+
+/// The libraries that work without an operating system: all but the models.
+fn bare_libraries(workspace: &Workspace) -> impl Iterator<Item = &Package> {
+    workspace
+        .published()
+        .filter(|package| package.name != "parakernel-mock-hw")
+}
+
+fn no_std(workspace: &Workspace) -> Result<Plan> {
+    let sysroot = crate::process::read(Command::new("rustc").args(["--print", "sysroot"]))?;
+    if !Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(BARE_METAL)
+        .exists()
+    {
+        return Ok(Plan::Skip(format!(
+            "target not installed; `rustup target add {BARE_METAL}` installs it"
+        )));
+    }
+    let build = |package: &Package| {
+        run(&[
+            "build",
+            "--lib",
+            "--target",
+            BARE_METAL,
+            "--package",
+            &package.name,
+        ])
+    };
+    Ok(Plan::Run(bare_libraries(workspace).map(build).collect()))
+}
+
+fn msrv(workspace: &Workspace) -> Result<Plan> {
+    let oldest = workspace
+        .published()
+        .find_map(|package| package.rust_version.as_deref())
+        .context("no package says `rust-version`")?;
+    let Some(rustup) = tools::find("rustup") else {
+        return Ok(Plan::Skip("rustup is not here".into()));
+    };
+    let installed = crate::process::read(Command::new(&rustup).args(["toolchain", "list"]))?;
+    let Some(toolchain) = installed
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .find(|name| name.starts_with(oldest))
+    else {
+        return Ok(Plan::Skip(format!(
+            "toolchain not installed; `rustup toolchain install {oldest}` installs it"
+        )));
+    };
+    let check = |package: &Package| {
+        let mut command = Command::new(&rustup);
+        command.args([
+            "run",
+            toolchain,
+            "cargo",
+            "check",
+            "--lib",
+            "--package",
+            &package.name,
+        ]);
+        command
+            .arg("--target-dir")
+            .arg(workspace.target.join("msrv"))
+            .env_remove("RUSTC")
+            .env_remove("CARGO");
+        command.env("PATH", env::var_os("PATH").unwrap_or_default());
+        command
+    };
+    Ok(Plan::Run(workspace.published().map(check).collect()))
+}
+
+/// This program itself, with these words.
+fn again(words: &[&str]) -> Result<Plan> {
+    let mut command =
+        Command::new(env::current_exe().context("cannot find this program's own file")?);
+    command.args(words);
+    Ok(Plan::Run(vec![command]))
+}
+
+/// A boot with these words, or why there can be none.
+fn boot(workspace: &Workspace, words: &[&str]) -> Result<Plan> {
+    if !workspace.kernel_manifest().exists() {
+        return Ok(Plan::Skip("no reference kernel".into()));
+    }
+    again(words)
+}
+
+fn fuzz(workspace: &Workspace) -> Result<Plan> {
+    if !workspace.fuzz_manifest().exists() {
+        return Ok(Plan::Skip("no fuzz targets".into()));
+    }
+    again(&["fuzz", "--seconds", "5"])
+}
+
+fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
+    if !workspace.fuzz_manifest().exists() {
+        return Ok(Plan::Skip("no fuzz targets".into()));
+    }
+    again(&["fuzz", "--seconds", "300"])
+}
+
+fn bench(_: &Workspace) -> Result<Plan> {
+    again(&["bench"])
+}
+
+fn publish(_: &Workspace) -> Result<Plan> {
+    again(&["publish-check"])
+}
+
+fn self_test(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--self-test"])
+}
+
+fn demo(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo"])
+}
+
+fn demo_packed(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo", "--ring", "packed"])
+}
+
+fn demo_iommu(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo", "--iommu"])
+}
+
+fn demo_new(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo", "--qemu", "new"])
+}
+
+fn demo_new_packed(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo", "--qemu", "new", "--ring", "packed"])
+}
+
+fn restarts(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--restarts", "50"])
+}
+
+fn restarts_long(workspace: &Workspace) -> Result<Plan> {
+    boot(
+        workspace,
+        &["qemu", "--restarts", "1000", "--seconds", "800"],
+    )
+}
+
+fn attacks(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["attack"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(features: &[&str]) -> Package {
+        let features: serde_json::Map<_, _> = features
+            .iter()
+            .map(|name| ((*name).to_owned(), serde_json::json!([])))
+            .collect();
+        serde_json::from_value(serde_json::json!({
+            "name": "p", "version": "0.1.0", "manifest_path": "/p/Cargo.toml", "features": features, "targets": [],
+            "description": null, "keywords": [], "categories": [], "metadata": null, "rust_version": null, "publish": null,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn few_features_are_built_in_every_combination() {
+        let package = package(&["default", "a", "b"]);
+        assert_eq!(
+            combinations(&package),
+            [vec![], vec!["a"], vec!["b"], vec!["a", "b"]]
+        );
+    }
+
+    #[test]
+    fn many_features_are_built_alone_and_together() {
+        let package = package(&["a", "b", "c", "d", "e"]);
+        let sets = combinations(&package);
+        assert_eq!(sets.len(), 7);
+        assert_eq!(sets.first(), Some(&vec![]));
+        assert_eq!(sets.last(), Some(&vec!["a", "b", "c", "d", "e"]));
+    }
+}
