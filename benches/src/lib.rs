@@ -6,15 +6,13 @@
 //!
 //! The figure of a phase is a slope: the instructions of a long run minus those of a short one, divided by the
 //! difference in items. What is done once, such as the first touch of a table, cancels.
-#![expect(
-    clippy::std_instead_of_core,
-    reason = "a program for the host has the standard library"
-)]
 
+mod control;
 mod nothing;
 pub mod phases;
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 /// A piece of a data path.
 pub trait Phase: Sized {

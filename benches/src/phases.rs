@@ -1,9 +1,12 @@
 //! All phases by name.
 
-use crate::{Entry, entry, nothing::Nothing};
+use crate::{Entry, control::Control, entry, nothing::Nothing};
 
 /// Every phase, in the order of the report.
-pub const PHASES: &[Entry] = &[entry::<Nothing>("harness/nothing")];
+pub const PHASES: &[Entry] = &[
+    entry::<Nothing>("harness/nothing"),
+    entry::<Control>("harness/control"),
+];
 
 /// The phase of that name.
 #[must_use]

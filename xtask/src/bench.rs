@@ -29,6 +29,9 @@ const ROUNDS: [u32; 2] = [64, 192];
 /// The function that the harness runs every counted piece in.
 const COUNTED: &str = "*counted*";
 
+/// The barriers of a phase that executes exactly one for each item: if they are not found, nobody's are.
+const CONTROL: &str = "harness/control:barriers";
+
 /// The processors that the figures are for.
 const CPU: &str = "-Ctarget-cpu=x86-64-v3";
 
@@ -107,6 +110,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 }
 
 fn judge(figures: &[Figure], budgets: &Budgets) -> Result<ExitCode> {
+    let miscounted = figures
+        .iter()
+        .find(|figure| figure.name == CONTROL && figure.instructions != 1.0);
+    ensure!(
+        miscounted.is_none(),
+        "the control is miscounted, so no figure can be trusted: {miscounted:?}"
+    );
     let over = figures.iter().filter(|figure| figure.is_over()).count();
     let compiler = budgets::compiler()?;
     if compiler != budgets.rustc {

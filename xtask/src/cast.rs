@@ -79,7 +79,7 @@ pub(crate) struct Network {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) name: &'static str,
-    /// Name of its program in the initrd, below `bin/`.
+    /// Name of its program in the initrd.
     pub(crate) program: &'static str,
     pub(crate) core: u16,
     pub(crate) network: Option<Network>,
@@ -169,24 +169,27 @@ impl Cast {
 
     /// The manifest, as the kernel reads it.
     pub(crate) fn manifest(&self) -> String {
-        let Settings {
-            policy,
-            seconds,
-            more,
-        } = &self.settings;
-        let mut text = format!(
-            "kernel policy={policy} report_ms=500 seconds={seconds} net=10.0.0.0/{PREFIX} gateway={HOST}"
-        );
-        for word in more {
-            text.push(' ');
-            text.push_str(word);
-        }
-        text.push('\n');
+        let mut text = format!("kernel {}\n", self.settings);
         for process in &self.processes {
             text.push_str(&process.line());
             text.push('\n');
         }
         text
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            policy,
+            seconds,
+            more,
+        } = self;
+        write!(
+            f,
+            "policy={policy} report_ms=500 seconds={seconds} net=10.0.0.0/{PREFIX} gateway={HOST}"
+        )?;
+        more.iter().try_for_each(|word| write!(f, " {word}"))
     }
 }
 

@@ -149,12 +149,32 @@ pub(crate) struct Verdict {
     pub(crate) failures: Vec<String>,
 }
 
+impl SelfTest {
+    /// The short form of a self-test's line: `PASS name`, `FAIL name`.
+    fn parse(line: &str) -> Option<Self> {
+        let (result, name) = line.split_once(' ')?;
+        let pass = match result {
+            "PASS" => true,
+            "FAIL" => false,
+            _ => return None,
+        };
+        Some(Self {
+            name: name.to_owned(),
+            pass,
+            detail: String::new(),
+        })
+    }
+}
+
 impl Line {
     /// Takes a line apart.
     pub(crate) fn parse(line: &str) -> Self {
         let line = line.trim_end_matches('\r');
         let Some(json) = line.strip_prefix(MARK) else {
-            return Self::Text(line.to_owned());
+            return SelfTest::parse(line).map_or_else(
+                || Self::Text(line.to_owned()),
+                |test| Self::Said(Message::Selftest(test)),
+            );
         };
         match serde_json::from_str(json) {
             Ok(message) => Self::Said(message),
@@ -199,6 +219,18 @@ mod tests {
                 ..Leaks::default()
             })
         );
+    }
+
+    #[test]
+    fn self_tests_have_a_short_form() {
+        let test = |name: &str, pass| SelfTest {
+            name: name.into(),
+            pass,
+            detail: String::new(),
+        };
+        assert_eq!(said("PASS null"), Message::Selftest(test("null", true)));
+        assert_eq!(said("FAIL spin"), Message::Selftest(test("spin", false)));
+        assert_eq!(Line::parse("PASSED all"), Line::Text("PASSED all".into()));
     }
 
     #[test]

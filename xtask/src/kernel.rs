@@ -18,6 +18,9 @@ use std::{
 /// Name of the kernel's binary; every other binary of its workspace is a process.
 const KERNEL: &str = "kernel";
 
+/// Name of the program that the kernel's self-test runs.
+const PROBE: &str = "probe";
+
 /// What a build made.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Build {
@@ -135,11 +138,18 @@ impl Build {
     pub(crate) fn write_initrd(&self, cast: &Cast, path: &Path) -> Result<()> {
         let mut archive = Archive::default();
         archive.add("manifest", cast.manifest().as_bytes())?;
+        // The kernel's self-test starts a program that no manifest names.
         let mut names: Vec<_> = cast
             .processes
             .iter()
             .map(|process| process.program)
             .collect();
+        names.extend(
+            self.programs
+                .keys()
+                .map(String::as_str)
+                .filter(|name| *name == PROBE),
+        );
         names.sort_unstable();
         names.dedup();
         for name in names {
@@ -151,7 +161,7 @@ impl Build {
             })?;
             let elf =
                 fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-            archive.add(&format!("bin/{name}"), &elf)?;
+            archive.add(name, &elf)?;
         }
         fs::write(path, archive.finish()?)
             .with_context(|| format!("cannot write {}", path.display()))

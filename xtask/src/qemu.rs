@@ -160,6 +160,8 @@ pub(crate) enum Wire {
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) initrd: &'a Path,
+    /// The kernel's command line.
+    pub(crate) words: &'a str,
     /// Where images, logs and traces are.
     pub(crate) folder: &'a Path,
     pub(crate) wire: &'a Wire,
@@ -220,7 +222,7 @@ impl Machine<'_> {
         words.option("-cpu", "max");
         words.option("-kernel", self.kernel);
         words.option("-initrd", self.initrd);
-        words.option("-append", "parakernel");
+        words.option("-append", self.words);
         words.option("-device", "isa-debug-exit,iobase=0xf4,iosize=1");
         if self.iommu {
             words.option("-device", "intel-iommu,intremap=off,caching-mode=off");
@@ -349,6 +351,7 @@ mod tests {
         let machine = Machine {
             kernel: folder,
             initrd: folder,
+            words: "selftest",
             folder,
             wire,
             ring,

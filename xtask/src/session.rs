@@ -161,10 +161,16 @@ pub(crate) fn inside(file: &Path) -> Result<ExitCode> {
 }
 
 impl Spec {
-    fn machine<'a>(&'a self, initrd: &'a Path, debugger: bool) -> qemu::Machine<'a> {
+    fn machine<'a>(
+        &'a self,
+        initrd: &'a Path,
+        words: &'a str,
+        debugger: bool,
+    ) -> qemu::Machine<'a> {
         qemu::Machine {
             kernel: &self.build.kernel,
             initrd,
+            words,
             folder: &self.folder,
             wire: &self.wire,
             ring: self.ring,

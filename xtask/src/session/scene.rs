@@ -58,7 +58,9 @@ impl Scene {
         disk::prepare(&spec.folder)?;
         let initrd = spec.folder.join("initrd.cpio");
         spec.build.write_initrd(cast, &initrd)?;
-        let machine = Running::start(&spec.qemu, &spec.machine(&initrd, debugger), spec.live_log)?;
+        let words = format!("parakernel {}", cast.settings);
+        let machine = spec.machine(&initrd, &words, debugger);
+        let machine = Running::start(&spec.qemu, &machine, spec.live_log)?;
         let now = Instant::now();
         let deadline = now + Duration::from_secs(spec.seconds);
         Ok(Self {
@@ -98,6 +100,16 @@ impl Scene {
             }
             if Instant::now() > self.deadline {
                 bail!("the time was up before {what}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens until the machine ends by itself, or its time is up.
+    pub(crate) fn until_end(&mut self) -> Result<()> {
+        while self.listen()? {
+            if Instant::now() > self.deadline {
+                bail!("the time was up before the machine ended");
             }
         }
         Ok(())

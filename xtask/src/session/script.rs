@@ -134,7 +134,7 @@ impl Spec {
     }
 
     fn self_test(&self) -> Result<ExitCode> {
-        let mut cast = self.cast(&["selftest=1"]);
+        let mut cast = self.cast(&["selftest"]);
         cast.processes.clear();
         let (observed, ended) = self.watched(&cast, false)?;
         ended.require_clean()?;
@@ -207,7 +207,7 @@ impl Spec {
     /// Boots and listens until the machine ends by itself, or its time is up.
     fn watched(&self, cast: &Cast, debugger: bool) -> Result<(Observed, Ended)> {
         let mut scene = Scene::open(self, cast, debugger)?;
-        scene.until("its verdict", |observed| observed.verdict.is_some())?;
+        scene.until_end()?;
         scene.close()
     }
 }
