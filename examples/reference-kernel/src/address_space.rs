@@ -110,6 +110,31 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Like [`allocate`](Self::allocate), with small pages on frames in a row, of which it returns the first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`allocate`](Self::allocate).
+    pub(crate) fn allocate_contiguous(
+        &mut self,
+        frames: &mut Frames,
+        range: Range<u64>,
+        access: Access,
+    ) -> Result<PhysAddr, MapError> {
+        check(&range)?;
+        let count = ((range.end - range.start) / FRAME) as usize;
+        let first = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
+        for (index, at) in range.step_by(FRAME as usize).enumerate() {
+            let frame = PhysAddr::new(first.as_u64() + index as u64 * FRAME);
+            if let Err(error) = self.map_page(frames, at, frame, PageSize::Small, access.flags() | OWNED) {
+                frames.give_back(frame, count - index);
+                return Err(error);
+            }
+            self.taken += 1;
+        }
+        Ok(first)
+    }
+
     /// Maps memory or registers that belong to somebody else at `at`; they are not freed with the address space.
     ///
     /// # Errors

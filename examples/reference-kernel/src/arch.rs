@@ -3,7 +3,7 @@
 pub(crate) mod apic;
 pub(crate) mod cpu;
 mod gdt;
-mod idt;
+pub(crate) mod idt;
 pub(crate) mod layout;
 pub(crate) mod paging;
 pub(crate) mod smp;

@@ -4,14 +4,16 @@
 use core::arch::global_asm;
 use core::ops::Range;
 
+use heapless::Vec;
 use parakernel_core::address::{NodeId, PhysAddr};
 
 use crate::acpi::Machine;
 use crate::arch::layout::{self, KernelTables};
 use crate::arch::smp;
 use crate::memory::{EarlyFrames, Frames, Ranges};
-use crate::process::Seats;
+use crate::seats::Seats;
 use crate::start_info::StartInfo;
+use crate::pci::{self, FUNCTIONS_MAX, Function};
 use crate::{housekeeping, print, serial, time};
 
 global_asm!(include_str!("boot.s"), AP_STACK_TOP = sym smp::AP_STACK_TOP, AP_TABLES = sym smp::AP_TABLES, options(att_syntax));
@@ -22,6 +24,10 @@ pub(crate) struct Kernel {
     pub(crate) frames: Frames,
     /// The kernel's own address space.
     pub(crate) tables: KernelTables,
+    /// Physical memory that is there, for devices not to lie over.
+    pub(crate) memory: Ranges,
+    /// PCI functions.
+    pub(crate) functions: Vec<&'static Function, FUNCTIONS_MAX>,
     /// The cores that run processes.
     pub(crate) seats: Seats,
     /// What the firmware said.
@@ -44,13 +50,17 @@ extern "sysv64" fn kernel_start(start_info: u64) -> ! {
     let Some(start) = StartInfo::read(PhysAddr::new(start_info)) else {
         panic!("the boot loader's start information is not PVH's");
     };
-    let machine = Machine::read(start.rsdp);
+    let machine = match Machine::read(start.rsdp) {
+        Ok(machine) => machine,
+        Err(error) => panic!("the firmware's tables are broken: {error}"),
+    };
     let mut kernel = take_over_memory(&start, machine);
     smp::start_this_core(&mut kernel);
     if time::calibrate().is_err() {
         panic!("the interval timer does not count: no clock");
     }
     smp::start_others(&mut kernel);
+    pci::enumerate(&mut kernel);
     report(&kernel);
     housekeeping::run(kernel)
 }
@@ -77,7 +87,7 @@ fn take_over_memory(start: &StartInfo, machine: Machine) -> Kernel {
     Kernel {
         frames,
         tables,
-        seats: Seats::default(),
+        seats: Seats::default(), memory: start.mapped.clone(), functions: Vec::new(),
         machine,
         command_line: start.command_line,
         archive: start.archive_bytes(),

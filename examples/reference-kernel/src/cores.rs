@@ -1,16 +1,21 @@
 //! The machine's cores, and what one may say to another.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 
 use parakernel_core::address::{CoreId, NodeId};
 
 use crate::arch::{apic, traps};
 use crate::interrupts::Interrupt;
 use crate::once::Once;
-use crate::time::{self, Limit};
+use crate::time;
+use crate::vectors::{self, VECTORS};
 
 /// Most cores that the kernel uses; others stay stopped, and the boot log says so.
 pub(crate) const CORES_MAX: usize = 256;
+
+/// The event that says: another core has news.
+pub(crate) const EVENT_KERNEL: u64 = 1;
 
 /// What every core may know of each.
 #[derive(Debug)]
@@ -24,7 +29,9 @@ pub(crate) struct Core {
     pub(crate) apic_id: u32,
     /// Its NUMA node.
     pub(crate) node: NodeId,
-    /// Events that happened and that nobody has taken yet: bits as in [`kernel_abi::Call::Wait`].
+    /// What the vectors of devices stand for.
+    pub(crate) vectors: vectors::Table,
+    /// Events that happened and that nobody has taken yet: [`EVENT_KERNEL`] and those of devices.
     events: AtomicU64,
     /// The run that is to be stopped: 0 for none.
     stop: AtomicU64,
@@ -42,6 +49,7 @@ impl Core {
             id,
             apic_id,
             node,
+            vectors: [const { AtomicU64::new(0) }; VECTORS],
             events: AtomicU64::new(0),
             stop: AtomicU64::new(0),
             flushes_asked: AtomicU64::new(0),
@@ -65,6 +73,11 @@ impl Core {
         self.events.fetch_or(events, Ordering::AcqRel);
     }
 
+    /// Whether events have happened that nobody has taken.
+    pub(crate) fn has_events(&self) -> bool {
+        self.events.load(Ordering::Acquire) != 0
+    }
+
     /// Takes the events that happened since the last call.
     pub(crate) fn take_events(&self) -> u64 {
         self.events.swap(0, Ordering::AcqRel)
@@ -86,7 +99,7 @@ impl Core {
     /// # Errors
     ///
     /// If the core does not answer within `limit`.
-    pub(crate) fn flush_translations(&self, limit: Limit) -> Result<(), time::Expired> {
+    pub(crate) fn flush_translations(&self, limit: Duration) -> Result<(), time::Expired> {
         let asked = self.flushes_asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.kick(Interrupt::Flush);
         time::spin_until(limit, || self.flushes_done.load(Ordering::Acquire) >= asked)
@@ -127,7 +140,7 @@ pub(crate) fn by_id(id: CoreId) -> Option<&'static Core> {
 /// Wakes core 0's event loop.
 pub(crate) fn wake_kernel() {
     if let Some(core) = by_id(CoreId::new(0)) {
-        core.post(1);
+        core.post(EVENT_KERNEL);
     }
 }
 

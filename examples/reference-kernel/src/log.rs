@@ -11,7 +11,7 @@ use crate::time;
 #[defmt::global_logger]
 struct Logger;
 
-defmt::timestamp!("{=u64:us}", time::micros());
+defmt::timestamp!("{=u64:us}", time::now().as_nanos() / 1000);
 
 /// The encoder. It belongs to the core that holds COM2, which makes it safe to share.
 struct Shared(UnsafeCell<Encoder>);

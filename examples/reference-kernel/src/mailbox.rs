@@ -1,7 +1,7 @@
 //! What core 0 and another core send each other: a lock-free queue in each direction, with one sender and one receiver.
 
 use heapless::spsc::{Consumer, Producer, Queue};
-use kernel_abi::REQUEST_LEN;
+use parakernel_core::abi;
 use parakernel_core::address::NodeId;
 
 use crate::memory::Frames;
@@ -23,7 +23,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The process asks for something.
-    Request([u8; REQUEST_LEN]),
+    Request(abi::Message),
     /// The process has ended, and the core no longer uses its address space.
     Ended(End),
 }
@@ -60,7 +60,7 @@ pub(crate) fn pair(frames: &mut Frames, node: NodeId) -> Option<(KernelEnd, Core
 
 impl CoreEnd {
     /// Passes a request on; one place always stays free for the end of the process.
-    pub(crate) fn request(&mut self, request: [u8; REQUEST_LEN]) -> Result<(), Full> {
+    pub(crate) fn request(&mut self, request: abi::Message) -> Result<(), Full> {
         if self.messages.len() + 1 >= self.messages.capacity() {
             return Err(Full);
         }

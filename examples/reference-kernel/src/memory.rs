@@ -3,9 +3,11 @@
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
+use core::ptr::NonNull;
 
 use heapless::Vec;
-use parakernel_core::address::{NodeId, PhysAddr};
+use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
+use parakernel_core::memory::{DmaBlock, SharedMemory};
 
 use crate::arch::paging::{self, PageSize};
 
@@ -190,6 +192,31 @@ impl Frames {
     /// The nodes that have memory.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.nodes.iter().map(|n| n.id)
+    }
+
+    /// Memory of `node` for `len` values, all of them `value` at first, for ever.
+    pub(crate) fn place_slice<T: Copy>(&mut self, node: NodeId, len: usize, value: T) -> Option<&'static mut [T]> {
+        const { assert!(align_of::<T>() <= FRAME as usize, "frames are aligned to their size") };
+        let bytes = size_of::<T>().checked_mul(len)? as u64;
+        let count = bytes.div_ceil(FRAME).max(1) as usize;
+        let memory = paging::physical(self.take(node, count)?).cast::<T>();
+        for index in 0..len {
+            // SAFETY: the frames are mapped, large and aligned enough for `len` values, and belong to nobody else.
+            unsafe { memory.wrapping_add(index).write(value) };
+        }
+        // SAFETY: as above, and all `len` values are there now.
+        Some(unsafe { core::slice::from_raw_parts_mut(memory, len) })
+    }
+
+    /// `len` zeroed bytes of `node` in a row, for a device and the kernel to share.
+    pub(crate) fn dma_block(&mut self, node: NodeId, len: usize) -> Option<DmaBlock<'static>> {
+        let count = len.div_ceil(FRAME as usize).max(1);
+        let first = self.take(node, count)?;
+        let base = NonNull::new(paging::physical(first))?;
+        // SAFETY: fresh, zeroed frames in a row, mapped with all memory, that nobody else has.
+        let memory = unsafe { SharedMemory::new(base, len) };
+        // SAFETY: without an IOMMU a device finds memory at its physical address; the frames are this block's alone.
+        Some(unsafe { DmaBlock::new(memory, BusAddress::new(first.as_u64())) })
     }
 
     /// Puts `value` into memory of `node`, for ever.

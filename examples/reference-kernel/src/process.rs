@@ -1,40 +1,37 @@
-//! Processes: from an executable to a core's seat, and back to free frames.
+//! A process as core 0 sees it: its memory, and the ring in which it gets its outcomes.
+#![expect(unsafe_code, reason = "shares the outcome ring's memory with the process")]
 
 use core::mem::offset_of;
 use core::ops::Range;
+use core::ptr::NonNull;
 
-use heapless::{String, Vec};
-use kernel_abi::{INFO_ADDRESS, Info};
+use heapless::String;
 use kernel_formats::executable::{self, Executable};
+use parakernel_core::abi::{Message, OutcomeRing, ProcessInfo, VERSION};
 use parakernel_core::address::{CoreId, NodeId};
+use parakernel_core::memory::SharedMemory;
+use parakernel_core::ring::Position;
 
 use crate::address_space::{Access, AddressSpace, Leak};
-use crate::arch::paging::{MapError, Tables};
-use crate::cores::{CORES_MAX, Core};
-use crate::mailbox::{KernelEnd, Message, Order};
+use crate::arch::paging::{self, MapError, Tables};
 use crate::memory::{FRAME, Frames};
 use crate::runner::{End, Launch};
 use crate::time;
 
 /// Where executables may lie.
 const IMAGE: Range<u64> = 0x1_0000..0x10_0000_0000;
-/// Where each stack ends; the page below its start is not mapped.
+/// Where the stack ends; the page below its start is not mapped.
 const STACK_END: u64 = 0x7ffd_0000_0000;
-/// Size of a stack.
+/// Size of the stack.
 const STACK_LEN: u64 = 256 * 1024;
-
-/// A process, as core 0 sees it.
-#[derive(Debug)]
-pub(crate) struct Process {
-    /// Its name.
-    pub(crate) name: String<16>,
-    /// The number of this run.
-    pub(crate) run: u64,
-    /// Its memory.
-    pub(crate) space: AddressSpace,
-    /// How it ended, if it has.
-    pub(crate) end: Option<End>,
-}
+/// Where the process finds its [`ProcessInfo`], followed by its arguments: one page, read-only.
+const INFO: u64 = 0x7ffe_0000_0000;
+/// Offset of the arguments in that page, and the most bytes of them.
+const ARGUMENTS: u64 = 256;
+const ARGUMENTS_MAX: usize = 1024;
+/// Where the outcome ring is, and how many outcomes it holds.
+const OUTCOMES: u64 = 0x7ffe_0010_0000;
+const OUTCOME_ENTRIES: u32 = 32;
 
 /// What a process is to be.
 #[derive(Clone, Copy, Debug)]
@@ -43,161 +40,114 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a str,
     /// Its executable.
     pub(crate) file: &'a [u8],
-    /// Its command line, cut to what [`Info`] has room for.
-    pub(crate) argument: &'a str,
+    /// Its arguments, cut to what there is room for.
+    pub(crate) arguments: &'a str,
     /// Where it is to run.
     pub(crate) core: CoreId,
 }
 
-/// Why a process did not start.
+/// A process that has a core.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its name.
+    pub(crate) name: String<16>,
+    /// The number of this run: no two are equal.
+    pub(crate) run: u64,
+    /// Its memory.
+    pub(crate) space: AddressSpace,
+    /// How it ended, if it has.
+    pub(crate) end: Option<End>,
+    outcomes: OutcomeRing<'static>,
+    produced: Position,
+}
+
+/// Why a process cannot be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum StartError {
-    /// There is no such core, or it has a process already.
-    NoSeat,
+pub(crate) enum LoadError {
     /// The executable is refused.
     Executable(executable::Error),
     /// There is not enough memory on the core's node.
     Memory(MapError),
 }
 
-impl From<MapError> for StartError {
+impl From<MapError> for LoadError {
     fn from(error: MapError) -> Self {
         Self::Memory(error)
     }
 }
 
-/// A core and the process on it.
-pub(crate) struct Seat {
-    /// The core.
-    pub(crate) core: &'static Core,
-    mailbox: KernelEnd,
-    /// The process, until it is reclaimed.
-    pub(crate) process: Option<Process>,
-}
+/// Whether an outcome found room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RingFull;
 
-/// All cores that run processes: one each.
-#[derive(Default)]
-pub(crate) struct Seats {
-    seats: Vec<&'static mut Seat, CORES_MAX>,
-    runs: u64,
-}
-
-impl Seats {
-    /// Adds the core at the other end of `mailbox`.
-    ///
-    /// # Errors
-    ///
-    /// If there is no memory for the seat.
-    pub(crate) fn add(
-        &mut self,
-        frames: &mut Frames,
-        core: &'static Core,
-        mailbox: KernelEnd,
-    ) -> Result<(), MapError> {
-        let seat = Seat {
-            core,
-            mailbox,
-            process: None,
-        };
-        let seat = frames.place(core.node, seat).ok_or(MapError::OutOfFrames)?;
-        self.seats.push(seat).map_err(|_| MapError::OutOfFrames)
-    }
-
-    /// The seats.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
-        self.seats.iter_mut().map(|seat| &mut **seat)
-    }
-
-    /// The seat of a core.
-    pub(crate) fn at(&mut self, core: CoreId) -> Option<&mut Seat> {
-        self.iter_mut().find(|seat| seat.core.id == core)
-    }
-
-    /// Starts a process.
+impl Process {
+    /// Builds the process numbered `run` on `node`, and says how its core starts it.
     ///
     /// # Errors
     ///
     /// If it cannot be; nothing is left of it then.
-    pub(crate) fn start(
-        &mut self,
+    pub(crate) fn load(
         frames: &mut Frames,
         kernel: Tables,
         plan: &Plan<'_>,
-    ) -> Result<(), StartError> {
-        self.runs += 1;
-        let run = self.runs;
-        let seat = self.at(plan.core).ok_or(StartError::NoSeat)?;
-        if seat.process.is_some() {
-            return Err(StartError::NoSeat);
-        }
-        let executable = Executable::parse(plan.file, IMAGE).map_err(StartError::Executable)?;
-        let mut space = AddressSpace::new(frames, seat.core.node, kernel)?;
-        if let Err(error) = load(&mut space, frames, &executable, plan) {
-            let _leak = space.destroy(frames).is_err();
-            return Err(error.into());
-        }
-        let name = cut(plan.name);
-        // The ABI wants the stack as it is right after a call.
-        let stack = STACK_END - 8;
+        run: u64,
+        node: NodeId,
+    ) -> Result<(Self, Launch), LoadError> {
+        let executable = Executable::parse(plan.file, IMAGE).map_err(LoadError::Executable)?;
+        let mut space = AddressSpace::new(frames, node, kernel)?;
+        let outcomes = match fill(&mut space, frames, &executable, plan, run) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                // It is the lack of memory that is reported; frames cannot leak from a space that never ran.
+                let _leak = space.destroy(frames).is_err();
+                return Err(error.into());
+            }
+        };
+        let name: String<16> = cut(plan.name);
         let launch = Launch {
             run,
             name: name.clone(),
             tables: space.tables(),
             entry: executable.entry(),
-            stack,
+            // The stack is as right after a call, which is what compiled code expects.
+            stack: STACK_END - 8,
+            argument: INFO,
         };
-        if seat.mailbox.order(Order::Run(launch)).is_err() {
-            let _leak = space.destroy(frames).is_err();
-            return Err(StartError::NoSeat);
+        Ok((Self { name, run, space, end: None, outcomes, produced: Position::START }, launch))
+    }
+
+    /// Puts `outcome` where the process finds it; its core must be woken then.
+    ///
+    /// # Errors
+    ///
+    /// If the process has not taken enough of the earlier ones.
+    pub(crate) fn deliver(&mut self, outcome: &Message) -> Result<(), RingFull> {
+        if self.outcomes.room(self.produced) == 0 {
+            return Err(RingFull);
         }
-        seat.process = Some(Process {
-            name,
-            run,
-            space,
-            end: None,
-        });
-        seat.core.post(0);
+        self.outcomes.produce(self.produced, outcome);
+        self.produced = self.produced.after();
         Ok(())
     }
-}
 
-impl Seat {
-    /// The oldest message of the core; the end of a process is noted.
-    pub(crate) fn receive(&mut self) -> Option<Message> {
-        let message = self.mailbox.receive()?;
-        if let (Message::Ended(end), Some(process)) = (&message, &mut self.process) {
-            process.end = Some(*end);
-        }
-        Some(message)
-    }
-
-    /// Has the process stopped; its end comes as a message.
-    pub(crate) fn stop(&self) {
-        if let Some(process) = &self.process {
-            self.core.stop(process.run);
-        }
-    }
-
-    /// Frees the memory of a process that has ended.
+    /// Frees all that it has. Its core must have said that it ended.
     ///
     /// # Errors
     ///
     /// If not all frames that it had taken came back.
-    pub(crate) fn reclaim(&mut self, frames: &mut Frames) -> Result<(), Leak> {
-        match self.process.take_if(|process| process.end.is_some()) {
-            Some(process) => process.space.destroy(frames),
-            None => Ok(()),
-        }
+    pub(crate) fn destroy(self, frames: &mut Frames) -> Result<(), Leak> {
+        self.space.destroy(frames)
     }
 }
 
-/// Puts the executable, a stack and the information page into `space`.
-fn load(
+/// Puts executable, stack, information and outcome ring into `space`.
+fn fill(
     space: &mut AddressSpace,
     frames: &mut Frames,
     executable: &Executable<'_>,
     plan: &Plan<'_>,
-) -> Result<(), MapError> {
+    run: u64,
+) -> Result<OutcomeRing<'static>, MapError> {
     for segment in executable.segments() {
         let access = match segment.access {
             executable::Access::Read => Access::Read,
@@ -208,35 +158,50 @@ fn load(
         space.fill(segment.start, segment.bytes);
     }
     space.allocate(frames, STACK_END - STACK_LEN..STACK_END, Access::ReadWrite)?;
-    space.allocate(frames, INFO_ADDRESS..INFO_ADDRESS + FRAME, Access::Read)?;
-    fill_info(space, plan.core, space.node(), plan.argument);
-    Ok(())
+    space.allocate(frames, INFO..INFO + FRAME, Access::Read)?;
+    fill_info(space, plan, run);
+    outcome_ring(space, frames)
+}
+
+fn outcome_ring(space: &mut AddressSpace, frames: &mut Frames) -> Result<OutcomeRing<'static>, MapError> {
+    let len = (OutcomeRing::bytes(OUTCOME_ENTRIES) as u64).next_multiple_of(FRAME);
+    let first = space.allocate_contiguous(frames, OUTCOMES..OUTCOMES + len, Access::ReadWrite)?;
+    let base = NonNull::new(paging::physical(first)).ok_or(MapError::OutOfFrames)?;
+    // SAFETY: fresh, zeroed frames in a row, mapped with all memory. The space owns them, and the ring goes before the space does:
+    // both are parts of a `Process`, which is consumed to free them. Only the ring, which is made of atomics, views them.
+    let memory = unsafe { SharedMemory::new(base, len as usize) };
+    OutcomeRing::new(memory, OUTCOME_ENTRIES).ok_or(MapError::OutOfFrames)
 }
 
 /// Writes the information page, field by field: it has no other form than its layout.
-fn fill_info(space: &AddressSpace, core: CoreId, node: NodeId, argument: &str) {
-    let argument: String<128> = cut(argument);
-    for (offset, value) in [
-        (offset_of!(Info, version), 1),
-        (offset_of!(Info, core), core.index()),
-        (offset_of!(Info, node), node.index()),
-        (offset_of!(Info, argument_len), argument.len()),
-    ] {
-        space.fill(INFO_ADDRESS + offset as u64, &(value as u32).to_le_bytes());
+fn fill_info(space: &AddressSpace, plan: &Plan<'_>, run: u64) {
+    let arguments: String<ARGUMENTS_MAX> = cut(plan.arguments);
+    let words = [
+        (offset_of!(ProcessInfo, version), VERSION),
+        (offset_of!(ProcessInfo, process), run as u32),
+        (offset_of!(ProcessInfo, core), plan.core.index() as u32),
+        (offset_of!(ProcessInfo, node), space.node().index() as u32),
+        (offset_of!(ProcessInfo, outcome_entries), OUTCOME_ENTRIES),
+        (offset_of!(ProcessInfo, arguments_len), arguments.len() as u32),
+    ];
+    let doubles = [
+        (offset_of!(ProcessInfo, tsc_hz), time::hertz()),
+        (offset_of!(ProcessInfo, tsc_start), time::start()),
+        (offset_of!(ProcessInfo, outcomes), OUTCOMES),
+        (offset_of!(ProcessInfo, arguments), INFO + ARGUMENTS),
+    ];
+    for (offset, value) in words {
+        space.fill(INFO + offset as u64, &value.to_le_bytes());
     }
-    space.fill(
-        INFO_ADDRESS + offset_of!(Info, tsc_hz) as u64,
-        &time::hertz().to_le_bytes(),
-    );
-    space.fill(
-        INFO_ADDRESS + offset_of!(Info, argument) as u64,
-        argument.as_bytes(),
-    );
+    for (offset, value) in doubles {
+        space.fill(INFO + offset as u64, &value.to_le_bytes());
+    }
+    space.fill(INFO + ARGUMENTS, arguments.as_bytes());
 }
 
 /// As many whole characters of `text` as fit.
 fn cut<const N: usize>(text: &str) -> String<N> {
     let mut short = String::new();
-    let _cut = text.chars().any(|character| short.push(character).is_err());
+    let _is_cut = text.chars().any(|character| short.push(character).is_err());
     short
 }

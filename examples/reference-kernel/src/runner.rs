@@ -7,6 +7,7 @@ use crate::arch::paging::Tables;
 use crate::arch::traps::{self, Context, Fault, Trap};
 use crate::cores::{self, Core};
 use crate::interrupts;
+use crate::leases::Leases;
 use crate::mailbox::{CoreEnd, Order};
 use crate::syscall::{self, Reply};
 use crate::user_memory::UserMemory;
@@ -24,6 +25,8 @@ pub(crate) struct Launch {
     pub(crate) entry: u64,
     /// Where its stack ends.
     pub(crate) stack: u64,
+    /// Its first argument.
+    pub(crate) argument: u64,
 }
 
 /// How a process ended.
@@ -47,6 +50,8 @@ pub(crate) struct Running<'a> {
     pub(crate) name: &'a str,
     /// Its memory.
     pub(crate) memory: UserMemory,
+    /// The queues that it has.
+    pub(crate) leases: Leases,
     /// The way to core 0.
     pub(crate) mailbox: &'a mut CoreEnd,
     /// Bytes of text that it may still log.
@@ -75,12 +80,13 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
     let _stale = core.take_events();
     // SAFETY: core 0 made the tables with the kernel's half shared, and frees them only when told that the process has ended.
     unsafe { launch.tables.activate() };
-    let mut context = Context::new(launch.entry, launch.stack);
+    let mut context = Context::new(launch.entry, launch.stack, launch.argument);
     let mut process = Running {
         core,
         run: launch.run,
         name: &launch.name,
         memory: UserMemory::new(launch.tables),
+        leases: Leases::default(),
         mailbox,
         log_budget: syscall::LOG_BUDGET,
     };

@@ -7,6 +7,7 @@ use parakernel_core::address::CoreId;
 
 use crate::boot::Kernel;
 use crate::cores;
+use crate::mailbox::Message;
 use crate::panic::{Verdict, power_off};
 use crate::print;
 use crate::process::Plan;
@@ -25,7 +26,7 @@ const UD: u8 = 6;
 const DE: u8 = 0;
 
 /// What the probe is told, and how it must end.
-const CASES: [(&str, Expected); 17] = [
+const CASES: [(&str, Expected); 18] = [
     ("exit", Expected::Exited),
     ("log", Expected::Exited),
     ("info", Expected::Exited),
@@ -33,6 +34,7 @@ const CASES: [(&str, Expected); 17] = [
     ("wild-pointers", Expected::Exited),
     ("unknown-call", Expected::Exited),
     ("wait", Expected::Exited),
+    ("request", Expected::Exited),
     ("read-kernel", Expected::Faulted(PF)),
     ("write-code", Expected::Faulted(PF)),
     ("write-info", Expected::Faulted(PF)),
@@ -83,7 +85,7 @@ fn case(kernel: &mut Kernel, argument: &str, expected: Expected) -> bool {
         let plan = Plan {
             name: "probe",
             file,
-            argument,
+            arguments: argument,
             core,
         };
         if let Err(error) = kernel
@@ -111,7 +113,10 @@ fn collect(kernel: &mut Kernel, expected: Expected) -> bool {
     let mut good = true;
     for seat in kernel.seats.iter_mut() {
         let all_in = time::spin_until(LIMIT, || {
-            let _message = seat.receive();
+            while let Some(Message::Request(request)) = seat.receive() {
+                // What was asked comes back, which shows that both ways work.
+                let _lost = seat.deliver(&request).is_err();
+            }
             seat.process
                 .as_ref()
                 .is_none_or(|process| process.end.is_some())

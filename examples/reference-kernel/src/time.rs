@@ -4,10 +4,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use crate::arch::{apic, cpu};
+use embedded_hal::delay::DelayNs;
+use parakernel_core::time::Instant;
 
-/// Longest time that something may take.
-pub(crate) type Limit = Duration;
+use crate::arch::{apic, cpu};
 
 /// A wait was longer than its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,18 @@ pub(crate) struct Expired;
 
 /// Ticks of the time-stamp counter per second.
 static HERTZ: AtomicU64 = AtomicU64::new(0);
+/// The counter at nanosecond 0.
+static START: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds per tick and ticks per nanosecond, both times 2^32.
+static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
+static TICKS_PER_NANO: AtomicU64 = AtomicU64::new(0);
 
+const NANOS: u64 = 1_000_000_000;
 /// Frequency of the interval timer (Intel 8254).
 const PIT_HERTZ: u64 = 1_193_182;
 /// How long to compare, in ticks of the interval timer: about 20 ms.
 const PIT_TICKS: u16 = 23_864;
-/// Most polls of the interval timer: port reads take about 1 us on hardware and longer when emulated, so this is more than a second.
+/// Most polls of the interval timer. A port read takes 1 us on hardware and longer when emulated: more than a second.
 const POLLS_MAX: u32 = 2_000_000;
 
 /// Measures the time-stamp counter and this core's interrupt timer.
@@ -32,16 +38,20 @@ pub(crate) fn calibrate() -> Result<(), Expired> {
     start_interval();
     apic::timer_start_counting();
     let start = cpu::timestamp();
-    let expired = (0..POLLS_MAX).any(|_| interval_is_over());
+    let is_over = (0..POLLS_MAX).any(|_| interval_is_over());
     let (end, timer) = (cpu::timestamp(), apic::timer_elapsed());
-    if !expired || end <= start {
+    apic::timer_stop();
+    let ticks = end.wrapping_sub(start);
+    let hertz = ticks.saturating_mul(PIT_HERTZ) / u64::from(PIT_TICKS);
+    if !is_over || hertz == 0 {
         return Err(Expired);
     }
-    let ticks = end - start;
-    HERTZ.store(ticks * PIT_HERTZ / u64::from(PIT_TICKS), Ordering::Relaxed);
+    HERTZ.store(hertz, Ordering::Relaxed);
+    START.store(start, Ordering::Relaxed);
+    NANOS_PER_TICK.store((NANOS << 32) / hertz, Ordering::Relaxed);
+    TICKS_PER_NANO.store(scale(hertz, u64::MAX / NANOS), Ordering::Relaxed);
     let rate = (u64::from(timer) << 32) / ticks;
     apic::set_timer_rate(u32::try_from(rate).unwrap_or(u32::MAX));
-    apic::timer_stop();
     Ok(())
 }
 
@@ -50,15 +60,21 @@ pub(crate) fn hertz() -> u64 {
     HERTZ.load(Ordering::Relaxed)
 }
 
-/// `duration` in ticks of the time-stamp counter.
-pub(crate) fn ticks(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos() * u128::from(hertz()) / 1_000_000_000).unwrap_or(u64::MAX)
+/// The time-stamp counter at nanosecond 0.
+pub(crate) fn start() -> u64 {
+    START.load(Ordering::Relaxed)
 }
 
-/// Microseconds since the counter started.
-pub(crate) fn micros() -> u64 {
-    let hertz = u128::from(hertz().max(1));
-    u64::try_from(u128::from(cpu::timestamp()) * 1_000_000 / hertz).unwrap_or(u64::MAX)
+/// Nanoseconds since the counter was measured.
+pub(crate) fn now() -> Instant {
+    let ticks = cpu::timestamp().wrapping_sub(start());
+    Instant::from_nanos(scale(ticks, NANOS_PER_TICK.load(Ordering::Relaxed)))
+}
+
+/// Has this core's timer interrupt it at `instant`, or soon if that has passed.
+pub(crate) fn wake_at(instant: Instant) {
+    let nanos = instant.as_nanos().saturating_sub(now().as_nanos());
+    apic::timer_arm(scale(nanos, TICKS_PER_NANO.load(Ordering::Relaxed)));
 }
 
 /// Polls `done` until it holds.
@@ -66,13 +82,13 @@ pub(crate) fn micros() -> u64 {
 /// # Errors
 ///
 /// If it does not within `limit`.
-pub(crate) fn spin_until(limit: Limit, mut done: impl FnMut() -> bool) -> Result<(), Expired> {
-    let (start, limit) = (cpu::timestamp(), ticks(limit));
+pub(crate) fn spin_until(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), Expired> {
+    let end = now().saturating_add(limit);
     loop {
         if done() {
             return Ok(());
         }
-        if cpu::timestamp().wrapping_sub(start) > limit {
+        if now() > end {
             return Err(Expired);
         }
         core::hint::spin_loop();
@@ -81,7 +97,22 @@ pub(crate) fn spin_until(limit: Limit, mut done: impl FnMut() -> bool) -> Result
 
 /// Lets `duration` pass.
 pub(crate) fn spin(duration: Duration) {
-    let _over = spin_until(duration, || false).is_err();
+    let _is_over = spin_until(duration, || false).is_err();
+}
+
+/// Delays by spinning, for drivers that bring a device up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spin;
+
+impl DelayNs for Spin {
+    fn delay_ns(&mut self, nanos: u32) {
+        spin(Duration::from_nanos(u64::from(nanos)));
+    }
+}
+
+/// `value * factor / 2^32`, or the largest number if that is larger.
+fn scale(value: u64, factor: u64) -> u64 {
+    u64::try_from((u128::from(value) * u128::from(factor)) >> 32).unwrap_or(u64::MAX)
 }
 
 /// Starts channel 2 of the interval timer, whose output can be read without an interrupt.
@@ -96,5 +127,6 @@ fn start_interval() {
 
 fn interval_is_over() -> bool {
     // SAFETY: bit 5 of the speaker's port shows the output of channel 2; reading changes nothing.
-    (unsafe { cpu::read_port(0x61) }) & 0x20 != 0
+    let speaker = unsafe { cpu::read_port(0x61) };
+    speaker & 0x20 != 0
 }

@@ -11,53 +11,81 @@ use freestanding as _;
 
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
-use kernel_abi::{Call, EVENT_KERNEL, Error, INFO_ADDRESS, Info, LOG_MAX};
+use parakernel_core::abi::{Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, OutcomeRing, ProcessInfo, VERSION};
+use parakernel_core::memory::SharedMemory;
+use parakernel_core::ring::Position;
 
 global_asm!(".globl _start", "_start:", "jmp {main}", main = sym main, options(att_syntax));
 
-extern "sysv64" fn main() -> ! {
-    let info = info();
-    let good = match info.argument() {
+extern "sysv64" fn main(info: &'static ProcessInfo) -> ! {
+    let good = match arguments(info) {
         "exit" => true,
         "log" => log(),
-        "info" => info.version == 1 && info.core > 0 && info.tsc_hz > 1_000_000,
-        "sse" => sse(),
-        "wild-pointers" => wild_pointers(),
-        "unknown-call" => call(1000, [0; 4]) == Error::UnknownCall.code(),
-        "wait" => wait(),
-        other => misbehave(other),
+        "info" => info.version == VERSION && info.core > 0 && info.tsc_hz > 1_000_000,
+        "sse" => sse(info),
+        "wild-pointers" => wild_pointers(info),
+        "unknown-call" => call(1000, 0, 0) == CallError::UnknownCall as u64,
+        "wait" => wait(info),
+        "request" => request(info),
+        other => misbehave(other, info),
     };
     exit(u64::from(!good))
 }
 
-fn info() -> &'static Info {
-    let info = ptr::with_exposed_provenance::<Info>(INFO_ADDRESS as usize);
-    // SAFETY: the kernel maps the page before the process starts and never changes it.
-    unsafe { &*info }
+fn arguments(info: &ProcessInfo) -> &'static str {
+    let start = ptr::with_exposed_provenance(info.arguments as usize);
+    // SAFETY: the kernel maps the arguments before the process starts and never changes them.
+    let bytes = unsafe { core::slice::from_raw_parts(start, info.arguments_len as usize) };
+    core::str::from_utf8(bytes).unwrap_or("")
+}
+
+/// Nanoseconds on the kernel's clock.
+fn now(info: &ProcessInfo) -> u64 {
+    let ticks = u128::from(timestamp() - info.tsc_start);
+    (ticks * 1_000_000_000 / u128::from(info.tsc_hz)) as u64
+}
+
+/// A request comes back as an outcome, through the ring.
+fn request(info: &ProcessInfo) -> bool {
+    let Some(base) = NonNull::new(ptr::with_exposed_provenance_mut(info.outcomes as usize)) else {
+        return false;
+    };
+    // SAFETY: the kernel maps the ring before the process starts, and only the ring views it.
+    let memory = unsafe { SharedMemory::new(base, OutcomeRing::bytes(info.outcome_entries)) };
+    let Some(ring) = OutcomeRing::new(memory, info.outcome_entries) else {
+        return false;
+    };
+    let mut consumed = Position::START;
+    (0..100_u64).all(|round| {
+        let sent = Message { words: [round; MESSAGE_WORDS] };
+        let accepted = call(Call::Request as u64, (&raw const sent).addr() as u64, 0);
+        let mut got = None;
+        // A second in all: the kernel answers at once, but shares its processor with this one.
+        for _ in 0..1000 {
+            got = ring.consume(consumed);
+            if got.is_some() {
+                break;
+            }
+            call(Call::Wait as u64, now(info) + 1_000_000, 0);
+        }
+        consumed = consumed.after();
+        accepted == 0 && got == Some(sent)
+    })
 }
 
 fn log() -> bool {
-    let text = "a probe speaks";
-    let long = [b'x'; LOG_MAX + 1];
-    call(
-        Call::Log as u64,
-        [text.as_ptr().addr() as u64, text.len() as u64, 0, 0],
-    ) == 0
-        && call(
-            Call::Log as u64,
-            [long.as_ptr().addr() as u64, long.len() as u64, 0, 0],
-        ) == Error::BadArgument.code()
-        && call(Call::Log as u64, ["\nPASS".as_ptr().addr() as u64, 5, 0, 0])
-            == Error::BadArgument.code()
+    let say = |text: &[u8]| call(Call::Log as u64, text.as_ptr().addr() as u64, text.len() as u64);
+    let bad = CallError::BadArgument as u64;
+    say(b"a probe speaks") == 0 && say(&[b'x'; LOG_MAX + 1]) == bad && say(b"\nPASS") == bad && say(b"\xff") == bad
 }
 
 /// Vector registers keep their values while interrupts come and go.
-fn sse() -> bool {
+fn sse(info: &ProcessInfo) -> bool {
     let start = timestamp();
     let mut low = 1.0_f64;
-    while timestamp() - start < info().tsc_hz / 100 {
+    while timestamp() - start < info.tsc_hz / 100 {
         let value = 0x0123_4567_89ab_cdef_u64;
         let mut back: u64;
         // SAFETY: only registers are used, and said so.
@@ -81,39 +109,36 @@ fn sse() -> bool {
     low == 1.0
 }
 
-fn wild_pointers() -> bool {
-    let code = (main as extern "sysv64" fn() -> !) as usize as u64;
+fn wild_pointers(info: &ProcessInfo) -> bool {
+    let here = ptr::from_ref(info).addr() as u64;
     let wild = [
         0,
         8,
         0xffff,
         0x3000_0000,
-        INFO_ADDRESS + 4090,
+        here + 4090,
         0x7fff_ffff_fff0,
         1 << 47,
         u64::MAX - 3,
         0xffff_8000_0010_0000,
         0xffff_ffff_8010_0000,
     ];
-    wild.iter().all(|pointer| {
-        call(Call::Log as u64, [*pointer, 16, 0, 0]) == Error::BadAddress.code()
-            && call(Call::Request as u64, [*pointer, 0, 0, 0]) == Error::BadAddress.code()
-    }) && call(Call::Log as u64, [code, u64::MAX, 0, 0]) == Error::BadArgument.code()
-        && call(Call::Submit as u64, [7, 0, 0, 0]) == Error::UnknownLease.code()
+    let bad = CallError::BadPointer as u64;
+    wild.iter().all(|at| call(Call::Log as u64, *at, 16) == bad && call(Call::Request as u64, *at, 0) == bad)
+        && call(Call::Log as u64, here, u64::MAX) == CallError::BadArgument as u64
+        && call(Call::Submit as u64, 7, 0) == CallError::BadLease as u64
 }
 
-fn wait() -> bool {
-    let tick = info().tsc_hz / 1000;
-    let deadline = timestamp() + 5 * tick;
-    let events = call(Call::Wait as u64, [deadline, 0, 0, 0]);
-    let slept = timestamp() >= deadline;
-    (events == 0 && slept) || events == EVENT_KERNEL
+/// A deadline ends the wait, and not too early.
+fn wait(info: &ProcessInfo) -> bool {
+    let deadline = now(info) + 5_000_000;
+    call(Call::Wait as u64, deadline, 0) == 0 && now(info) >= deadline
 }
 
 /// Does what must end the process; whatever comes back is wrong.
-fn misbehave(what: &str) -> bool {
+fn misbehave(what: &str, info: &ProcessInfo) -> bool {
     let kernel = ptr::with_exposed_provenance::<u8>(0xffff_ffff_8010_0000);
-    let code = ptr::with_exposed_provenance_mut::<u8>((main as extern "sysv64" fn() -> !) as usize);
+    let code = ptr::with_exposed_provenance_mut::<u8>((exit as fn(u64) -> !) as usize);
     match what {
         // SAFETY: none; the kernel must stop this one and the others here.
         "read-kernel" => _ = unsafe { kernel.read_volatile() },
@@ -121,7 +146,7 @@ fn misbehave(what: &str) -> bool {
         "write-code" => unsafe { code.write_volatile(0) },
         // SAFETY: as above.
         "write-info" => unsafe {
-            ptr::with_exposed_provenance_mut::<u8>(INFO_ADDRESS as usize).write_volatile(0)
+            ptr::from_ref(info).cast::<u8>().cast_mut().write_volatile(0)
         },
         // SAFETY: as above.
         "run-data" => unsafe { asm!("push 0xc3", "call rsp", "pop rax") },
@@ -157,23 +182,21 @@ fn timestamp() -> u64 {
 }
 
 fn exit(code: u64) -> ! {
-    call(Call::Exit as u64, [code, 0, 0, 0]);
+    call(Call::Exit as u64, code, 0);
     loop {
         core::hint::spin_loop();
     }
 }
 
-fn call(number: u64, [a, b, c, d]: [u64; 4]) -> u64 {
+fn call(number: u64, first: u64, second: u64) -> u64 {
     let result;
     // SAFETY: the kernel checks every argument; it keeps all registers but those named here.
     unsafe {
         asm!(
             "syscall",
             inlateout("rax") number => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            in("r10") d,
+            in("rdi") first,
+            in("rsi") second,
             out("rcx") _,
             out("r11") _,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,

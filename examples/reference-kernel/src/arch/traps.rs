@@ -90,7 +90,7 @@ pub(crate) struct Context {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trap {
     /// A system call: number and arguments.
-    Call(u64, [u64; 4]),
+    Call(u64, [u64; 2]),
     /// An interrupt.
     Interrupt(u8),
     /// The process did something that it cannot go on from.
@@ -155,8 +155,8 @@ unsafe extern "sysv64" {
 }
 
 impl Context {
-    /// The registers of a process that starts at `entry` with its stack at `stack`.
-    pub(crate) fn new(entry: u64, stack: u64) -> Self {
+    /// The registers of a process that starts at `entry` with its stack at `stack` and one argument.
+    pub(crate) fn new(entry: u64, stack: u64, argument: u64) -> Self {
         let mut vectors = [0; 512];
         vectors[..2].copy_from_slice(&X87_DEFAULT.to_le_bytes());
         vectors[24..28].copy_from_slice(&MXCSR_DEFAULT.to_le_bytes());
@@ -172,7 +172,7 @@ impl Context {
             rcx: 0,
             rdx: 0,
             rsi: 0,
-            rdi: 0,
+            rdi: argument,
             rbp: 0,
             r8: 0,
             r9: 0,
@@ -193,7 +193,7 @@ impl Context {
         // restores what a function must preserve. Ring 3 reaches only pages mapped for it.
         unsafe { enter_user(self) };
         if self.by == BY_SYSCALL {
-            return Trap::Call(self.rax, [self.rdi, self.rsi, self.rdx, self.r10]);
+            return Trap::Call(self.rax, [self.rdi, self.rsi]);
         }
         let vector = self.vector.to_le_bytes()[0];
         if vector >= FIRST_INTERRUPT {

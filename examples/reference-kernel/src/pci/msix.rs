@@ -1,0 +1,150 @@
+//! A function's MSI-X table: which entry interrupts which core with which vector (PCI 3.0 section 6.8.2).
+
+use parakernel_core::mmio::{MappedRegisters, Registers};
+use parakernel_core::pci::PciError;
+
+use super::Function;
+use crate::cores;
+use crate::memory::Frames;
+use crate::vectors::{Event, Vector};
+
+/// Length of a table entry: address (64 bits), data, control.
+const ENTRY_LEN: usize = 16;
+/// Control: the entry is masked.
+const MASKED: u32 = 1;
+/// Where messages to local interrupt controllers go (Intel SDM vol. 3, 11.11.1); bits 12 to 19 say to which.
+const MESSAGE_BASE: u32 = 0xfee0_0000;
+
+/// The MSI-X table of a function, which the kernel alone writes.
+#[derive(Debug)]
+pub(crate) struct MsiX {
+    /// The base address that holds the table.
+    registers: MappedRegisters,
+    /// Where the table begins there.
+    offset: usize,
+    entries: &'static mut [Entry],
+}
+
+/// Who uses an entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    vector: Option<Vector>,
+    users: u32,
+}
+
+/// Whether a claim has its vector to itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sharing {
+    /// It has.
+    Own,
+    /// Others are woken by it too, and wake this one.
+    Shared,
+}
+
+/// An event that an entry of the table leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    /// The entry: what the device is to be told.
+    pub(crate) entry: u16,
+    /// Whether it has others.
+    pub(crate) sharing: Sharing,
+    /// What it leads to.
+    pub(crate) event: Event,
+}
+
+impl MsiX {
+    /// The table of `function`, all entries masked, with MSI-X switched on; `None` where it has none. `registers` are the base address
+    /// that [`parakernel_core::pci::MsiX::table`] names.
+    ///
+    /// # Errors
+    ///
+    /// Where the table does not fit into them, or there is no memory to keep its use in.
+    pub(crate) fn new(
+        function: &Function,
+        registers: MappedRegisters,
+        frames: &mut Frames,
+    ) -> Result<Option<Self>, PciError> {
+        let Some(capability) = function.config.msi_x()? else {
+            return Ok(None);
+        };
+        let table = capability.table();
+        table.check(registers.len() as u64)?;
+        let count = capability.vectors() as usize;
+        let node = frames.nodes().next();
+        let entries = node
+            .and_then(|node| frames.place_slice(node, count, Entry::default()))
+            .ok_or(PciError::OutsideBar { offset: table.offset })?;
+        let msix = Self { registers, offset: table.offset as usize, entries };
+        for index in 0..count {
+            msix.write(index, 12, MASKED);
+        }
+        capability.set_enabled(true);
+        Ok(Some(msix))
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Has an entry lead to `event`: one of its own while there are any, else one that others use; `None` when even that is not to
+    /// be had, and the event's process must poll.
+    pub(crate) fn claim(&mut self, event: Event) -> Option<Claim> {
+        let free = self.entries.iter().position(|entry| entry.users == 0);
+        if let Some(index) = free
+            && let Some(vector) = Vector::claim(event)
+        {
+            self.entries[index] = Entry { vector: Some(vector), users: 1 };
+            self.program(index, vector)?;
+            return Some(Claim { entry: index as u16, sharing: Sharing::Own, event });
+        }
+        // Best one whose interrupts go to the same core already, and with few users.
+        let rank = |entry: &Entry| (entry.vector.is_none_or(|vector| vector.core != event.core), entry.users);
+        let (index, entry) = self.entries.iter_mut().enumerate().min_by_key(|(_, entry)| rank(entry))?;
+        if !entry.vector?.share(event) {
+            return None;
+        }
+        entry.users += 1;
+        Some(Claim { entry: index as u16, sharing: Sharing::Shared, event })
+    }
+
+    /// Ends a claim; the entry is masked when nobody is left. An interrupt that is under way still arrives: see
+    /// [`Core::flush_translations`](crate::cores::Core::flush_translations), after which it has.
+    pub(crate) fn release(&mut self, claim: Claim) {
+        let index = usize::from(claim.entry);
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.users > 0) else {
+            return;
+        };
+        entry.users -= 1;
+        let (users, vector) = (entry.users, entry.vector);
+        if users == 0 {
+            entry.vector = None;
+            self.write(index, 12, MASKED);
+            // Reading back makes sure that the device has seen the write.
+            let _ordered = self.registers.read32(self.offset + index * ENTRY_LEN + 12);
+        }
+        if let Some(vector) = vector {
+            vector.release(claim.event);
+        }
+    }
+
+    /// How many entries are in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.users > 0).count()
+    }
+
+    fn program(&self, index: usize, vector: Vector) -> Option<()> {
+        // Without interrupt remapping a message can name 8 bits.
+        let destination = u8::try_from(cores::by_id(vector.core)?.apic_id).ok()?;
+        self.write(index, 12, MASKED);
+        self.write(index, 0, MESSAGE_BASE | u32::from(destination) << 12);
+        self.write(index, 4, 0);
+        self.write(index, 8, u32::from(vector.number));
+        self.write(index, 12, 0);
+        Some(())
+    }
+
+    fn write(&self, index: usize, at: usize, value: u32) {
+        self.registers.write32(self.offset + index * ENTRY_LEN + at, value);
+    }
+}
