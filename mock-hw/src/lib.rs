@@ -2,11 +2,16 @@
 
 extern crate alloc;
 
+pub mod fault;
+pub mod interrupt;
 pub mod memory;
+pub mod nvme;
+pub mod pci;
 pub mod random;
 pub mod trace;
 pub mod world;
 
+mod bytes;
 mod sync;
 
 pub use memory::Memory;

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use embedded_hal::delay::DelayNs;
 use parakernel_core::time::Instant;
 
-use crate::{Memory, random::Random, sync::lock, trace::Trace};
+use crate::{Memory, interrupt::Interrupts, random::Random, sync::lock, trace::Trace};
 
 /// What a device did with its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +76,8 @@ pub struct World {
     shared: Arc<Mutex<State>>,
     clock: Clock,
     trace: Trace,
+    interrupts: Interrupts,
+    seed: u64,
 }
 
 struct State {
@@ -104,6 +106,8 @@ impl World {
             shared: Arc::new(Mutex::new(state)),
             clock: Clock::default(),
             trace: Trace::default(),
+            interrupts: Interrupts::default(),
+            seed,
         }
     }
 
@@ -134,6 +138,18 @@ impl World {
     #[must_use]
     pub fn trace(&self) -> Trace {
         self.trace.clone()
+    }
+
+    /// The interrupts that arrived.
+    #[must_use]
+    pub fn interrupts(&self) -> Interrupts {
+        self.interrupts.clone()
+    }
+
+    /// The seed that replays this run.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// How many steps the devices have done.

@@ -17,6 +17,8 @@ pub enum DmaError {
     Escape(BusAddress),
     /// No memory answers at this address.
     NoMemory(BusAddress),
+    /// The device is gone, asleep, or may not master the bus.
+    NotMaster(BusAddress),
 }
 
 impl fmt::Display for DmaError {
@@ -25,6 +27,7 @@ impl fmt::Display for DmaError {
             Self::Translation(fault) => write!(f, "IOMMU fault at {:#x}", fault.address),
             Self::Escape(address) => write!(f, "no lease covers {address:#x}"),
             Self::NoMemory(address) => write!(f, "no memory at {address:#x}"),
+            Self::NotMaster(address) => write!(f, "the device may not reach {address:#x}"),
         }
     }
 }
@@ -104,6 +107,18 @@ impl Bus {
         let mut bytes = [0; N];
         self.read(address, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Notes a translation that failed, as an injected fault.
+    pub(crate) fn refuse(&self, address: BusAddress) -> DmaError {
+        let inner = &*self.memory.0;
+        let mut state = lock(&inner.state);
+        state.iommu.fail_next(self.requester, 1);
+        let direction = Direction::Bidirectional;
+        let refused = state
+            .iommu
+            .translate(self.requester, address, direction, inner.clock.now());
+        refused.map_or_else(DmaError::Translation, |_| DmaError::NoMemory(address))
     }
 
     /// Translates and audits `len` bytes, `done` bytes into a transfer at `address`; gives their offset in memory.

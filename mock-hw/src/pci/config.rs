@@ -1,0 +1,113 @@
+//! The bytes of a configuration space, and which of them a driver can change.
+
+use crate::bytes::{put, u16_at};
+
+/// What a function is, in the words of its header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) vendor: u16,
+    pub(crate) device: u16,
+    pub(crate) subsystem_vendor: u16,
+    pub(crate) subsystem: u16,
+    pub(crate) revision: u8,
+    /// Class, subclass and programming interface, 8 bits each.
+    pub(crate) class: u32,
+}
+
+/// A capability: its id, and the bytes after id and next pointer.
+#[derive(Clone, Debug)]
+pub(crate) struct Capability {
+    pub(crate) id: u8,
+    pub(crate) body: Vec<u8>,
+    /// Bits of `body` that can be written; missing bytes cannot.
+    pub(crate) writable: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Space {
+    bytes: Vec<u8>,
+    writable: Vec<u8>,
+    /// The bytes after a reset.
+    initial: Vec<u8>,
+    next: usize,
+    last_pointer: usize,
+}
+
+impl Space {
+    /// A type 0 header (PCIe 4.0, 7.5.1).
+    pub(super) fn new(identity: Identity) -> Self {
+        let mut space = Self {
+            bytes: vec![0; 4096],
+            writable: vec![0; 4096],
+            initial: Vec::new(),
+            next: 0x40,
+            last_pointer: 0x34,
+        };
+        put(&mut space.bytes, 0x00, &identity.vendor.to_le_bytes());
+        put(&mut space.bytes, 0x02, &identity.device.to_le_bytes());
+        // Status: there is a capability list.
+        put(&mut space.bytes, 0x06, &0x0010_u16.to_le_bytes());
+        put(&mut space.bytes, 0x08, &[identity.revision]);
+        put(&mut space.bytes, 0x09, &identity.class.to_le_bytes()[..3]);
+        put(
+            &mut space.bytes,
+            0x2c,
+            &identity.subsystem_vendor.to_le_bytes(),
+        );
+        put(&mut space.bytes, 0x2e, &identity.subsystem.to_le_bytes());
+        // Command: memory space, bus master, parity and SERR response, INTx disable.
+        put(&mut space.writable, 0x04, &0x0546_u16.to_le_bytes());
+        put(&mut space.writable, 0x0c, &[0xff]);
+        put(&mut space.writable, 0x3c, &[0xff]);
+        space
+    }
+
+    /// A 64-bit memory BAR of `len` bytes, a power of two; its low bits say so.
+    pub(super) fn add_bar(&mut self, index: usize, len: usize, prefetchable: bool) {
+        let offset = 0x10 + 4 * index;
+        let flags: u32 = if prefetchable { 0xc } else { 0x4 };
+        put(&mut self.bytes, offset, &flags.to_le_bytes());
+        let mask = !(len as u64 - 1);
+        put(&mut self.writable, offset, &mask.to_le_bytes());
+    }
+
+    /// Adds a capability at the end of the list; returns its offset.
+    pub(super) fn add_capability(&mut self, capability: &Capability) -> usize {
+        let at = self.next;
+        let pointer = u8::try_from(at).unwrap_or(0);
+        put(&mut self.bytes, self.last_pointer, &[pointer]);
+        put(&mut self.bytes, at, &[capability.id, 0]);
+        put(&mut self.bytes, at + 2, &capability.body);
+        put(&mut self.writable, at + 2, &capability.writable);
+        self.last_pointer = at + 1;
+        self.next = (at + 2 + capability.body.len()).next_multiple_of(4);
+        at
+    }
+
+    /// Takes the bytes as they are now for those after a reset.
+    pub(super) fn seal(&mut self) {
+        self.initial = self.bytes.clone();
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.bytes.clone_from(&self.initial);
+    }
+
+    pub(crate) fn read(&self, offset: usize, width: usize) -> u64 {
+        let mut value = [0; 8];
+        value[..width].copy_from_slice(&self.bytes[offset..offset + width]);
+        u64::from_le_bytes(value)
+    }
+
+    pub(crate) fn read16(&self, offset: usize) -> u16 {
+        u16_at(&self.bytes, offset)
+    }
+
+    pub(crate) fn write(&mut self, offset: usize, width: usize, value: u64) {
+        for (n, new) in value.to_le_bytes()[..width].iter().enumerate() {
+            let mask = self.writable[offset + n];
+            let byte = &mut self.bytes[offset + n];
+            *byte = (*byte & !mask) | (new & mask);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! One PCI function: what all device models share.
+
+use core::fmt;
+
+use parakernel_core::address::BusAddress;
+
+use super::{
+    config::{Capability, Identity, Space},
+    msix::Msix,
+};
+use crate::{
+    Memory, World,
+    fault::{Fault, Faults},
+    interrupt::{Interrupts, Message},
+    memory::{Bus, DmaError, RequesterId},
+    trace::{Entry, Kind, Trace},
+    world::Clock,
+};
+
+/// A base address register and where MSI-X lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BarLayout {
+    pub(crate) index: usize,
+    /// A power of two.
+    pub(crate) len: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Function {
+    config: Space,
+    msix: Msix,
+    msix_capability: usize,
+    express_capability: usize,
+    power_capability: usize,
+    bars: [usize; 6],
+    bus: Bus,
+    clock: Clock,
+    trace: Trace,
+    interrupts: Interrupts,
+    faults: Faults,
+    removed: bool,
+}
+
+impl Function {
+    /// A function with power management and PCI Express capabilities and the `bars`.
+    pub(crate) fn new(
+        world: &World,
+        memory: &Memory,
+        requester: RequesterId,
+        identity: Identity,
+    ) -> Self {
+        let mut config = Space::new(identity);
+        // Power management: version 3, no PME; D0 and D3hot by the low bits of control.
+        let power_capability = config.add_capability(&Capability {
+            id: 0x01,
+            body: vec![0x03, 0x00, 0x08, 0x00, 0, 0],
+            writable: vec![0, 0, 0x03],
+        });
+        // PCI Express: version 2 endpoint; device capabilities with function-level reset (bit 28).
+        let mut body = vec![0; 0x3a];
+        body[0] = 0x02;
+        body[2..6].copy_from_slice(&0x1000_8002_u32.to_le_bytes());
+        let mut writable = vec![0; 8];
+        writable[6..8].copy_from_slice(&0x7fff_u16.to_le_bytes());
+        let express_capability = config.add_capability(&Capability {
+            id: 0x10,
+            body,
+            writable,
+        });
+        Self {
+            config,
+            msix: Msix::new(0, 0, 0, 0),
+            msix_capability: 0,
+            express_capability,
+            power_capability,
+            bars: [0; 6],
+            bus: memory.bus(requester),
+            clock: world.clock(),
+            trace: world.trace(),
+            interrupts: world.interrupts(),
+            faults: Faults::new(world.seed() ^ u64::from(requester.0)),
+            removed: false,
+        }
+    }
+
+    pub(crate) fn add_bar(&mut self, bar: BarLayout) {
+        self.config.add_bar(bar.index, bar.len, false);
+        self.bars[bar.index] = bar.len;
+    }
+
+    /// Adds `count` vectors, 1 to 2,048, whose table lies at `table` and pending bits at `pending` of `bar`.
+    pub(crate) fn add_msix(&mut self, count: u16, bar: usize, table: usize, pending: usize) {
+        let place = |offset: usize| {
+            let offset = u32::try_from(offset).unwrap_or(0);
+            (offset | u32::try_from(bar).unwrap_or(0)).to_le_bytes()
+        };
+        let mut body = (count - 1).to_le_bytes().to_vec();
+        body.extend(place(table));
+        body.extend(place(pending));
+        let capability = Capability {
+            id: 0x11,
+            body,
+            writable: vec![0, 0xc0],
+        };
+        self.msix_capability = self.config.add_capability(&capability);
+        self.msix = Msix::new(count, bar, table, pending);
+    }
+
+    /// Ends the construction.
+    pub(crate) fn seal(&mut self) {
+        self.config.seal();
+    }
+
+    pub(crate) fn config(&mut self) -> &mut Space {
+        &mut self.config
+    }
+
+    pub(crate) const fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) const fn bar_len(&self, index: usize) -> usize {
+        self.bars[index]
+    }
+
+    /// Whether the device was pulled.
+    pub(crate) const fn is_gone(&self) -> bool {
+        self.removed
+    }
+
+    /// Pulls the device, or puts it back, in its state after power-up.
+    pub(crate) fn set_gone(&mut self, gone: bool) {
+        self.removed = gone;
+        self.reset();
+    }
+
+    /// Configuration space and MSI-X as after power-up.
+    pub(crate) fn reset(&mut self) {
+        self.config.reset();
+        self.msix.reset();
+    }
+
+    /// Whether register accesses get through; reports those that do not although the device is there.
+    pub(super) fn answers(&self, what: &str, offset: usize) -> bool {
+        if self.removed {
+            return false;
+        }
+        let memory_space = self.config.read16(0x04) & 0x2 != 0;
+        if !memory_space {
+            self.violation(
+                "PCIe 4.0, 7.5.1.1.3",
+                format_args!("register {offset:#x} {what} with memory space off"),
+            );
+        }
+        let awake = self.is_awake();
+        if !awake {
+            self.violation(
+                "PCIe 4.0, 5.3.1.4",
+                format_args!("register {offset:#x} {what} in D3hot"),
+            );
+        }
+        memory_space && awake
+    }
+
+    /// Writes configuration space; whether the driver asked for a function-level reset.
+    pub(super) fn write_config(&mut self, offset: usize, width: usize, value: u64) -> bool {
+        self.config.write(offset, width, value);
+        if self.msix_capability != 0 {
+            let control = self.config.read16(self.msix_capability + 2);
+            self.msix.enabled = control & 0x8000 != 0;
+            self.msix.function_masked = control & 0x4000 != 0;
+            self.send_pending();
+        }
+        // Initiate Function Level Reset is bit 15 of device control, and reads as 0.
+        let control = self.express_capability + 8;
+        let last = offset + width - 1;
+        (offset..=last).contains(&(control + 1))
+            && value >> (8 * (control + 1 - offset)) & 0x80 != 0
+    }
+
+    pub(super) fn read_msix(&self, bar: usize, offset: usize, width: usize) -> Option<u64> {
+        self.msix.read(bar, offset, width)
+    }
+
+    pub(super) fn write_msix(
+        &mut self,
+        bar: usize,
+        offset: usize,
+        width: usize,
+        value: u64,
+    ) -> bool {
+        let taken = self.msix.write(bar, offset, width, value);
+        if taken && width < 4 {
+            self.violation(
+                "PCIe 4.0, 7.7.2",
+                format_args!("MSI-X table at {offset:#x} accessed with {width} bytes"),
+            );
+        }
+        if taken {
+            self.send_pending();
+        }
+        taken
+    }
+
+    /// How many MSI-X vectors there are is for [`add_msix`](Self::add_msix) to say; whether `vector` is one.
+    pub(crate) const fn has_vector(&self, vector: u16) -> bool {
+        self.msix.is_valid(vector)
+    }
+
+    pub(crate) const fn uses_msix(&self) -> bool {
+        self.msix.enabled
+    }
+
+    /// Sends the interrupt `vector`, now or when it is unmasked.
+    pub(crate) fn interrupt(&mut self, vector: u16) {
+        if !self.msix.enabled {
+            // INTx is level-triggered and needs a status register to be acknowledged.
+            if self.config.read16(0x04) & 0x0400 == 0 {
+                self.left_out(format_args!("INTx asserted for vector {vector}"));
+            }
+            return;
+        }
+        if self.faults.fires(Fault::LostInterrupt) {
+            self.fault(format_args!("interrupt {vector} lost"));
+            return;
+        }
+        self.msix.raise(vector);
+        self.send_pending();
+    }
+
+    /// Reads memory by DMA.
+    pub(crate) fn read(&self, address: BusAddress, bytes: &mut [u8]) -> Result<(), DmaError> {
+        let allowed = self.may_transfer(address);
+        if allowed.is_err() {
+            bytes.fill(0xff);
+        }
+        allowed.and_then(|()| self.bus.read(address, bytes))
+    }
+
+    pub(crate) fn read_array<const N: usize>(
+        &self,
+        address: BusAddress,
+    ) -> Result<[u8; N], DmaError> {
+        let mut bytes = [0; N];
+        self.read(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Writes memory by DMA.
+    pub(crate) fn write(&self, address: BusAddress, bytes: &[u8]) -> Result<(), DmaError> {
+        self.may_transfer(address)
+            .and_then(|()| self.bus.write(address, bytes))
+    }
+
+    pub(crate) fn violation(&self, section: &'static str, text: fmt::Arguments<'_>) {
+        self.record(Kind::Violation { section }, text);
+    }
+
+    pub(crate) fn left_out(&self, text: fmt::Arguments<'_>) {
+        self.record(Kind::LeftOut, text);
+    }
+
+    pub(crate) fn fault(&self, text: fmt::Arguments<'_>) {
+        self.record(Kind::Fault, text);
+    }
+
+    pub(crate) fn note(&self, text: fmt::Arguments<'_>) {
+        self.record(Kind::Note, text);
+    }
+
+    fn record(&self, kind: Kind, text: fmt::Arguments<'_>) {
+        self.trace.record(Entry {
+            at: self.clock.now(),
+            device: self.bus.requester(),
+            kind,
+            text: text.to_string(),
+        });
+    }
+
+    fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
+        if self.removed {
+            return Err(DmaError::NotMaster(address));
+        }
+        if self.config.read16(0x04) & 0x4 == 0 || !self.is_awake() {
+            let text = format_args!("work for the device at {address:#x} with bus mastering off");
+            self.violation("PCIe 4.0, 7.5.1.1.3", text);
+            return Err(DmaError::NotMaster(address));
+        }
+        if self.faults.fires(Fault::IommuFault) {
+            self.fault(format_args!("transfer at {address:#x} refused"));
+            return Err(self.bus.refuse(address));
+        }
+        Ok(())
+    }
+
+    fn is_awake(&self) -> bool {
+        self.config.read16(self.power_capability + 4) & 3 == 0
+    }
+
+    fn send_pending(&mut self) {
+        let master = self.config.read16(0x04) & 0x4 != 0;
+        while master && !self.removed {
+            let Some((vector, address, data)) = self.msix.take() else {
+                break;
+            };
+            self.interrupts.deliver(Message {
+                requester: self.bus.requester(),
+                vector,
+                address,
+                data,
+                at: self.clock.now(),
+            });
+        }
+    }
+}
