@@ -1,5 +1,8 @@
 //! What the firmware's tables say: cores, NUMA nodes, where PCI's configuration space is.
-#![expect(unsafe_code, reason = "lends out firmware tables that lie in physical memory")]
+#![expect(
+    unsafe_code,
+    reason = "lends out firmware tables that lie in physical memory"
+)]
 
 use core::ops::Range;
 
@@ -52,19 +55,35 @@ impl Machine {
         let tables = Tables::new(&BootMap, PhysAddr::new(rsdp))?;
         let mut machine = Self::default();
         if let Some(madt) = tables.madt()? {
-            let enabled = madt.processors().filter(|core| core.state == ProcessorState::Enabled);
-            machine.cores.extend(enabled.map(|core| core.apic_id).take(CORES_MAX));
+            let enabled = madt
+                .processors()
+                .filter(|core| core.state == ProcessorState::Enabled);
+            machine
+                .cores
+                .extend(enabled.map(|core| core.apic_id).take(CORES_MAX));
         }
         if let Some(srat) = tables.srat()? {
             let cores = srat.processors().filter(|core| core.is_enabled);
-            machine.core_nodes.extend(cores.map(|core| (core.apic_id, core.domain)).take(CORES_MAX));
-            for range in srat.memory().filter(|range| range.flags.contains(MemoryFlags::ENABLED)) {
+            machine.core_nodes.extend(
+                cores
+                    .map(|core| (core.apic_id, core.domain))
+                    .take(CORES_MAX),
+            );
+            for range in srat
+                .memory()
+                .filter(|range| range.flags.contains(MemoryFlags::ENABLED))
+            {
                 let start = range.base.as_u64();
-                let _full = machine.memory.push((start..start.saturating_add(range.len), range.domain)).is_err();
+                let _full = machine
+                    .memory
+                    .push((start..start.saturating_add(range.len), range.domain))
+                    .is_err();
             }
         }
         if let Some(mcfg) = tables.mcfg()? {
-            machine.segments.extend(mcfg.segments().take(machine.segments.capacity()));
+            machine
+                .segments
+                .extend(mcfg.segments().take(machine.segments.capacity()));
         }
         Ok(machine)
     }

@@ -126,7 +126,9 @@ impl AddressSpace {
         let first = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
         for (index, at) in range.step_by(FRAME as usize).enumerate() {
             let frame = PhysAddr::new(first.as_u64() + index as u64 * FRAME);
-            if let Err(error) = self.map_page(frames, at, frame, PageSize::Small, access.flags() | OWNED) {
+            if let Err(error) =
+                self.map_page(frames, at, frame, PageSize::Small, access.flags() | OWNED)
+            {
                 frames.give_back(frame, count - index);
                 return Err(error);
             }

@@ -11,9 +11,9 @@ use crate::acpi::Machine;
 use crate::arch::layout::{self, KernelTables};
 use crate::arch::smp;
 use crate::memory::{EarlyFrames, Frames, Ranges};
+use crate::pci::{self, FUNCTIONS_MAX, Function};
 use crate::seats::Seats;
 use crate::start_info::StartInfo;
-use crate::pci::{self, FUNCTIONS_MAX, Function};
 use crate::{housekeeping, print, serial, time};
 
 global_asm!(include_str!("boot.s"), AP_STACK_TOP = sym smp::AP_STACK_TOP, AP_TABLES = sym smp::AP_TABLES, options(att_syntax));
@@ -87,7 +87,9 @@ fn take_over_memory(start: &StartInfo, machine: Machine) -> Kernel {
     Kernel {
         frames,
         tables,
-        seats: Seats::default(), memory: start.mapped.clone(), functions: Vec::new(),
+        seats: Seats::default(),
+        memory: start.mapped.clone(),
+        functions: Vec::new(),
         machine,
         command_line: start.command_line,
         archive: start.archive_bytes(),

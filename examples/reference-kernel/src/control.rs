@@ -21,13 +21,24 @@ pub(crate) struct Control {
 impl Control {
     /// Starts the processes.
     pub(crate) fn start(kernel: &mut Kernel) -> Self {
-        let mut control = Self { running: 0, verdict: Verdict::Pass };
+        let mut control = Self {
+            running: 0,
+            verdict: Verdict::Pass,
+        };
         let list = command_line::value(kernel.command_line, "run").unwrap_or("");
         for (name, core) in list.split(',').filter(|name| !name.is_empty()).zip(1..) {
             let arguments = command_line::value(kernel.command_line, name).unwrap_or("");
             let file = archive::find(kernel.archive, name).unwrap_or(&[]);
-            let plan = Plan { name, file, arguments, core: CoreId::new(core) };
-            match kernel.seats.start(&mut kernel.frames, kernel.tables.tables(), &plan) {
+            let plan = Plan {
+                name,
+                file,
+                arguments,
+                core: CoreId::new(core),
+            };
+            match kernel
+                .seats
+                .start(&mut kernel.frames, kernel.tables.tables(), &plan)
+            {
                 Ok(()) => control.running += 1,
                 Err(error) => {
                     print!("{name} does not start: {error:?}\n");

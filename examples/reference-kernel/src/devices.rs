@@ -16,8 +16,12 @@ static MASTERS: [Once<&'static Function>; MASTERS_MAX] = [const { Once::new() };
 ///
 /// Where its capabilities are broken, or too many functions are bus masters already.
 pub(crate) fn allow(function: &'static Function) -> Result<(), PciError> {
-    let is_known = |cell: &Once<&Function>| cell.get().is_some_and(|known| known.address == function.address);
-    let is_kept = MASTERS.iter().any(is_known) || MASTERS.iter().any(|cell| cell.set(function).is_ok());
+    let is_known = |cell: &Once<&Function>| {
+        cell.get()
+            .is_some_and(|known| known.address == function.address)
+    };
+    let is_kept =
+        MASTERS.iter().any(is_known) || MASTERS.iter().any(|cell| cell.set(function).is_ok());
     if !is_kept {
         return Err(PciError::Removed);
     }

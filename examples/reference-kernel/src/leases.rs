@@ -12,17 +12,26 @@ impl Leases {
     /// # Errors
     ///
     /// If the process has no such lease.
-    #[expect(clippy::unused_self, reason = "no driver grants leases in this kernel yet")]
+    #[expect(
+        clippy::unused_self,
+        reason = "no driver grants leases in this kernel yet"
+    )]
     pub(crate) const fn submit(&mut self, _handle: u64) -> Result<u64, CallError> {
         Err(CallError::BadLease)
     }
 
     /// Takes over what the process has published for each of its leases.
-    #[expect(clippy::unused_self, reason = "no driver grants leases in this kernel yet")]
+    #[expect(
+        clippy::unused_self,
+        reason = "no driver grants leases in this kernel yet"
+    )]
     pub(crate) const fn submit_all(&mut self) {}
 
     /// Whether a queue has news that the process has not seen.
-    #[expect(clippy::unused_self, reason = "no driver grants leases in this kernel yet")]
+    #[expect(
+        clippy::unused_self,
+        reason = "no driver grants leases in this kernel yet"
+    )]
     pub(crate) const fn has_news(&self) -> bool {
         false
     }

@@ -195,8 +195,18 @@ impl Frames {
     }
 
     /// Memory of `node` for `len` values, all of them `value` at first, for ever.
-    pub(crate) fn place_slice<T: Copy>(&mut self, node: NodeId, len: usize, value: T) -> Option<&'static mut [T]> {
-        const { assert!(align_of::<T>() <= FRAME as usize, "frames are aligned to their size") };
+    pub(crate) fn place_slice<T: Copy>(
+        &mut self,
+        node: NodeId,
+        len: usize,
+        value: T,
+    ) -> Option<&'static mut [T]> {
+        const {
+            assert!(
+                align_of::<T>() <= FRAME as usize,
+                "frames are aligned to their size"
+            )
+        };
         let bytes = size_of::<T>().checked_mul(len)? as u64;
         let count = bytes.div_ceil(FRAME).max(1) as usize;
         let memory = paging::physical(self.take(node, count)?).cast::<T>();

@@ -62,7 +62,10 @@ pub(crate) fn enumerate(kernel: &mut Kernel) {
         while let Some(bus) = buses.get(next).copied() {
             next += 1;
             for behind in scan_bus(kernel, &segment, bus) {
-                if behind > segment.first_bus && behind <= segment.last_bus && !buses.contains(&behind) {
+                if behind > segment.first_bus
+                    && behind <= segment.last_bus
+                    && !buses.contains(&behind)
+                {
                     let _full = buses.push(behind).is_err();
                 }
             }
@@ -73,18 +76,23 @@ pub(crate) fn enumerate(kernel: &mut Kernel) {
 /// Adds the functions on `bus`, and returns the buses behind its bridges.
 fn scan_bus(kernel: &mut Kernel, segment: &Segment, bus: u8) -> Vec<u8, BUSES> {
     let mut behind = Vec::new();
-    let Some(start) = segment.function(bus, 0, 0) else {
+    let first = Address::from_requester(segment.segment, u16::from(bus) << 8);
+    let Some(start) = segment.function(first) else {
         return behind;
     };
-    let Ok(base) = kernel.tables.map_device(&mut kernel.frames, start, (BUSES * CONFIG_LEN) as u64) else {
+    let Ok(base) = kernel
+        .tables
+        .map_device(&mut kernel.frames, start, (BUSES * CONFIG_LEN) as u64)
+    else {
         print!("pci: no room to map bus {bus}\n");
         return behind;
     };
     for index in 0..BUSES {
         let [device, function] = [index as u8 >> 3, index as u8 & 7];
-        let (Some(address), Some(place)) =
-            (Address::new(segment.segment, bus, device, function), base.addr().checked_add(index * CONFIG_LEN))
-        else {
+        let (Some(address), Some(place)) = (
+            Address::new(segment.segment, bus, device, function),
+            base.addr().checked_add(index * CONFIG_LEN),
+        ) else {
             continue;
         };
         // SAFETY: the bus was just mapped, for ever, and its functions have a page each.
@@ -100,12 +108,24 @@ fn scan_bus(kernel: &mut Kernel, segment: &Segment, bus: u8) -> Vec<u8, BUSES> {
 
 fn add(kernel: &mut Kernel, address: Address, config: Config<MappedRegisters>) {
     let identity = config.identity();
-    let Identity { vendor, device, class, .. } = identity;
+    let Identity {
+        vendor,
+        device,
+        class,
+        ..
+    } = identity;
     print!("pci {address}: {vendor:04x}:{device:04x} class {class:06x}\n");
     let Some(node) = kernel.frames.nodes().next() else {
         return;
     };
-    let function = kernel.frames.place(node, Function { address, config, identity });
+    let function = kernel.frames.place(
+        node,
+        Function {
+            address,
+            config,
+            identity,
+        },
+    );
     let is_kept = function.is_some_and(|function| kernel.functions.push(function).is_ok());
     if !is_kept {
         print!("pci: no room for {address}\n");
@@ -126,7 +146,9 @@ impl Function {
         memory: &Ranges,
     ) -> Result<MappedRegisters, BarError> {
         let (start, len) = self.bar(index, memory)?;
-        let base = tables.map_device(frames, start, len).map_err(BarError::Map)?;
+        let base = tables
+            .map_device(frames, start, len)
+            .map_err(BarError::Map)?;
         self.config.enable_memory();
         let len = usize::try_from(len).map_err(|_| BarError::Missing)?;
         // SAFETY: just mapped as device memory, for ever; a base address is aligned to its length of at least 16 bytes.
@@ -135,7 +157,11 @@ impl Function {
 
     /// Where base address `index` is and how long, if that is no memory of ours.
     fn bar(&self, index: u8, memory: &Ranges) -> Result<(PhysAddr, u64), BarError> {
-        let bar = self.config.bar(index).filter(|bar| bar.address != 0).ok_or(BarError::Missing)?;
+        let bar = self
+            .config
+            .bar(index)
+            .filter(|bar| bar.address != 0)
+            .ok_or(BarError::Missing)?;
         let end = bar.address.checked_add(bar.len).ok_or(BarError::Missing)?;
         let range: Range<u64> = bar.address..end;
         if memory.within(&range).iter().next().is_some() {

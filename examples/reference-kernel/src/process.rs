@@ -1,5 +1,8 @@
 //! A process as core 0 sees it: its memory, and the ring in which it gets its outcomes.
-#![expect(unsafe_code, reason = "shares the outcome ring's memory with the process")]
+#![expect(
+    unsafe_code,
+    reason = "shares the outcome ring's memory with the process"
+)]
 
 use core::mem::offset_of;
 use core::ops::Range;
@@ -113,7 +116,17 @@ impl Process {
             stack: STACK_END - 8,
             argument: INFO,
         };
-        Ok((Self { name, run, space, end: None, outcomes, produced: Position::START }, launch))
+        Ok((
+            Self {
+                name,
+                run,
+                space,
+                end: None,
+                outcomes,
+                produced: Position::START,
+            },
+            launch,
+        ))
     }
 
     /// Puts `outcome` where the process finds it; its core must be woken then.
@@ -163,7 +176,10 @@ fn fill(
     outcome_ring(space, frames)
 }
 
-fn outcome_ring(space: &mut AddressSpace, frames: &mut Frames) -> Result<OutcomeRing<'static>, MapError> {
+fn outcome_ring(
+    space: &mut AddressSpace,
+    frames: &mut Frames,
+) -> Result<OutcomeRing<'static>, MapError> {
     let len = (OutcomeRing::bytes(OUTCOME_ENTRIES) as u64).next_multiple_of(FRAME);
     let first = space.allocate_contiguous(frames, OUTCOMES..OUTCOMES + len, Access::ReadWrite)?;
     let base = NonNull::new(paging::physical(first)).ok_or(MapError::OutOfFrames)?;
@@ -182,7 +198,10 @@ fn fill_info(space: &AddressSpace, plan: &Plan<'_>, run: u64) {
         (offset_of!(ProcessInfo, core), plan.core.index() as u32),
         (offset_of!(ProcessInfo, node), space.node().index() as u32),
         (offset_of!(ProcessInfo, outcome_entries), OUTCOME_ENTRIES),
-        (offset_of!(ProcessInfo, arguments_len), arguments.len() as u32),
+        (
+            offset_of!(ProcessInfo, arguments_len),
+            arguments.len() as u32,
+        ),
     ];
     let doubles = [
         (offset_of!(ProcessInfo, tsc_hz), time::hertz()),

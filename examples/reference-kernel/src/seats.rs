@@ -48,7 +48,11 @@ impl Seats {
         core: &'static Core,
         mailbox: KernelEnd,
     ) -> Result<(), MapError> {
-        let seat = Seat { core, mailbox, process: None };
+        let seat = Seat {
+            core,
+            mailbox,
+            process: None,
+        };
         let seat = frames.place(core.node, seat).ok_or(MapError::OutOfFrames)?;
         self.seats.push(seat).map_err(|_| MapError::OutOfFrames)
     }
@@ -79,7 +83,12 @@ impl Seats {
     /// # Errors
     ///
     /// If it cannot be; nothing is left of it then.
-    pub(crate) fn start(&mut self, frames: &mut Frames, kernel: Tables, plan: &Plan<'_>) -> Result<(), StartError> {
+    pub(crate) fn start(
+        &mut self,
+        frames: &mut Frames,
+        kernel: Tables,
+        plan: &Plan<'_>,
+    ) -> Result<(), StartError> {
         let run = self.runs + 1;
         let seat = self.at(plan.core).ok_or(StartError::NoSeat)?;
         if seat.process.is_some() {

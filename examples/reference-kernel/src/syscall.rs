@@ -68,7 +68,10 @@ fn request(process: &mut Running<'_>, pointer: u64) -> Result<u64, CallError> {
     for (word, bytes) in message.words.iter_mut().zip(words) {
         *word = u64::from_le_bytes(*bytes);
     }
-    process.mailbox.request(message).map_err(|_| CallError::Busy)?;
+    process
+        .mailbox
+        .request(message)
+        .map_err(|_| CallError::Busy)?;
     cores::wake_kernel();
     Ok(0)
 }

@@ -62,9 +62,16 @@ impl Vector {
     /// A free vector of the event's core, from now on standing for `event`.
     pub(crate) fn claim(event: Event) -> Option<Self> {
         let core = cores::by_id(event.core)?;
-        let (slot, number) = core.vectors.iter().zip(FIRST_INTERRUPT..).find(|(slot, _)| is_free(slot))?;
+        let (slot, number) = core
+            .vectors
+            .iter()
+            .zip(FIRST_INTERRUPT..)
+            .find(|(slot, _)| is_free(slot))?;
         slot.store(event.mask(), Ordering::Release);
-        Some(Self { core: event.core, number })
+        Some(Self {
+            core: event.core,
+            number,
+        })
     }
 
     /// Has the vector stand for `event` too, which may be another core's; whether there was room for it.
@@ -111,7 +118,10 @@ impl Vector {
 /// Notes that device vector `number` fired on this core.
 pub(crate) fn fire(number: u8) {
     let core = Core::this();
-    let vector = Vector { core: core.id, number };
+    let vector = Vector {
+        core: core.id,
+        number,
+    };
     let events = vector.slot().map_or(0, |slot| slot.load(Ordering::Acquire));
     core.mark(events & !PASSED_ON);
     if events & PASSED_ON != 0 {

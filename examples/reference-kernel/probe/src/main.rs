@@ -13,7 +13,9 @@ use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
 
-use parakernel_core::abi::{Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, OutcomeRing, ProcessInfo, VERSION};
+use parakernel_core::abi::{
+    Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, OutcomeRing, ProcessInfo, VERSION,
+};
 use parakernel_core::memory::SharedMemory;
 use parakernel_core::ring::Position;
 
@@ -59,7 +61,9 @@ fn request(info: &ProcessInfo) -> bool {
     };
     let mut consumed = Position::START;
     (0..100_u64).all(|round| {
-        let sent = Message { words: [round; MESSAGE_WORDS] };
+        let sent = Message {
+            words: [round; MESSAGE_WORDS],
+        };
         let accepted = call(Call::Request as u64, (&raw const sent).addr() as u64, 0);
         let mut got = None;
         // A second in all: the kernel answers at once, but shares its processor with this one.
@@ -76,9 +80,18 @@ fn request(info: &ProcessInfo) -> bool {
 }
 
 fn log() -> bool {
-    let say = |text: &[u8]| call(Call::Log as u64, text.as_ptr().addr() as u64, text.len() as u64);
+    let say = |text: &[u8]| {
+        call(
+            Call::Log as u64,
+            text.as_ptr().addr() as u64,
+            text.len() as u64,
+        )
+    };
     let bad = CallError::BadArgument as u64;
-    say(b"a probe speaks") == 0 && say(&[b'x'; LOG_MAX + 1]) == bad && say(b"\nPASS") == bad && say(b"\xff") == bad
+    say(b"a probe speaks") == 0
+        && say(&[b'x'; LOG_MAX + 1]) == bad
+        && say(b"\nPASS") == bad
+        && say(b"\xff") == bad
 }
 
 /// Vector registers keep their values while interrupts come and go.
@@ -124,8 +137,9 @@ fn wild_pointers(info: &ProcessInfo) -> bool {
         0xffff_ffff_8010_0000,
     ];
     let bad = CallError::BadPointer as u64;
-    wild.iter().all(|at| call(Call::Log as u64, *at, 16) == bad && call(Call::Request as u64, *at, 0) == bad)
-        && call(Call::Log as u64, here, u64::MAX) == CallError::BadArgument as u64
+    wild.iter().all(|at| {
+        call(Call::Log as u64, *at, 16) == bad && call(Call::Request as u64, *at, 0) == bad
+    }) && call(Call::Log as u64, here, u64::MAX) == CallError::BadArgument as u64
         && call(Call::Submit as u64, 7, 0) == CallError::BadLease as u64
 }
 
@@ -146,7 +160,10 @@ fn misbehave(what: &str, info: &ProcessInfo) -> bool {
         "write-code" => unsafe { code.write_volatile(0) },
         // SAFETY: as above.
         "write-info" => unsafe {
-            ptr::from_ref(info).cast::<u8>().cast_mut().write_volatile(0)
+            ptr::from_ref(info)
+                .cast::<u8>()
+                .cast_mut()
+                .write_volatile(0)
         },
         // SAFETY: as above.
         "run-data" => unsafe { asm!("push 0xc3", "call rsp", "pop rax") },

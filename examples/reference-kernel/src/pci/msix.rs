@@ -73,8 +73,14 @@ impl MsiX {
         let node = frames.nodes().next();
         let entries = node
             .and_then(|node| frames.place_slice(node, count, Entry::default()))
-            .ok_or(PciError::OutsideBar { offset: table.offset })?;
-        let msix = Self { registers, offset: table.offset as usize, entries };
+            .ok_or(PciError::OutsideBar {
+                offset: table.offset,
+            })?;
+        let msix = Self {
+            registers,
+            offset: table.offset as usize,
+            entries,
+        };
         for index in 0..count {
             msix.write(index, 12, MASKED);
         }
@@ -94,18 +100,38 @@ impl MsiX {
         if let Some(index) = free
             && let Some(vector) = Vector::claim(event)
         {
-            self.entries[index] = Entry { vector: Some(vector), users: 1 };
+            self.entries[index] = Entry {
+                vector: Some(vector),
+                users: 1,
+            };
             self.program(index, vector)?;
-            return Some(Claim { entry: index as u16, sharing: Sharing::Own, event });
+            return Some(Claim {
+                entry: index as u16,
+                sharing: Sharing::Own,
+                event,
+            });
         }
         // Best one whose interrupts go to the same core already, and with few users.
-        let rank = |entry: &Entry| (entry.vector.is_none_or(|vector| vector.core != event.core), entry.users);
-        let (index, entry) = self.entries.iter_mut().enumerate().min_by_key(|(_, entry)| rank(entry))?;
+        let rank = |entry: &Entry| {
+            (
+                entry.vector.is_none_or(|vector| vector.core != event.core),
+                entry.users,
+            )
+        };
+        let (index, entry) = self
+            .entries
+            .iter_mut()
+            .enumerate()
+            .min_by_key(|(_, entry)| rank(entry))?;
         if !entry.vector?.share(event) {
             return None;
         }
         entry.users += 1;
-        Some(Claim { entry: index as u16, sharing: Sharing::Shared, event })
+        Some(Claim {
+            entry: index as u16,
+            sharing: Sharing::Shared,
+            event,
+        })
     }
 
     /// Ends a claim; the entry is masked when nobody is left. An interrupt that is under way still arrives: see
@@ -145,6 +171,7 @@ impl MsiX {
     }
 
     fn write(&self, index: usize, at: usize, value: u32) {
-        self.registers.write32(self.offset + index * ENTRY_LEN + at, value);
+        self.registers
+            .write32(self.offset + index * ENTRY_LEN + at, value);
     }
 }
