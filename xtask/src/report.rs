@@ -173,6 +173,7 @@ impl Evidence<'_> {
         failures.extend(self.observed.malformed.iter().cloned());
         self.judge_machine(&mut failures);
         self.judge_traffic(total, &mut failures);
+        self.judge_counters(&mut failures);
         self.judge_capture(&mut failures);
         self.judge_disk(&mut failures);
         self.judge_processes(&mut failures);
@@ -229,6 +230,31 @@ impl Evidence<'_> {
                     ..
                 } = tally;
                 failures.push(format!("{address}: {sent} requests, {verified} verified, {lost} lost, {wrong} wrong answers"));
+            }
+        }
+    }
+
+    /// The kernel must have counted every frame that the host has proof of.
+    fn judge_counters(&self, failures: &mut Vec<String>) {
+        for process in &self.cast.processes {
+            let tally = process
+                .network
+                .and_then(|network| self.tallies.get(&network.address));
+            let state = self.observed.processes.get(process.name);
+            if let (
+                Some(tally),
+                Some(ProcessState {
+                    rx_frames,
+                    tx_frames,
+                    ..
+                }),
+            ) = (tally, state)
+            {
+                let answers = tally.verified + tally.first_answers;
+                if *rx_frames < answers || *tx_frames < answers {
+                    let name = process.name;
+                    failures.push(format!("{name}: {answers} answers, but only {rx_frames} frames in and {tx_frames} out"));
+                }
             }
         }
     }
@@ -371,6 +397,8 @@ mod tests {
                     },
                 );
             }
+            let echo = observed.processes.get_mut("echo0").unwrap();
+            (echo.rx_frames, echo.tx_frames) = (11, 11);
             observed.attacks = ATTACKS
                 .map(|name| Attack {
                     name: name.into(),

@@ -168,7 +168,40 @@ pub(crate) fn stock_clients(address: SocketAddr, folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{net::TcpListener, thread};
+    use crate::process::Group;
+    use std::{net::TcpListener, thread, time::Instant};
+
+    /// What is expected of our store is what memcached does; without it there is nothing to compare with.
+    #[test]
+    fn memcached_itself_passes() {
+        if tools::find("memcached").is_none() || tools::find(MEMCACHED_TOOLS.program).is_none() {
+            return;
+        }
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut command = Command::new("memcached");
+        command.args([
+            "-l",
+            "127.0.0.1",
+            "-u",
+            "nobody",
+            "-p",
+            &free.port().to_string(),
+        ]);
+        let _server = Group::spawn(&mut command).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(free).is_err() {
+            assert!(Instant::now() < deadline, "memcached does not start");
+            thread::sleep(Duration::from_millis(20));
+        }
+        converse(free).unwrap();
+        let folder = std::env::temp_dir().join(format!("xtask-store-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        stock_clients(free, &folder).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_wrong_answer_is_quoted() {
