@@ -1,0 +1,130 @@
+//! How a virtio device is reached: over PCI or as memory-mapped registers.
+
+use bitflags::bitflags;
+use parakernel_core::{address::BusAddress, mmio::Registers};
+
+pub mod mmio;
+pub mod pci;
+
+bitflags! {
+    /// How far device and driver have got with each other, §2.1.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Status: u8 {
+        /// The driver has seen the device.
+        const ACKNOWLEDGE = 1;
+        /// The driver knows how to drive it.
+        const DRIVER = 2;
+        /// The driver is ready: the device may use its queues.
+        const DRIVER_OK = 4;
+        /// Both agree on the features.
+        const FEATURES_OK = 8;
+        /// The device failed and must be reset.
+        const DEVICE_NEEDS_RESET = 64;
+        /// The driver has given up.
+        const FAILED = 128;
+    }
+}
+
+impl Status {
+    /// Whether the register read as all ones, which no sequence of states leads to: the device is gone.
+    pub(crate) const fn is_gone(self) -> bool {
+        self.bits() == u8::MAX
+    }
+}
+
+bitflags! {
+    /// Why a device interrupted, where its interrupts do not tell by their number, §4.1.4.5 and §4.2.2.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Cause: u8 {
+        /// A queue has used buffers.
+        const QUEUE = 1;
+        /// The configuration changed, or the device asks to be reset.
+        const CONFIG = 2;
+    }
+}
+
+/// Where the device finds the three areas of a queue, and how many entries it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingAddresses {
+    /// Number of entries.
+    pub entries: u16,
+    /// Descriptor table, or packed ring.
+    pub descriptor: BusAddress,
+    /// Available ring, or the driver's event suppression.
+    pub driver: BusAddress,
+    /// Used ring, or the device's event suppression.
+    pub device: BusAddress,
+}
+
+/// Where a queue is notified: byte `offset` of the notification registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotifyAddress {
+    /// Offset in the notification structure (PCI) or in the register file (MMIO), in bytes.
+    pub offset: usize,
+    /// Width of a notification without `NOTIFICATION_DATA`: 16 bits over PCI (§4.1.5.2), 32 over MMIO (§4.2.3.3).
+    pub wide: bool,
+}
+
+/// The registers of a virtio device, whatever bus it sits on.
+///
+/// More methods than a trait of this family should have, because each is one register of the specification's list
+/// (§4.1.4.3, §4.2.2), and a transport that lacked one would be none.
+pub trait Transport {
+    /// The register file.
+    type Registers: Registers;
+
+    /// The features that the device offers, less those that this transport cannot carry.
+    fn device_features(&self) -> u64;
+
+    /// Tells the device which features the driver accepts.
+    fn accept_features(&self, features: u64);
+
+    /// The device's status.
+    fn status(&self) -> Status;
+
+    /// Sets the device's status; empty to reset it.
+    fn set_status(&self, status: Status);
+
+    /// A number that changes when the configuration does.
+    fn config_generation(&self) -> u32;
+
+    /// The device's own configuration.
+    fn config(&self) -> (&Self::Registers, usize);
+
+    /// The most entries that `queue` may have, 0 where it does not exist. Valid before the queue is first enabled, and
+    /// after it was reset.
+    fn max_entries(&self, queue: u16) -> u32;
+
+    /// Gives `queue` its memory and lets the device use it.
+    fn enable_queue(&self, queue: u16, ring: &RingAddresses);
+
+    /// Whether the device may use `queue`.
+    fn is_queue_enabled(&self, queue: u16) -> bool;
+
+    /// Starts the reset of `queue`; only with `RING_RESET`.
+    fn start_queue_reset(&self, queue: u16);
+
+    /// Whether the reset of `queue` is still under way.
+    fn is_queue_resetting(&self, queue: u16) -> bool;
+
+    /// Sends interrupts of `queue` (of configuration changes, where that is `None`) to `vector`, `None` for nowhere.
+    /// Whether the device agreed; a transport without vectors agrees to `None` only.
+    fn set_vector(&self, queue: Option<u16>, vector: Option<u16>) -> bool;
+
+    /// Where `queue` is notified; `None` where that lies outside the notification registers.
+    fn notify_address(&self, queue: u16) -> Option<NotifyAddress>;
+
+    /// The registers that queues are notified through.
+    fn notify_registers(&self) -> &Self::Registers;
+
+    /// The least distance between the notification registers of two queues, in bytes; 0 where they share one.
+    fn notify_stride(&self) -> usize;
+
+    /// Why the device interrupted; reading it acknowledges the interrupt.
+    fn take_cause(&self) -> Cause;
+}
+
+/// Splits an address into its low and high 32 bits.
+pub(crate) const fn halves(address: BusAddress) -> (u64, u64) {
+    (address.as_u64() & 0xFFFF_FFFF, address.as_u64() >> 32)
+}

@@ -1,0 +1,396 @@
+//! The split layout, §2.7: a table of descriptors, a ring of what is available and a ring of what was used.
+#![expect(unsafe_code, reason = "says which types consist of atomics only")]
+
+use core::sync::atomic::{
+    AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+
+use parakernel_core::{
+    memory::{DmaBlock, PAGE_SIZE, Shared, SharedMemory},
+    ring::{Position, Slot},
+};
+
+use super::{
+    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, addresses, low16,
+    need_event, slot,
+};
+use crate::{error::RingError, transport::RingAddresses};
+
+/// An entry of the descriptor table, or of an indirect table, §2.7.5.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Descriptor {
+    address: AtomicU64,
+    /// Length in bits 0 to 31, flags in 32 to 47, next in 48 to 63.
+    rest: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Descriptor>() == 16);
+
+// SAFETY: two atomics of 8 bytes each, aligned to 16.
+unsafe impl Shared for Descriptor {}
+
+impl Descriptor {
+    /// Writes the whole descriptor; `next` counts where `flags` say so.
+    #[inline]
+    pub fn store(&self, entry: Entry, next: u16) {
+        let flags = u64::from(entry.flags.bits());
+        let rest = u64::from(entry.len) | flags << 32 | u64::from(next) << 48;
+        self.address.store(entry.address.to_le(), Relaxed);
+        self.rest.store(rest.to_le(), Relaxed);
+    }
+
+    /// Writes the address alone.
+    #[inline]
+    pub fn store_address(&self, address: u64) {
+        self.address.store(address.to_le(), Relaxed);
+    }
+
+    /// Reads the whole descriptor once, each half in one load: the entry and its `next`.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    pub fn load(&self) -> (Entry, u16) {
+        let rest = u64::from_le(self.rest.load(Relaxed));
+        let entry = Entry {
+            address: self.load_address(),
+            len: rest as u32,
+            flags: DescriptorFlags::from_bits_retain((rest >> 32) as u16),
+        };
+        (entry, (rest >> 48) as u16)
+    }
+
+    /// Reads the address alone.
+    #[inline]
+    pub fn load_address(&self) -> u64 {
+        u64::from_le(self.address.load(Relaxed))
+    }
+}
+
+/// The available ring, §2.7.6: written by the driver.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Available<const N: usize> {
+    flags: AtomicU16,
+    index: AtomicU16,
+    ring: [AtomicU16; N],
+    used_event: AtomicU16,
+}
+
+// SAFETY: atomics of 2 bytes, so no padding.
+unsafe impl<const N: usize> Shared for Available<N> {}
+
+/// The used ring, §2.7.8: written by the device.
+///
+/// It is placed 4 bytes behind a multiple of 8, where the specification asks for a multiple of 4 only: so each element
+/// is aligned, read in one load, and never spans two cache lines.
+#[derive(Debug)]
+#[repr(C)]
+pub struct UsedArea<const N: usize> {
+    before: AtomicU32,
+    flags: AtomicU16,
+    index: AtomicU16,
+    /// Id in bits 0 to 31, length in 32 to 63.
+    ring: [AtomicU64; N],
+    avail_event: AtomicU16,
+    behind: [AtomicU16; 3],
+}
+
+const _: () = assert!(size_of::<UsedArea<2>>() == 32);
+
+impl<const N: usize> UsedArea<N> {
+    /// Where the used ring proper begins: at its flags.
+    const FLAGS: usize = 4;
+}
+
+// SAFETY: 4 + 2 + 2 + 8 N + 2 + 6 bytes of atomics, aligned to 8: no padding.
+unsafe impl<const N: usize> Shared for UsedArea<N> {}
+
+/// "If set, the other side does not want to be notified": `VIRTQ_AVAIL_F_NO_INTERRUPT`, `VIRTQ_USED_F_NO_NOTIFY`.
+const NO_NOTIFICATION: u16 = 1;
+
+/// The available and the used ring, without descriptors.
+#[derive(Debug)]
+pub struct Rings<'a, const N: usize> {
+    available: &'a Available<N>,
+    used: &'a UsedArea<N>,
+}
+
+impl<const N: usize> Clone for Rings<'_, N> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<const N: usize> Copy for Rings<'_, N> {}
+
+impl<const N: usize> Rings<'_, N> {
+    #[inline]
+    fn progress(&self, next: Position, outstanding: u32) -> Result<Position, RingError> {
+        let index = u16::from_le(self.used.index.load(Acquire));
+        let end = next.next_with_low16(index);
+        let claimed = end.since(next);
+        if claimed > outstanding {
+            return Err(RingError::IndexJump {
+                claimed,
+                outstanding,
+            });
+        }
+        Ok(end)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    fn used(&self, end: Position, at: Position) -> Option<Used> {
+        if at == end {
+            return None;
+        }
+        let element = u64::from_le(self.used.ring[slot(at, N)].load(Relaxed));
+        Some(Used {
+            id: element as u32,
+            len: (element >> 32) as u32,
+        })
+    }
+
+    #[inline]
+    fn offer(&self, at: Position, head: u16) {
+        self.available.ring[slot(at, N)].store(head.to_le(), Relaxed);
+    }
+
+    #[inline]
+    fn publish(&self, tail: Position) {
+        self.available.index.store(low16(tail).to_le(), Release);
+    }
+
+    #[inline]
+    fn wants_notification(&self, events: Events, old: Position, new: Position) -> bool {
+        fence(SeqCst);
+        match events {
+            Events::Flags => u16::from_le(self.used.flags.load(Relaxed)) & NO_NOTIFICATION == 0,
+            Events::Index => {
+                let event = u16::from_le(self.used.avail_event.load(Relaxed));
+                need_event(event, low16(new), low16(old))
+            }
+        }
+    }
+
+    fn ask_for_interrupt(&self, events: Events, used: Option<Position>) {
+        match events {
+            Events::Flags => {
+                let flags = if used.is_some() { 0 } else { NO_NOTIFICATION };
+                self.available.flags.store(flags.to_le(), Relaxed);
+            }
+            Events::Index => {
+                // The flag must stay 0 here (§2.7.7.1); an index that was just passed is as good as none.
+                let passed = u16::from_le(self.used.index.load(Relaxed)).wrapping_sub(1);
+                let at = used.map_or(passed, low16);
+                self.available.used_event.store(at.to_le(), Relaxed);
+            }
+        }
+        fence(SeqCst);
+    }
+}
+
+/// Implements [`Format`] by the field `rings`.
+macro_rules! format_by_rings {
+    ($name:ident) => {
+        impl<const N: usize> Format for $name<'_, N> {
+            /// Where the device's progress ends.
+            type Progress = Position;
+
+            const ENTRIES: usize = N;
+
+            #[inline]
+            fn progress(&self, next: Position, outstanding: u32) -> Result<Position, RingError> {
+                self.rings.progress(next, outstanding)
+            }
+
+            #[inline]
+            fn used(&self, progress: Position, at: Position) -> Option<Used> {
+                self.rings.used(progress, at)
+            }
+
+            #[inline]
+            fn publish(&self, tail: Position) {
+                self.rings.publish(tail);
+            }
+
+            #[inline]
+            fn wants_notification(&self, events: Events, old: Position, new: Position) -> bool {
+                self.rings.wants_notification(events, old, new)
+            }
+
+            fn ask_for_interrupt(&self, events: Events, used: Option<Position>) {
+                self.rings.ask_for_interrupt(events, used);
+            }
+
+            fn notification_data(tail: Position) -> u16 {
+                low16(tail)
+            }
+        }
+
+        impl<const N: usize> Clone for $name<'_, N> {
+            #[inline]
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<const N: usize> Copy for $name<'_, N> {}
+    };
+}
+
+/// A split ring of `N` entries.
+#[derive(Debug)]
+pub struct Split<'a, const N: usize> {
+    descriptors: &'a [Descriptor; N],
+    rings: Rings<'a, N>,
+}
+
+format_by_rings!(Split);
+
+impl<'a, const N: usize> Split<'a, N> {
+    /// Offset of the available ring in a block that holds the whole ring: a page of its own.
+    pub const AVAILABLE: usize = (16 * N).next_multiple_of(PAGE_SIZE);
+    /// Offset of the used ring's page in a block that holds the whole ring.
+    pub const USED: usize = Self::AVAILABLE + size_of::<Available<N>>().next_multiple_of(PAGE_SIZE);
+    /// Bytes of a block that holds the whole ring, each area on pages of its own.
+    pub const BYTES: usize = Self::USED + size_of::<UsedArea<N>>().next_multiple_of(PAGE_SIZE);
+
+    /// The ring in the three areas, each from its first byte on; `None` where one is too small or not aligned.
+    ///
+    /// The areas may be of one block or of several, with different rights: a process's ring is its shadow of the
+    /// first two and the device's own third.
+    #[must_use]
+    pub fn new(
+        descriptors: SharedMemory<'a>,
+        available: SharedMemory<'a>,
+        used: SharedMemory<'a>,
+    ) -> Option<Self> {
+        Some(Self {
+            descriptors: descriptors.view(0)?,
+            rings: Sealed::new(available, used)?.rings,
+        })
+    }
+
+    /// The ring in one block of [`BYTES`](Self::BYTES) bytes, aligned to a page.
+    #[must_use]
+    pub fn in_block(block: SharedMemory<'a>) -> Option<Self> {
+        Self::new(
+            block,
+            block.part(Self::AVAILABLE, Self::USED - Self::AVAILABLE)?,
+            block.part(Self::USED, Self::BYTES - Self::USED)?,
+        )
+    }
+
+    /// Where the device finds the ring in `block`.
+    #[must_use]
+    pub const fn addresses(block: &DmaBlock<'_>) -> RingAddresses {
+        #[expect(clippy::cast_possible_truncation, reason = "at most 32768, checked in `new`")]
+        let entries = N as u16;
+        let device = Self::USED + UsedArea::<N>::FLAGS;
+        addresses(block.bus_address(), entries, [0, Self::AVAILABLE, device])
+    }
+
+    /// The descriptor at `slot`.
+    #[inline]
+    #[must_use]
+    pub fn descriptor(&self, slot: Slot) -> Option<&'a Descriptor> {
+        self.descriptors.get(slot.index())
+    }
+}
+
+impl<const N: usize> ReceiveFormat for Split<'_, N> {
+    fn prepare(&self, len: u32) {
+        let entry = Entry {
+            address: 0,
+            len,
+            flags: DescriptorFlags::WRITE,
+        };
+        for (index, descriptor) in (0_u16..).zip(self.descriptors) {
+            descriptor.store(entry, 0);
+            self.rings.available.ring[usize::from(index)].store(index.to_le(), Relaxed);
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
+    fn id(&self, at: Position, _buffer: u16) -> u16 {
+        slot(at, N) as u16
+    }
+
+    #[inline]
+    fn arm(&self, at: Position, _id: u16, address: u64, _len: u32) {
+        // Length, flags and the available ring's entry are there since `prepare`.
+        self.descriptors[slot(at, N)].store_address(address);
+    }
+}
+
+impl<const N: usize> TransmitFormat for Split<'_, N> {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
+    fn write(&self, at: Position, _id: u16, entry: Entry) {
+        let next = slot(at.after(), N) as u16;
+        self.descriptors[slot(at, N)].store(entry, next);
+    }
+
+    #[inline]
+    fn offer(&self, chain: Position, head: u16) {
+        self.rings.offer(chain, head);
+    }
+
+    #[inline]
+    fn tail(_descriptors: Position, chains: Position) -> Position {
+        chains
+    }
+
+    #[inline]
+    fn used_step(_descriptors: u32) -> u32 {
+        1
+    }
+}
+
+/// The receive ring of a process in `Sealed` mode: the kernel filled the descriptors, once, and nobody writes them.
+///
+/// Descriptor `i` is buffer `i` of the process's arena, so a buffer is armed by writing its number into the available
+/// ring.
+#[derive(Debug)]
+pub struct Sealed<'a, const N: usize> {
+    rings: Rings<'a, N>,
+}
+
+format_by_rings!(Sealed);
+
+impl<'a, const N: usize> Sealed<'a, N> {
+    const SIZE_IS_ALLOWED: () = assert!(
+        N.is_power_of_two() && N <= 32768,
+        "a split ring has a power of two of entries, at most 32768 (§2.7)"
+    );
+
+    /// The ring in its two areas, each from its first byte on; `None` where one is too small or not aligned.
+    #[must_use]
+    pub fn new(available: SharedMemory<'a>, used: SharedMemory<'a>) -> Option<Self> {
+        const { Self::SIZE_IS_ALLOWED };
+        let rings = Rings {
+            available: available.view(0)?,
+            used: used.view(0)?,
+        };
+        Some(Self { rings })
+    }
+}
+
+impl<const N: usize> ReceiveFormat for Sealed<'_, N> {
+    fn prepare(&self, _len: u32) {}
+
+    #[inline]
+    fn id(&self, _at: Position, buffer: u16) -> u16 {
+        buffer
+    }
+
+    #[inline]
+    fn arm(&self, at: Position, id: u16, _address: u64, _len: u32) {
+        self.rings.offer(at, id);
+    }
+}
