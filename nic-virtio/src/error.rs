@@ -4,6 +4,7 @@ use core::fmt;
 
 use parakernel_core::{
     error::{Error, ErrorKind},
+    pci::PciError,
     time::Timeout,
 };
 
@@ -28,11 +29,8 @@ pub enum InitError {
     NotVirtioNet(u32),
     /// A legacy device: it does not offer `VERSION_1`, or has the legacy register layout.
     Legacy,
-    /// The PCI capability list is broken: an entry outside the configuration space, or a loop.
-    Capabilities {
-        /// Where the broken entry lies in the configuration space.
-        offset: u16,
-    },
+    /// The PCI configuration space is broken: a capability that is too short, say, or a list with a loop.
+    Pci(PciError),
     /// A structure that every device has is missing, lies outside its BAR, or is too small.
     Structure(Structure),
     /// The registers read as all ones: there is no device, or no longer.
@@ -81,12 +79,12 @@ impl InitError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::NotVirtioNet(_) | Self::Legacy => ErrorKind::Unsupported,
-            Self::Capabilities { .. }
+            Self::Pci(PciError::Removed) | Self::Removed => ErrorKind::Removed,
+            Self::Pci(_)
             | Self::Structure(_)
             | Self::ConfigUnstable
             | Self::Config { .. }
             | Self::FeaturesRefused => ErrorKind::Protocol,
-            Self::Removed => ErrorKind::Removed,
             Self::Reset(_) => ErrorKind::Timeout,
             Self::Queue { .. } => ErrorKind::Exhausted,
             Self::Memory => ErrorKind::InvalidArgument,
@@ -100,9 +98,7 @@ impl fmt::Display for InitError {
         match self {
             Self::NotVirtioNet(found) => write!(f, "not a virtio network device ({found:#x})"),
             Self::Legacy => f.write_str("a legacy device, which is not supported"),
-            Self::Capabilities { offset } => {
-                write!(f, "the PCI capability at {offset:#x} is broken")
-            }
+            Self::Pci(error) => write!(f, "the PCI configuration space is broken: {error}"),
             Self::Structure(structure) => {
                 write!(f, "the {structure:?} structure is missing or too small")
             }
@@ -156,7 +152,9 @@ impl RingError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Frame { .. } => ErrorKind::InvalidArgument,
-            _ => ErrorKind::Protocol,
+            Self::IndexJump { .. } | Self::Id(_) | Self::Length { .. } | Self::BufferCount(_) => {
+                ErrorKind::Protocol
+            }
         }
     }
 }

@@ -138,6 +138,9 @@ mod tests {
     #[test]
     fn a_legacy_device_is_refused() {
         let offered = Features::all() - Features::VERSION_1;
-        assert_eq!(Features::choose(offered, Features::all()), Err(InitError::Legacy));
+        assert_eq!(
+            Features::choose(offered, Features::all()),
+            Err(InitError::Legacy)
+        );
     }
 }

@@ -1,13 +1,20 @@
 //! The header before each frame, §5.1.6.
 
-use zerocopy::{
-    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::U16,
-};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U16};
 
 /// `virtio_net_hdr` of a device with `VERSION_1` and without hash reports.
 #[derive(
-    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct Header {
@@ -116,9 +123,15 @@ mod tests {
         assert_eq!(Header::checksum(&[0; 12]), Some(Checksum::Unknown));
         assert_eq!(Header::checksum(&[0; 11]), None);
         let header = Header::with_partial_checksum(34, 6);
-        let partial = Checksum::Partial { start: 34, offset: 6 };
+        let partial = Checksum::Partial {
+            start: 34,
+            offset: 6,
+        };
         assert_eq!(Header::checksum(header.as_bytes()), Some(partial));
-        let valid = Header { flags: Header::DATA_VALID, ..Header::default() };
+        let valid = Header {
+            flags: Header::DATA_VALID,
+            ..Header::default()
+        };
         assert_eq!(Header::checksum(valid.as_bytes()), Some(Checksum::Valid));
     }
 

@@ -1,7 +1,7 @@
 //! How a virtio device is reached: over PCI or as memory-mapped registers.
 
 use bitflags::bitflags;
-use parakernel_core::{address::BusAddress, mmio::Registers};
+use parakernel_core::{address::BusAddress, memory::DmaBlock, mmio::Registers};
 
 pub mod mmio;
 pub mod pci;
@@ -44,16 +44,41 @@ bitflags! {
 }
 
 /// Where the device finds the three areas of a queue, and how many entries it has.
+///
+/// Made from a [`DmaBlock`] only, which answers for the addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingAddresses {
+    entries: u16,
+    areas: [BusAddress; 3],
+}
+
+impl RingAddresses {
+    /// The ring of `entries` whose descriptor, driver and device areas lie at these offsets in `block`.
+    pub(crate) const fn in_block(block: &DmaBlock<'_>, entries: u16, offsets: [usize; 3]) -> Self {
+        let bus = block.bus_address().as_u64();
+        let [descriptor, driver, device] = offsets;
+        Self {
+            entries,
+            areas: [
+                BusAddress::new(bus + descriptor as u64),
+                BusAddress::new(bus + driver as u64),
+                BusAddress::new(bus + device as u64),
+            ],
+        }
+    }
+
     /// Number of entries.
-    pub entries: u16,
-    /// Descriptor table, or packed ring.
-    pub descriptor: BusAddress,
-    /// Available ring, or the driver's event suppression.
-    pub driver: BusAddress,
-    /// Used ring, or the device's event suppression.
-    pub device: BusAddress,
+    #[must_use]
+    pub const fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// Low and high halves of the descriptor area (descriptor table, or packed ring), of the driver area (available
+    /// ring, or the driver's event suppression) and of the device area (used ring, or the device's).
+    pub(crate) fn halves(&self) -> [(u64, u64); 3] {
+        self.areas
+            .map(|area| (area.as_u64() & 0xFFFF_FFFF, area.as_u64() >> 32))
+    }
 }
 
 /// Where a queue is notified: byte `offset` of the notification registers.
@@ -122,9 +147,4 @@ pub trait Transport {
 
     /// Why the device interrupted; reading it acknowledges the interrupt.
     fn take_cause(&self) -> Cause;
-}
-
-/// Splits an address into its low and high 32 bits.
-pub(crate) const fn halves(address: BusAddress) -> (u64, u64) {
-    (address.as_u64() & 0xFFFF_FFFF, address.as_u64() >> 32)
 }

@@ -1,9 +1,9 @@
 //! The two layouts of a virtqueue, behind one trait, and the rule that decides on notifications.
 
 use bitflags::bitflags;
-use parakernel_core::{address::BusAddress, ring::Position};
+use parakernel_core::ring::Position;
 
-use crate::{error::RingError, transport::RingAddresses};
+use crate::error::RingError;
 
 pub mod packed;
 pub mod split;
@@ -29,7 +29,7 @@ bitflags! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// First byte: an [`Iova`](parakernel_core::address::Iova) in a process's ring, a
-    /// [`BusAddress`] in a device's.
+    /// [`BusAddress`](parakernel_core::address::BusAddress) in a device's.
     pub address: u64,
     /// Length in bytes.
     pub len: u32,
@@ -67,6 +67,9 @@ pub trait Format: Copy {
     /// What the device said at `at`, or `None` where it has not come so far.
     fn used(&self, progress: Self::Progress, at: Position) -> Option<Used>;
 
+    /// How many completions there can be from `at` on, as far as was seen.
+    fn ahead(progress: Self::Progress, at: Position) -> u32;
+
     /// Publishes all that was offered or armed before `tail`.
     fn publish(&self, tail: Position);
 
@@ -86,6 +89,12 @@ pub trait Format: Copy {
 
 /// A ring that frames are received through: each buffer is a chain of one descriptor.
 pub trait ReceiveFormat: Format {
+    /// Whether a buffer's id is the slot that it is armed in, so that the next one can take its place.
+    const IN_PLACE: bool;
+
+    /// Whether each of `count` buffers can be armed.
+    fn fits(&self, count: u16) -> bool;
+
     /// Fills in what never changes where all buffers take `len` bytes.
     fn prepare(&self, len: u32);
 
@@ -145,17 +154,6 @@ pub const fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-/// Where the three areas of a ring lie in a block that starts at `bus`.
-pub(crate) const fn addresses(bus: BusAddress, entries: u16, areas: [usize; 3]) -> RingAddresses {
-    let [descriptor, driver, device] = areas;
-    RingAddresses {
-        entries,
-        descriptor: BusAddress::new(bus.as_u64() + descriptor as u64),
-        driver: BusAddress::new(bus.as_u64() + driver as u64),
-        device: BusAddress::new(bus.as_u64() + device as u64),
-    }
-}
-
 /// The slot of `at` in a ring of `entries`, a power of two.
 #[inline]
 pub(crate) const fn slot(at: Position, entries: usize) -> usize {
@@ -164,7 +162,10 @@ pub(crate) const fn slot(at: Position, entries: usize) -> usize {
 
 /// The low 16 bits of a position: an index as rings hold it.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "indices are 16 bits wide, §2.7.6")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "indices are 16 bits wide, §2.7.6"
+)]
 pub(crate) const fn low16(at: Position) -> u16 {
     at.as_u32() as u16
 }

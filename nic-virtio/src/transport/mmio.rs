@@ -3,7 +3,7 @@
 
 use parakernel_core::mmio::{Address, Readable, Register, Registers, Window, Writable};
 
-use super::{Cause, NotifyAddress, RingAddresses, Status, Transport, halves};
+use super::{Cause, NotifyAddress, RingAddresses, Status, Transport};
 use crate::{
     error::{InitError, Structure},
     features::Features,
@@ -51,7 +51,10 @@ impl<R: Registers> MmioTransport<R> {
         Ok(transport)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "all registers have 32 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "all registers have 32 bits"
+    )]
     fn get<T: Readable<Block = regs::Mmio>>(&self) -> u32 {
         self.registers.read::<T>().bits() as u32
     }
@@ -83,10 +86,14 @@ impl<R: Registers> Transport for MmioTransport<R> {
 
     fn accept_features(&self, features: u64) {
         let [low, high] = [features, features >> 32].map(|half| half & 0xFFFF_FFFF);
-        self.registers.write(regs::MmioDriverFeaturesSel::from_bits(0));
-        self.registers.write(regs::MmioDriverFeatures::from_bits(low));
-        self.registers.write(regs::MmioDriverFeaturesSel::from_bits(1));
-        self.registers.write(regs::MmioDriverFeatures::from_bits(high));
+        self.registers
+            .write(regs::MmioDriverFeaturesSel::from_bits(0));
+        self.registers
+            .write(regs::MmioDriverFeatures::from_bits(low));
+        self.registers
+            .write(regs::MmioDriverFeaturesSel::from_bits(1));
+        self.registers
+            .write(regs::MmioDriverFeatures::from_bits(high));
     }
 
     fn status(&self) -> Status {
@@ -113,16 +120,14 @@ impl<R: Registers> Transport for MmioTransport<R> {
 
     fn enable_queue(&self, queue: u16, ring: &RingAddresses) {
         self.select(queue);
-        self.set::<regs::MmioQueueSize>(ring.entries.into());
-        let (low, high) = halves(ring.descriptor);
-        self.set_address::<regs::MmioQueueDescLow>(low);
-        self.set_address::<regs::MmioQueueDescHigh>(high);
-        let (low, high) = halves(ring.driver);
-        self.set_address::<regs::MmioQueueDriverLow>(low);
-        self.set_address::<regs::MmioQueueDriverHigh>(high);
-        let (low, high) = halves(ring.device);
-        self.set_address::<regs::MmioQueueDeviceLow>(low);
-        self.set_address::<regs::MmioQueueDeviceHigh>(high);
+        self.set::<regs::MmioQueueSize>(ring.entries().into());
+        let [descriptor, driver, device] = ring.halves();
+        self.set_address::<regs::MmioQueueDescLow>(descriptor.0);
+        self.set_address::<regs::MmioQueueDescHigh>(descriptor.1);
+        self.set_address::<regs::MmioQueueDriverLow>(driver.0);
+        self.set_address::<regs::MmioQueueDriverHigh>(driver.1);
+        self.set_address::<regs::MmioQueueDeviceLow>(device.0);
+        self.set_address::<regs::MmioQueueDeviceHigh>(device.1);
         self.set::<regs::MmioQueueReady>(1);
     }
 
@@ -163,7 +168,10 @@ impl<R: Registers> Transport for MmioTransport<R> {
     fn take_cause(&self) -> Cause {
         let status = self.get::<regs::MmioInterruptStatus>();
         self.set::<regs::MmioInterruptAck>(status);
-        #[expect(clippy::cast_possible_truncation, reason = "two bits are defined, §4.2.2")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "two bits are defined, §4.2.2"
+        )]
         Cause::from_bits_truncate(status as u8)
     }
 }

@@ -1,9 +1,12 @@
 //! Virtio over PCI, §4.1: capabilities, and the structures that they point to.
 #![expect(unsafe_code, reason = "tells the device where its queues lie")]
 
-use parakernel_core::mmio::{Address, Readable, Register, Registers, Window, Writable};
+use parakernel_core::{
+    mmio::{Address, Readable, Registers, Window, Writable},
+    pci::{Capability, Config, Identity, PciError},
+};
 
-use super::{Cause, NotifyAddress, RingAddresses, Status, Transport, halves};
+use super::{Cause, NotifyAddress, RingAddresses, Status, Transport};
 use crate::{
     error::{InitError, Structure},
     regs,
@@ -16,24 +19,11 @@ const DEVICE: u16 = 0x1041;
 /// PCI device of a transitional network card, which is driven as a modern one where it can be, §4.1.2.1.
 const DEVICE_TRANSITIONAL: u16 = 0x1000;
 
-/// Where the PCI header has vendor, device, status and the start of the capability list.
-const VENDOR_OFFSET: usize = 0x00;
-const DEVICE_OFFSET: usize = 0x02;
-const STATUS_OFFSET: usize = 0x06;
-const CAPABILITIES_OFFSET: usize = 0x34;
-/// The bit of the PCI status register that says there is a capability list.
-const HAS_CAPABILITIES: u16 = 1 << 4;
-/// Bytes of the configuration space that the header takes; capabilities lie behind it.
-const HEADER_LEN: u16 = 0x40;
-/// Bytes of configuration space in which the list may lie.
-const SPACE_LEN: u16 = 0x100;
-/// More capabilities than fit into the space cannot be: a longer list is a loop.
-const MAX_CAPABILITIES: u16 = (SPACE_LEN - HEADER_LEN) / 4;
-/// The id of vendor-specific capabilities, which virtio's are.
-const VENDOR_SPECIFIC: u8 = 0x09;
 /// Bytes of a virtio capability, and of the one for notifications, which has the multiplier behind it.
 const CAPABILITY_LEN: u8 = 16;
 const NOTIFY_CAPABILITY_LEN: u8 = 20;
+/// Bytes of configuration space in which conventional capabilities lie.
+const SPACE_LEN: u16 = 0x100;
 /// A BAR number above this is reserved, §4.1.4.
 const MAX_BAR: u8 = 5;
 
@@ -64,48 +54,29 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Reads the capabilities in the PCI configuration space `space`.
+    /// Reads the capabilities of the function whose configuration space is `config`.
     ///
     /// Of several capabilities for one structure the first is taken, as §4.1.4 wants; such as lie in a reserved BAR
-    /// are passed over. Every offset, length and link is checked: the list ends after as many entries as fit.
+    /// are passed over. Every offset and length is checked, and the list ends after as many entries as fit.
     ///
     /// # Errors
     ///
     /// Where this is no virtio network device, the list is broken, or a structure is missing or too small.
-    pub fn parse(space: &impl Registers) -> Result<Self, InitError> {
-        identify(space)?;
+    pub fn parse<R: Registers>(config: &Config<R>) -> Result<Self, InitError> {
+        let Identity { vendor, device, .. } = config.identity();
+        if vendor != VENDOR || !matches!(device, DEVICE | DEVICE_TRANSITIONAL) {
+            let found = u32::from(device) << 16 | u32::from(vendor);
+            return Err(InitError::NotVirtioNet(found));
+        }
         let mut found = Found::default();
-        let mut offset = u16::from(space.read8(CAPABILITIES_OFFSET)) & !3;
-        let mut seen = 0;
-        while offset != 0 {
-            seen += 1;
-            if offset < HEADER_LEN || seen > MAX_CAPABILITIES {
-                return Err(InitError::Capabilities { offset });
+        for capability in config.capabilities() {
+            let Capability { id, offset } = capability.map_err(InitError::Pci)?;
+            if id == Capability::VENDOR {
+                found.take(config.registers(), offset)?;
             }
-            let at = usize::from(offset);
-            if space.read8(at) == VENDOR_SPECIFIC {
-                found.take(space, offset)?;
-            }
-            offset = u16::from(space.read8(at + 1)) & !3;
         }
         found.finish()
     }
-}
-
-/// Checks that the configuration space is a network device's and has capabilities.
-fn identify(space: &impl Registers) -> Result<(), InitError> {
-    let vendor = space.read16(VENDOR_OFFSET);
-    let device = space.read16(DEVICE_OFFSET);
-    if vendor == u16::MAX {
-        return Err(InitError::Removed);
-    }
-    if vendor != VENDOR || !matches!(device, DEVICE | DEVICE_TRANSITIONAL) {
-        return Err(InitError::NotVirtioNet(u32::from(device) << 16 | u32::from(vendor)));
-    }
-    if space.read16(STATUS_OFFSET) & HAS_CAPABILITIES == 0 {
-        return Err(InitError::Legacy);
-    }
-    Ok(())
 }
 
 /// Structures found so far.
@@ -124,13 +95,17 @@ impl Found {
         let at = usize::from(offset);
         let len = space.read8(at + 2);
         let kind = space.read8(at + 3);
-        let needed = if kind == 2 { NOTIFY_CAPABILITY_LEN } else { CAPABILITY_LEN };
+        let needed = if kind == 2 {
+            NOTIFY_CAPABILITY_LEN
+        } else {
+            CAPABILITY_LEN
+        };
         let end = offset + u16::from(len);
         if !(1..=4).contains(&kind) {
             return Ok(());
         }
         if len < needed || end > SPACE_LEN {
-            return Err(InitError::Capabilities { offset });
+            return Err(InitError::Pci(PciError::Short { offset }));
         }
         let range = BarRange {
             bar: space.read8(at + 4),
@@ -160,10 +135,12 @@ impl Found {
             notify_multiplier,
         };
         let long_enough = |range: BarRange, len: usize| range.len as usize >= len;
-        if !long_enough(layout.common, regs::COMMON_LEN_MIN) || layout.common.offset % 4 != 0 {
+        if !long_enough(layout.common, regs::COMMON_LEN_MIN)
+            || !layout.common.offset.is_multiple_of(4)
+        {
             return Err(missing(Structure::Common));
         }
-        if !long_enough(layout.notify, 2) || layout.notify.offset % 2 != 0 {
+        if !long_enough(layout.notify, 2) || !layout.notify.offset.is_multiple_of(2) {
             return Err(missing(Structure::Notify));
         }
         if layout.isr.len == 0 {
@@ -255,7 +232,11 @@ impl<R: Registers> Transport for PciTransport<R> {
         // A device whose common configuration ends before `QueueReset` cannot mean it.
         let has_reset = self.common.registers().len() >= regs::COMMON_LEN;
         let reset = crate::features::Features::RING_RESET.bits();
-        if has_reset { features } else { features & !reset }
+        if has_reset {
+            features
+        } else {
+            features & !reset
+        }
     }
 
     fn accept_features(&self, features: u64) {
@@ -293,16 +274,14 @@ impl<R: Registers> Transport for PciTransport<R> {
 
     fn enable_queue(&self, queue: u16, ring: &RingAddresses) {
         self.select(queue);
-        self.set::<regs::QueueSize>(ring.entries.into());
-        let (low, high) = halves(ring.descriptor);
-        self.set_address::<regs::QueueDescLow>(low);
-        self.set_address::<regs::QueueDescHigh>(high);
-        let (low, high) = halves(ring.driver);
-        self.set_address::<regs::QueueDriverLow>(low);
-        self.set_address::<regs::QueueDriverHigh>(high);
-        let (low, high) = halves(ring.device);
-        self.set_address::<regs::QueueDeviceLow>(low);
-        self.set_address::<regs::QueueDeviceHigh>(high);
+        self.set::<regs::QueueSize>(ring.entries().into());
+        let [descriptor, driver, device] = ring.halves();
+        self.set_address::<regs::QueueDescLow>(descriptor.0);
+        self.set_address::<regs::QueueDescHigh>(descriptor.1);
+        self.set_address::<regs::QueueDriverLow>(driver.0);
+        self.set_address::<regs::QueueDriverHigh>(driver.1);
+        self.set_address::<regs::QueueDeviceLow>(device.0);
+        self.set_address::<regs::QueueDeviceHigh>(device.1);
         self.set::<regs::QueueEnable>(1);
     }
 
@@ -340,7 +319,6 @@ impl<R: Registers> Transport for PciTransport<R> {
         self.select(queue);
         let units = usize::try_from(self.get::<regs::QueueNotifyOff>()).ok()?;
         let offset = units.checked_mul(self.notify_multiplier as usize)?;
-        // Four bytes where the structure has them, so that `NOTIFICATION_DATA` fits too (§4.1.4.4.1).
         let end = offset.checked_add(2)?;
         (end <= self.notify.len()).then_some(NotifyAddress {
             offset,

@@ -13,8 +13,7 @@ use parakernel_core::{
 };
 
 use super::{
-    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, addresses,
-    need_event, slot,
+    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, need_event, slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
 
@@ -136,9 +135,12 @@ impl<'a, const N: usize> Packed<'a, N> {
     /// Where the device finds the ring in `block`.
     #[must_use]
     pub const fn addresses(block: &DmaBlock<'_>) -> RingAddresses {
-        #[expect(clippy::cast_possible_truncation, reason = "at most 32768, checked in `new`")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most 32768, checked in `new`"
+        )]
         let entries = N as u16;
-        addresses(block.bus_address(), entries, [0, Self::DRIVER, Self::DEVICE])
+        RingAddresses::in_block(block, entries, [0, Self::DRIVER, Self::DEVICE])
     }
 
     /// The descriptor at the slot of `at`, as this side wrote it.
@@ -202,6 +204,11 @@ impl<const N: usize> Format for Packed<'_, N> {
     }
 
     #[inline]
+    fn ahead((): (), _at: Position) -> u32 {
+        u32::MAX
+    }
+
+    #[inline]
     fn publish(&self, _tail: Position) {}
 
     #[inline]
@@ -222,7 +229,9 @@ impl<const N: usize> Format for Packed<'_, N> {
             (_, None) => DISABLE,
             (Events::Flags, Some(_)) => ENABLE,
             (Events::Index, Some(at)) => {
-                self.driver.position.store(Self::encode(at).to_le(), Relaxed);
+                self.driver
+                    .position
+                    .store(Self::encode(at).to_le(), Relaxed);
                 AT_POSITION
             }
         };
@@ -240,18 +249,31 @@ impl<const N: usize> Format for Packed<'_, N> {
 /// The position named is taken for the one of that slot and round that lies less than a ring before `new`; one of the
 /// other round is not among those just published (§2.8.21.3.1, and `vring_packed_need_event`'s like in the field).
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "compares modulo 2¹⁶, as `need_event` does")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "compares modulo 2¹⁶, as `need_event` does"
+)]
 fn need_event_packed<const N: usize>(position: u16, old: Position, new: Position) -> bool {
     let slot = u32::from(position & 0x7FFF);
     let round_matches = (position >> 15 != 0) == Packed::<N>::wrap(new);
     // The first position of the round that `new` is in, or of the one before.
     let start = new.as_u32() & !(N as u32 - 1);
-    let start = if round_matches { start } else { start.wrapping_sub(N as u32) };
+    let start = if round_matches {
+        start
+    } else {
+        start.wrapping_sub(N as u32)
+    };
     let event = start.wrapping_add(slot);
     need_event(event as u16, new.as_u32() as u16, old.as_u32() as u16)
 }
 
 impl<const N: usize> ReceiveFormat for Packed<'_, N> {
+    const IN_PLACE: bool = true;
+
+    fn fits(&self, _count: u16) -> bool {
+        true
+    }
+
     fn prepare(&self, _len: u32) {}
 
     #[inline]
@@ -323,9 +345,18 @@ mod tests {
 
     #[test]
     fn marks_follow_the_round() {
-        assert_eq!(Packed::<N>::available(Position::new(7)), DescriptorFlags::AVAIL);
-        assert_eq!(Packed::<N>::available(Position::new(8)), DescriptorFlags::USED);
-        assert_eq!(Packed::<N>::available(Position::new(16)), DescriptorFlags::AVAIL);
+        assert_eq!(
+            Packed::<N>::available(Position::new(7)),
+            DescriptorFlags::AVAIL
+        );
+        assert_eq!(
+            Packed::<N>::available(Position::new(8)),
+            DescriptorFlags::USED
+        );
+        assert_eq!(
+            Packed::<N>::available(Position::new(16)),
+            DescriptorFlags::AVAIL
+        );
         assert_eq!(Packed::<N>::encode(Position::new(3)), 0x8003);
         assert_eq!(Packed::<N>::encode(Position::new(11)), 3);
     }

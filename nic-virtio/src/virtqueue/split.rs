@@ -13,8 +13,8 @@ use parakernel_core::{
 };
 
 use super::{
-    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, addresses, low16,
-    need_event, slot,
+    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, low16, need_event,
+    slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
 
@@ -99,10 +99,8 @@ pub struct UsedArea<const N: usize> {
 
 const _: () = assert!(size_of::<UsedArea<2>>() == 32);
 
-impl<const N: usize> UsedArea<N> {
-    /// Where the used ring proper begins: at its flags.
-    const FLAGS: usize = 4;
-}
+/// Where the used ring proper begins in a [`UsedArea`]: at its flags.
+pub(crate) const USED_OFFSET: usize = 4;
 
 // SAFETY: 4 + 2 + 2 + 8 N + 2 + 6 bytes of atomics, aligned to 8: no padding.
 unsafe impl<const N: usize> Shared for UsedArea<N> {}
@@ -213,6 +211,11 @@ macro_rules! format_by_rings {
             }
 
             #[inline]
+            fn ahead(progress: Position, at: Position) -> u32 {
+                progress.since(at)
+            }
+
+            #[inline]
             fn publish(&self, tail: Position) {
                 self.rings.publish(tail);
             }
@@ -288,10 +291,13 @@ impl<'a, const N: usize> Split<'a, N> {
     /// Where the device finds the ring in `block`.
     #[must_use]
     pub const fn addresses(block: &DmaBlock<'_>) -> RingAddresses {
-        #[expect(clippy::cast_possible_truncation, reason = "at most 32768, checked in `new`")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most 32768, checked in `new`"
+        )]
         let entries = N as u16;
-        let device = Self::USED + UsedArea::<N>::FLAGS;
-        addresses(block.bus_address(), entries, [0, Self::AVAILABLE, device])
+        let device = Self::USED + USED_OFFSET;
+        RingAddresses::in_block(block, entries, [0, Self::AVAILABLE, device])
     }
 
     /// The descriptor at `slot`.
@@ -303,6 +309,12 @@ impl<'a, const N: usize> Split<'a, N> {
 }
 
 impl<const N: usize> ReceiveFormat for Split<'_, N> {
+    const IN_PLACE: bool = true;
+
+    fn fits(&self, _count: u16) -> bool {
+        true
+    }
+
     fn prepare(&self, len: u32) {
         let entry = Entry {
             address: 0,
@@ -382,6 +394,12 @@ impl<'a, const N: usize> Sealed<'a, N> {
 }
 
 impl<const N: usize> ReceiveFormat for Sealed<'_, N> {
+    const IN_PLACE: bool = false;
+
+    fn fits(&self, count: u16) -> bool {
+        usize::from(count) <= N
+    }
+
     fn prepare(&self, _len: u32) {}
 
     #[inline]
