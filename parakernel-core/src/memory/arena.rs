@@ -194,8 +194,9 @@ impl<'a> Arena<'a> {
         })
     }
 
-    /// A second handle, for a second pool; the buffers stay with who holds their segments.
-    pub(super) const fn again(&self) -> Self {
+    /// A second handle, for a second pool or a queue; the buffers stay with who holds their segments.
+    #[must_use]
+    pub const fn again(&self) -> Self {
         Self { ..*self }
     }
 
