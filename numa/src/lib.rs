@@ -4,5 +4,6 @@
 #![expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")]
 
 pub mod acpi;
+pub mod frames;
 pub mod placement;
 pub mod topology;
