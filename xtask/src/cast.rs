@@ -149,6 +149,7 @@ impl Cast {
             block_queues: 1,
             volumes: vec![volume(1, 16_384, 1024, 0x66)],
             restarts: 32,
+            more: Some("start=later".into()),
             ..process("rogue", "rogue", 3)
         };
         let one = Process {

@@ -10,7 +10,10 @@ use crate::{
     kernel::{self, Build},
     net::{self, Isolation, TAP},
     process::{Ending, Group},
-    qemu::{self, Choice, Qemu, Ring, Wire},
+    qemu::{
+        Choice, Qemu,
+        machine::{Board, Machine, Ring, Wire},
+    },
     workspace::Workspace,
 };
 use anyhow::{Context, Result, bail};
@@ -32,6 +35,9 @@ pub(crate) struct BootOptions {
     /// QEMU to use: `system`, `new` (10.1 or newer, fetched without root), or a path
     #[arg(long, default_value_t = Choice::System, value_name = "system|new|PATH")]
     pub(crate) qemu: Choice,
+    /// Kind of the machine; `microvm` has virtio over MMIO and no SSD
+    #[arg(long, value_enum, default_value_t = Board::Q35)]
+    pub(crate) board: Board,
     /// Form of the network card's rings
     #[arg(long, value_enum, default_value_t = Ring::Split)]
     pub(crate) ring: Ring,
@@ -71,6 +77,7 @@ pub(crate) struct Spec {
     build: Build,
     qemu: Qemu,
     wire: Wire,
+    board: Board,
     ring: Ring,
     policy: String,
     iommu: bool,
@@ -96,6 +103,7 @@ pub(crate) fn run(
         build,
         qemu,
         wire,
+        board: options.board,
         ring: options.ring,
         policy: options.policy.clone(),
         iommu: options.iommu,
@@ -161,18 +169,14 @@ pub(crate) fn inside(file: &Path) -> Result<ExitCode> {
 }
 
 impl Spec {
-    fn machine<'a>(
-        &'a self,
-        initrd: &'a Path,
-        words: &'a str,
-        debugger: bool,
-    ) -> qemu::Machine<'a> {
-        qemu::Machine {
+    fn machine<'a>(&'a self, initrd: &'a Path, words: &'a str, debugger: bool) -> Machine<'a> {
+        Machine {
             kernel: &self.build.kernel,
             initrd,
             words,
             folder: &self.folder,
             wire: &self.wire,
+            board: self.board,
             ring: self.ring,
             iommu: self.iommu,
             debugger,

@@ -1,6 +1,6 @@
 //! A boot from start to end: serial ports read, time limited, traces kept.
 
-use super::{Machine, Qemu};
+use super::{Qemu, machine::Machine};
 use crate::{
     console::Line,
     log,

@@ -9,7 +9,7 @@ use crate::{
     cast::{Cast, Network},
     disk,
     observed::Observed,
-    qemu::{Wire, run::Ended},
+    qemu::{machine::Wire, run::Ended},
     report::{ATTACKS, ROGUE},
     store as store_clients,
     traffic::{Load, Pace, Tally, drive},

@@ -9,7 +9,7 @@ use crate::{
     cast::{Cast, Settings},
     console::{Attack, Leaks},
     observed::Observed,
-    qemu::{Wire, run::Ended},
+    qemu::{machine::Wire, run::Ended},
     report::{Evidence, Report},
 };
 use anyhow::{Context, Result, bail, ensure};
