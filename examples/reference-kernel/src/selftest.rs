@@ -3,49 +3,37 @@
 use core::time::Duration;
 
 use kernel_formats::archive;
-use parakernel_core::address::CoreId;
+use parakernel_core::address::{CoreId, NodeId};
 
+use crate::address_space::{Access, Caching};
+use crate::arch::apic;
 use crate::boot::Kernel;
-use crate::cores;
 use crate::mailbox::Message;
+use crate::memory::FRAME;
 use crate::panic::{Verdict, power_off};
-use crate::print;
 use crate::process::Plan;
 use crate::runner::End;
-use crate::time;
+use crate::seats::Seat;
+use crate::vectors::{Event, Vector};
+use crate::{cores, print, time, vectors};
 
-/// How long a probe may take: emulated cores share few real ones.
+/// How long anything may take: emulated cores share few real ones.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How long a probe that never ends runs before it is stopped.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a probe that never ends runs before something is done about it.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Where the probe expects the page that is taken away from it.
+const PAGE: u64 = 0x2000_0000;
+/// What the probe expects there.
+const PAGE_CONTENT: u64 = 0x5afe;
 
-/// Page fault, general protection fault, invalid opcode, divide error, breakpoint.
-const PF: u8 = 14;
-const GP: u8 = 13;
-const UD: u8 = 6;
+/// Exceptions: divide error, invalid opcode, general protection, page fault.
 const DE: u8 = 0;
+const UD: u8 = 6;
+const GP: u8 = 13;
+const PF: u8 = 14;
 
-/// What the probe is told, and how it must end.
-const CASES: [(&str, Expected); 18] = [
-    ("exit", Expected::Exited),
-    ("log", Expected::Exited),
-    ("info", Expected::Exited),
-    ("sse", Expected::Exited),
-    ("wild-pointers", Expected::Exited),
-    ("unknown-call", Expected::Exited),
-    ("wait", Expected::Exited),
-    ("request", Expected::Exited),
-    ("read-kernel", Expected::Faulted(PF)),
-    ("write-code", Expected::Faulted(PF)),
-    ("write-info", Expected::Faulted(PF)),
-    ("run-data", Expected::Faulted(PF)),
-    ("null", Expected::Faulted(PF)),
-    ("overflow", Expected::Faulted(PF)),
-    ("divide", Expected::Faulted(DE)),
-    ("privileged", Expected::Faulted(GP)),
-    ("illegal", Expected::Faulted(UD)),
-    ("spin", Expected::Stopped),
-];
+/// A test: what the probe is told, what the kernel does meanwhile, and how the probe must end.
+struct Case(&'static str, fn(&mut Kernel) -> bool, Expected);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expected {
@@ -57,14 +45,38 @@ enum Expected {
     Stopped,
 }
 
-/// Runs all probes on each core but core 0, and powers off.
+const CASES: [Case; 21] = [
+    Case("exit", nothing, Expected::Exited),
+    Case("log", nothing, Expected::Exited),
+    Case("info", nothing, Expected::Exited),
+    Case("sse", nothing, Expected::Exited),
+    Case("wild-pointers", nothing, Expected::Exited),
+    Case("unknown-call", nothing, Expected::Exited),
+    Case("wait", nothing, Expected::Exited),
+    Case("request", nothing, Expected::Exited),
+    Case("interrupt", interrupt_each, Expected::Exited),
+    Case("interrupt", interrupt_all_through_one, Expected::Exited),
+    Case("read-kernel", nothing, Expected::Faulted(PF)),
+    Case("write-code", nothing, Expected::Faulted(PF)),
+    Case("write-info", nothing, Expected::Faulted(PF)),
+    Case("run-data", nothing, Expected::Faulted(PF)),
+    Case("null", nothing, Expected::Faulted(PF)),
+    Case("overflow", nothing, Expected::Faulted(PF)),
+    Case("touch-revoked", give_and_take, Expected::Faulted(PF)),
+    Case("divide", nothing, Expected::Faulted(DE)),
+    Case("privileged", nothing, Expected::Faulted(GP)),
+    Case("illegal", nothing, Expected::Faulted(UD)),
+    Case("spin", stop_all, Expected::Stopped),
+];
+
+/// Runs all tests and powers off.
 pub(crate) fn run(kernel: &mut Kernel) -> ! {
     let mut verdict = Verdict::Pass;
-    for (argument, expected) in CASES {
-        if case(kernel, argument, expected) {
-            print!("PASS {argument}\n");
+    for Case(arguments, action, expected) in CASES {
+        if passes(kernel, arguments, action, expected) {
+            print!("PASS {arguments}\n");
         } else {
-            print!("FAIL {argument}\n");
+            print!("FAIL {arguments}\n");
             verdict = Verdict::Fail;
         }
     }
@@ -72,49 +84,56 @@ pub(crate) fn run(kernel: &mut Kernel) -> ! {
     power_off(verdict)
 }
 
-/// Starts the probe on all cores at once; whether all ended as expected and all frames came back.
-fn case(kernel: &mut Kernel, argument: &str, expected: Expected) -> bool {
+/// Runs the probe on all cores at once; whether all ended as expected, and all frames and vectors came back.
+fn passes(
+    kernel: &mut Kernel,
+    arguments: &str,
+    action: fn(&mut Kernel) -> bool,
+    expected: Expected,
+) -> bool {
     let Some(file) = archive::find(kernel.archive, "probe") else {
         print!("no probe in the archive\n");
         return false;
     };
-    let before = kernel.frames.free_total();
-    let count = cores::all().count();
-    for core in 1..count {
-        let core = CoreId::new(core as u32);
+    let before = in_use(kernel);
+    for core in cores::all().skip(1) {
         let plan = Plan {
             name: "probe",
             file,
-            arguments: argument,
-            core,
+            arguments,
+            core: core.id,
         };
         if let Err(error) = kernel
             .seats
             .start(&mut kernel.frames, kernel.tables.tables(), &plan)
         {
-            print!("core {}: {error:?}\n", core.index());
+            print!("core {}: {error:?}\n", core.id.index());
             return false;
         }
     }
-    if expected == Expected::Stopped {
-        time::spin(PATIENCE);
-        kernel.seats.iter_mut().for_each(|seat| seat.stop());
-    }
+    let acted = action(kernel);
     let ended = collect(kernel, expected);
-    let after = kernel.frames.free_total();
+    let after = in_use(kernel);
     if before != after {
-        print!("{before} frames were free, now {after}\n");
+        print!("free frames and used vectors: {before:?} before, {after:?} after\n");
     }
-    ended && before == after && count > 1
+    acted && ended && before == after && cores::all().count() > 1
 }
 
-/// Waits for all probes and reclaims them.
+/// Frames that are free, and vectors that are not.
+fn in_use(kernel: &Kernel) -> (usize, usize) {
+    (
+        kernel.frames.free_total(),
+        cores::all().map(vectors::in_use).sum(),
+    )
+}
+
+/// Waits for all probes and reclaims them; meanwhile whatever they ask for comes back to them.
 fn collect(kernel: &mut Kernel, expected: Expected) -> bool {
     let mut good = true;
     for seat in kernel.seats.iter_mut() {
         let all_in = time::spin_until(LIMIT, || {
             while let Some(Message::Request(request)) = seat.receive() {
-                // What was asked comes back, which shows that both ways work.
                 let _lost = seat.deliver(&request).is_err();
             }
             seat.process
@@ -135,4 +154,103 @@ fn collect(kernel: &mut Kernel, expected: Expected) -> bool {
         }
     }
     good
+}
+
+const fn nothing(_: &mut Kernel) -> bool {
+    true
+}
+
+fn stop_all(kernel: &mut Kernel) -> bool {
+    time::spin(PATIENCE);
+    kernel.seats.iter_mut().for_each(|seat| seat.stop());
+    true
+}
+
+/// Has a vector of each core wake the probe there.
+fn interrupt_each(kernel: &mut Kernel) -> bool {
+    kernel.seats.iter_mut().all(|seat| {
+        let event = Event {
+            core: seat.core.id,
+            number: 1,
+        };
+        let Some(vector) = Vector::claim(event) else {
+            return false;
+        };
+        let asked = await_request(seat);
+        apic::send(seat.core.apic_id, vector.number);
+        let arrived = await_end(seat);
+        vector.release(event);
+        asked && arrived
+    })
+}
+
+/// Has one vector, of core 1, wake the probes on all cores.
+fn interrupt_all_through_one(kernel: &mut Kernel) -> bool {
+    let first = Event {
+        core: CoreId::new(1),
+        number: 2,
+    };
+    let (Some(vector), Some(target)) = (Vector::claim(first), cores::by_id(first.core)) else {
+        return false;
+    };
+    let others = || {
+        cores::all().skip(2).map(|core| Event {
+            core: core.id,
+            number: 3,
+        })
+    };
+    let shared = others().all(|event| vector.share(event));
+    let asked = kernel.seats.iter_mut().all(await_request);
+    apic::send(target.apic_id, vector.number);
+    let arrived = kernel.seats.iter_mut().all(await_end);
+    vector.release(first);
+    others().for_each(|event| vector.release(event));
+    shared && asked && arrived
+}
+
+/// Lets each probe read a page of the kernel's for a while, then takes it away.
+fn give_and_take(kernel: &mut Kernel) -> bool {
+    let Some(frame) = kernel.frames.take(NodeId::new(0), 1) else {
+        return false;
+    };
+    let physical = frame.as_u64()..frame.as_u64() + FRAME;
+    let good = kernel.seats.iter_mut().all(|seat| {
+        let asked = await_request(seat);
+        let Some(process) = &mut seat.process else {
+            return false;
+        };
+        let mapped = process.space.map(
+            &mut kernel.frames,
+            PAGE,
+            physical.clone(),
+            Access::Read,
+            Caching::Memory,
+        );
+        process.space.fill(PAGE, &PAGE_CONTENT.to_le_bytes());
+        let delivered = seat.deliver(&parakernel_core::abi::Message::default());
+        time::spin(PATIENCE);
+        let runs = seat.receive().is_none();
+        if let Some(process) = &mut seat.process {
+            process.space.unmap(PAGE..PAGE + FRAME, |_, _| {
+                print!("FAIL: it was not the process's\n")
+            });
+        }
+        let flushed = seat.core.flush_translations(LIMIT);
+        asked && mapped.is_ok() && delivered.is_ok() && runs && flushed.is_ok()
+    });
+    kernel.frames.give_back(frame, 1);
+    good
+}
+
+/// Waits until the probe has asked for something.
+fn await_request(seat: &mut Seat) -> bool {
+    time::spin_until(LIMIT, || {
+        matches!(seat.receive(), Some(Message::Request(_)))
+    })
+    .is_ok()
+}
+
+/// Waits until the probe has ended.
+fn await_end(seat: &mut Seat) -> bool {
+    time::spin_until(LIMIT, || matches!(seat.receive(), Some(Message::Ended(_)))).is_ok()
 }

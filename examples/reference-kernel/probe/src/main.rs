@@ -31,6 +31,8 @@ extern "sysv64" fn main(info: &'static ProcessInfo) -> ! {
         "unknown-call" => call(1000, 0, 0) == CallError::UnknownCall as u64,
         "wait" => wait(info),
         "request" => request(info),
+        "interrupt" => interrupt(info),
+        "touch-revoked" => touch_revoked(info),
         other => misbehave(other, info),
     };
     exit(u64::from(!good))
@@ -147,6 +149,26 @@ fn wild_pointers(info: &ProcessInfo) -> bool {
 fn wait(info: &ProcessInfo) -> bool {
     let deadline = now(info) + 5_000_000;
     call(Call::Wait as u64, deadline, 0) == 0 && now(info) >= deadline
+}
+
+/// An interrupt ends the wait long before the deadline.
+fn interrupt(info: &ProcessInfo) -> bool {
+    let start = now(info);
+    let ready = Message::default();
+    call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
+    call(Call::Wait as u64, start + 4_000_000_000, 0) == 0 && now(info) < start + 3_000_000_000
+}
+
+/// Reads a page that the kernel gives and takes away again.
+fn touch_revoked(info: &ProcessInfo) -> bool {
+    const CONTENT: u64 = 0x5afe;
+    let page = ptr::with_exposed_provenance::<u64>(0x2000_0000);
+    let ready = Message::default();
+    call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
+    call(Call::Wait as u64, now(info) + 4_000_000_000, 0);
+    // SAFETY: none; the kernel takes the page away, which must end the process.
+    while unsafe { page.read_volatile() } == CONTENT {}
+    false
 }
 
 /// Does what must end the process; whatever comes back is wrong.
