@@ -3,7 +3,7 @@
 use std::env;
 
 fn main() {
-    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let here = env!("CARGO_MANIFEST_DIR");
     println!("cargo::rerun-if-changed=kernel.ld");
     println!("cargo::rerun-if-changed=src/boot.s");
     println!("cargo::rerun-if-changed=src/arch/traps.s");

@@ -3,7 +3,7 @@
 use std::env;
 
 fn main() {
-    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let here = env!("CARGO_MANIFEST_DIR");
     println!("cargo::rerun-if-changed=process.ld");
     let linker = [
         "--build-id=none".to_owned(),

@@ -5,7 +5,8 @@ use core::ops::Range;
 
 use parakernel_core::address::{NodeId, PhysAddr};
 
-use crate::arch::paging::{self, Flags, MapError, OWNED, PageSize, Tables, USER};
+use crate::arch::native;
+use crate::arch::paging::{self, Backing, Flags, MapError, Mapping, OWNED, PageSize, Tables, USER};
 use crate::memory::{FRAME, Frames};
 
 /// What a process may do with a mapping.
@@ -37,6 +38,17 @@ pub(crate) enum Caching {
     Memory,
     /// Not at all, as device registers need it.
     Device,
+}
+
+/// Memory or registers that belong to somebody else.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    /// Where they are: whole frames.
+    pub(crate) physical: Range<u64>,
+    /// What the process may do with them.
+    pub(crate) access: Access,
+    /// How the processor caches them.
+    pub(crate) caching: Caching,
 }
 
 /// An address space, on one NUMA node.
@@ -98,9 +110,14 @@ impl AddressSpace {
             } else {
                 PageSize::Small
             };
-            let count = (size.bytes() / FRAME) as usize;
+            let count = size.frames();
             let frame = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
-            if let Err(error) = self.map_page(frames, at, frame, size, access.flags() | OWNED) {
+            let page = Mapping {
+                frame,
+                size,
+                flags: access.flags() | OWNED,
+            };
+            if let Err(error) = self.map_page(frames, at, page) {
                 frames.give_back(frame, count);
                 return Err(error);
             }
@@ -122,13 +139,16 @@ impl AddressSpace {
         access: Access,
     ) -> Result<PhysAddr, MapError> {
         check(&range)?;
-        let count = ((range.end - range.start) / FRAME) as usize;
+        let count = native((range.end - range.start) / FRAME);
         let first = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
-        for (index, at) in range.step_by(FRAME as usize).enumerate() {
+        for (index, at) in range.step_by(native(FRAME)).enumerate() {
             let frame = PhysAddr::new(first.as_u64() + index as u64 * FRAME);
-            if let Err(error) =
-                self.map_page(frames, at, frame, PageSize::Small, access.flags() | OWNED)
-            {
+            let page = Mapping {
+                frame,
+                size: PageSize::Small,
+                flags: access.flags() | OWNED,
+            };
+            if let Err(error) = self.map_page(frames, at, page) {
                 frames.give_back(frame, count - index);
                 return Err(error);
             }
@@ -137,7 +157,7 @@ impl AddressSpace {
         Ok(first)
     }
 
-    /// Maps memory or registers that belong to somebody else at `at`; they are not freed with the address space.
+    /// Maps what belongs to somebody else at `at`; it is not freed with the address space.
     ///
     /// # Errors
     ///
@@ -146,27 +166,23 @@ impl AddressSpace {
         &mut self,
         frames: &mut Frames,
         at: u64,
-        physical: Range<u64>,
-        access: Access,
-        caching: Caching,
+        foreign: &Foreign,
     ) -> Result<(), MapError> {
-        let end = at
-            .checked_add(physical.end - physical.start)
-            .ok_or(MapError::Occupied)?;
+        let len = foreign.physical.end - foreign.physical.start;
+        let end = at.checked_add(len).ok_or(MapError::Occupied)?;
         check(&(at..end))?;
-        let caching = match caching {
+        let caching = match foreign.caching {
             Caching::Memory => Flags::empty(),
             Caching::Device => Flags::NO_CACHE | Flags::WRITE_THROUGH,
         };
+        let backing = Backing {
+            physical: foreign.physical.clone(),
+            largest: PageSize::Large,
+            flags: foreign.access.flags() | caching,
+        };
         let (tables, node, taken) = (self.tables, self.node, &mut self.taken);
         let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
-        tables.map_range(
-            at,
-            physical,
-            PageSize::Large,
-            access.flags() | caching,
-            &mut source,
-        )
+        tables.map_range(at, &backing, &mut source)
     }
 
     /// Removes what is mapped in `range`. The core that runs the process must forget its translations before memory that the process
@@ -179,7 +195,7 @@ impl AddressSpace {
                 continue;
             };
             if page.flags.contains(OWNED) {
-                self.taken -= (page.size.bytes() / FRAME) as usize;
+                self.taken -= page.size.frames();
                 freed(page.frame, page.size);
             }
             at = at - at % page.size.bytes() + page.size.bytes();
@@ -192,9 +208,9 @@ impl AddressSpace {
         let mut at = at;
         while let (Some(page), false) = (self.tables.lookup(at), rest.is_empty()) {
             let offset = at % page.size.bytes();
-            let count = rest.len().min((page.size.bytes() - offset) as usize);
+            let count = rest.len().min(native(page.size.bytes() - offset));
             let (part, behind) = rest.split_at(count);
-            let to = paging::physical(page.frame).wrapping_add(offset as usize);
+            let to = paging::physical(page.frame).wrapping_add(native(offset));
             // SAFETY: the frame is mapped with all memory and `count` bytes of it lie behind `offset`; no process runs on it yet.
             unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), to, count) };
             rest = behind;
@@ -206,7 +222,7 @@ impl AddressSpace {
     pub(crate) fn destroy(self, frames: &mut Frames) -> Result<(), Leak> {
         let mut freed = 0;
         self.tables.free(&mut |frame, size| {
-            freed += (size.bytes() / FRAME) as usize;
+            freed += size.frames();
             frames.give_back_page(frame, size);
         });
         if freed == self.taken {
@@ -219,17 +235,10 @@ impl AddressSpace {
         }
     }
 
-    fn map_page(
-        &mut self,
-        frames: &mut Frames,
-        at: u64,
-        frame: PhysAddr,
-        size: PageSize,
-        flags: Flags,
-    ) -> Result<(), MapError> {
+    fn map_page(&mut self, frames: &mut Frames, at: u64, page: Mapping) -> Result<(), MapError> {
         let (node, taken) = (self.node, &mut self.taken);
         let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
-        self.tables.map(at, frame, size, flags, &mut source)
+        self.tables.map(at, page, &mut source)
     }
 }
 

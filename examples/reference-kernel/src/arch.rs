@@ -8,3 +8,10 @@ pub(crate) mod layout;
 pub(crate) mod paging;
 pub(crate) mod smp;
 pub(crate) mod traps;
+
+/// `value` as an index: the kernel runs on 64-bit processors only.
+#[expect(clippy::cast_possible_truncation, reason = "both have 64 bits")]
+pub(crate) const fn native(value: u64) -> usize {
+    const { assert!(size_of::<usize>() == size_of::<u64>()) };
+    value as usize
+}

@@ -1,6 +1,6 @@
 //! The machine's cores, and what one may say to another.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use parakernel_core::address::{CoreId, NodeId};
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     /// Events that happened and that nobody has taken yet: [`EVENT_KERNEL`] and those of devices.
     events: AtomicU64,
     /// The run that is to be stopped: 0 for none.
-    stop: AtomicU64,
+    stop: AtomicU32,
     /// How often this core was asked to forget translations.
     flushes_asked: AtomicU64,
     /// How many of those it has done.
@@ -51,7 +51,7 @@ impl Core {
             node,
             vectors: [const { AtomicU64::new(0) }; VECTORS],
             events: AtomicU64::new(0),
-            stop: AtomicU64::new(0),
+            stop: AtomicU32::new(0),
             flushes_asked: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
         }
@@ -84,13 +84,13 @@ impl Core {
     }
 
     /// Has the core leave its process if that is still run number `run`, whatever it does.
-    pub(crate) fn stop(&self, run: u64) {
+    pub(crate) fn stop(&self, run: u32) {
         self.stop.store(run, Ordering::Release);
         self.kick(Interrupt::Wake);
     }
 
     /// Whether [`stop`](Self::stop) was called for `run`.
-    pub(crate) fn is_stopped(&self, run: u64) -> bool {
+    pub(crate) fn is_stopped(&self, run: u32) -> bool {
         self.stop.load(Ordering::Acquire) == run
     }
 

@@ -6,6 +6,10 @@
 
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::panic,
+    reason = "a kernel that cannot go on stops the machine and says why"
+)]
 
 // Defines what the compiler expects of a C library.
 use freestanding as _;

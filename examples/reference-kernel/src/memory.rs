@@ -9,6 +9,7 @@ use heapless::Vec;
 use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
 
+use crate::arch::native;
 use crate::arch::paging::{self, PageSize};
 
 /// Size of a frame.
@@ -173,7 +174,7 @@ impl Frames {
 
     /// Takes back a page.
     pub(crate) fn give_back_page(&mut self, first: PhysAddr, size: PageSize) {
-        self.give_back(first, (size.bytes() / FRAME) as usize);
+        self.give_back(first, size.frames());
     }
 
     /// How many frames of `node` are free.
@@ -203,12 +204,12 @@ impl Frames {
     ) -> Option<&'static mut [T]> {
         const {
             assert!(
-                align_of::<T>() <= FRAME as usize,
+                align_of::<T>() <= native(FRAME),
                 "frames are aligned to their size"
-            )
+            );
         };
         let bytes = size_of::<T>().checked_mul(len)? as u64;
-        let count = bytes.div_ceil(FRAME).max(1) as usize;
+        let count = native(bytes.div_ceil(FRAME).max(1));
         let memory = paging::physical(self.take(node, count)?).cast::<T>();
         for index in 0..len {
             // SAFETY: the frames are mapped, large and aligned enough for `len` values, and belong to nobody else.
@@ -220,7 +221,7 @@ impl Frames {
 
     /// `len` zeroed bytes of `node` in a row, for a device and the kernel to share.
     pub(crate) fn dma_block(&mut self, node: NodeId, len: usize) -> Option<DmaBlock<'static>> {
-        let count = len.div_ceil(FRAME as usize).max(1);
+        let count = len.div_ceil(native(FRAME)).max(1);
         let first = self.take(node, count)?;
         let base = NonNull::new(paging::physical(first))?;
         // SAFETY: fresh, zeroed frames in a row, mapped with all memory, that nobody else has.
@@ -231,12 +232,12 @@ impl Frames {
 
     /// Puts `value` into memory of `node`, for ever.
     pub(crate) fn place<T>(&mut self, node: NodeId, value: T) -> Option<&'static mut T> {
-        let count = (size_of::<T>() as u64).div_ceil(FRAME).max(1) as usize;
+        let count = size_of::<T>().div_ceil(native(FRAME)).max(1);
         const {
             assert!(
-                align_of::<T>() <= FRAME as usize,
+                align_of::<T>() <= native(FRAME),
                 "frames are aligned to their size"
-            )
+            );
         };
         let memory = paging::physical(self.take(node, count)?).cast::<MaybeUninit<T>>();
         // SAFETY: the frames are mapped, large and aligned enough, and belong to nobody else.
@@ -263,7 +264,7 @@ impl Node {
 
     /// The first of `count` free frames in a row within `range`, aligned by address.
     fn find(&self, range: Range<usize>, count: usize, align: usize) -> Option<usize> {
-        let skew = (self.base / FRAME) as usize;
+        let skew = native(self.base / FRAME);
         let mut first = range.start;
         while first + count <= range.end {
             first = (first + skew).next_multiple_of(align) - skew;
@@ -283,19 +284,19 @@ impl Node {
     }
 
     fn release(&mut self, address: u64, count: u64) {
-        let first = ((address - self.base) / FRAME) as usize;
-        for frame in first..first + count as usize {
+        let first = native((address - self.base) / FRAME);
+        for frame in first..first + native(count) {
             debug_assert!(!self.is_free(frame), "freed twice");
             self.bits[frame / 64] |= 1 << (frame % 64);
         }
-        self.free += count as usize;
+        self.free += native(count);
         self.hint = self.hint.min(first);
     }
 }
 
 /// Zeroes `count` frames from `first` on.
 fn zero(first: PhysAddr, count: u64) {
-    let bytes = (count * FRAME) as usize;
+    let bytes = native(count * FRAME);
     // SAFETY: all memory is mapped, and callers own the frames.
     unsafe { paging::physical(first).write_bytes(0, bytes) };
 }

@@ -15,9 +15,7 @@ use crate::boot::Kernel;
 use crate::memory::{Frames, Ranges};
 use crate::print;
 
-mod msix;
-
-pub(crate) use msix::{Claim, MsiX, Sharing};
+pub(crate) mod msix;
 
 /// Most functions that the kernel looks at.
 pub(crate) const FUNCTIONS_MAX: usize = 64;
@@ -87,12 +85,9 @@ fn scan_bus(kernel: &mut Kernel, segment: &Segment, bus: u8) -> Vec<u8, BUSES> {
         print!("pci: no room to map bus {bus}\n");
         return behind;
     };
-    for index in 0..BUSES {
-        let [device, function] = [index as u8 >> 3, index as u8 & 7];
-        let (Some(address), Some(place)) = (
-            Address::new(segment.segment, bus, device, function),
-            base.addr().checked_add(index * CONFIG_LEN),
-        ) else {
+    for (index, requester) in (u16::from(bus) << 8..=u16::from(bus) << 8 | 0xff).enumerate() {
+        let address = Address::from_requester(segment.segment, requester);
+        let Some(place) = base.addr().checked_add(index * CONFIG_LEN) else {
             continue;
         };
         // SAFETY: the bus was just mapped, for ever, and its functions have a page each.

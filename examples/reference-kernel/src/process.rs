@@ -4,7 +4,6 @@
     reason = "shares the outcome ring's memory with the process"
 )]
 
-use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -16,6 +15,7 @@ use parakernel_core::memory::SharedMemory;
 use parakernel_core::ring::Position;
 
 use crate::address_space::{Access, AddressSpace, Leak};
+use crate::arch::native;
 use crate::arch::paging::{self, MapError, Tables};
 use crate::memory::{FRAME, Frames};
 use crate::runner::{End, Launch};
@@ -55,7 +55,7 @@ pub(crate) struct Process {
     /// Its name.
     pub(crate) name: String<16>,
     /// The number of this run: no two are equal.
-    pub(crate) run: u64,
+    pub(crate) run: u32,
     /// Its memory.
     pub(crate) space: AddressSpace,
     /// How it ended, if it has.
@@ -93,7 +93,7 @@ impl Process {
         frames: &mut Frames,
         kernel: Tables,
         plan: &Plan<'_>,
-        run: u64,
+        run: u32,
         node: NodeId,
     ) -> Result<(Self, Launch), LoadError> {
         let executable = Executable::parse(plan.file, IMAGE).map_err(LoadError::Executable)?;
@@ -159,7 +159,7 @@ fn fill(
     frames: &mut Frames,
     executable: &Executable<'_>,
     plan: &Plan<'_>,
-    run: u64,
+    run: u32,
 ) -> Result<OutcomeRing<'static>, MapError> {
     for segment in executable.segments() {
         let access = match segment.access {
@@ -185,37 +185,36 @@ fn outcome_ring(
     let base = NonNull::new(paging::physical(first)).ok_or(MapError::OutOfFrames)?;
     // SAFETY: fresh, zeroed frames in a row, mapped with all memory. The space owns them, and the ring goes before the space does:
     // both are parts of a `Process`, which is consumed to free them. Only the ring, which is made of atomics, views them.
-    let memory = unsafe { SharedMemory::new(base, len as usize) };
+    let memory = unsafe { SharedMemory::new(base, native(len)) };
     OutcomeRing::new(memory, OUTCOME_ENTRIES).ok_or(MapError::OutOfFrames)
 }
 
-/// Writes the information page, field by field: it has no other form than its layout.
-fn fill_info(space: &AddressSpace, plan: &Plan<'_>, run: u64) {
+/// Writes the information page.
+fn fill_info(space: &AddressSpace, plan: &Plan<'_>, run: u32) {
     let arguments: String<ARGUMENTS_MAX> = cut(plan.arguments);
-    let words = [
-        (offset_of!(ProcessInfo, version), VERSION),
-        (offset_of!(ProcessInfo, process), run as u32),
-        (offset_of!(ProcessInfo, core), plan.core.index() as u32),
-        (offset_of!(ProcessInfo, node), space.node().index() as u32),
-        (offset_of!(ProcessInfo, outcome_entries), OUTCOME_ENTRIES),
-        (
-            offset_of!(ProcessInfo, arguments_len),
-            arguments.len() as u32,
-        ),
-    ];
-    let doubles = [
-        (offset_of!(ProcessInfo, tsc_hz), time::hertz()),
-        (offset_of!(ProcessInfo, tsc_start), time::start()),
-        (offset_of!(ProcessInfo, outcomes), OUTCOMES),
-        (offset_of!(ProcessInfo, arguments), INFO + ARGUMENTS),
-    ];
-    for (offset, value) in words {
-        space.fill(INFO + offset as u64, &value.to_le_bytes());
-    }
-    for (offset, value) in doubles {
-        space.fill(INFO + offset as u64, &value.to_le_bytes());
-    }
+    let info = ProcessInfo {
+        version: VERSION,
+        process: run,
+        core: word(plan.core.index()),
+        node: word(space.node().index()),
+        tsc_hz: time::hertz(),
+        tsc_start: time::start(),
+        outcomes: OUTCOMES,
+        outcome_entries: OUTCOME_ENTRIES,
+        arguments_len: word(arguments.len()),
+        arguments: INFO + ARGUMENTS,
+    };
+    const { assert!(size_of::<ProcessInfo>() == 6 * size_of::<u32>() + 4 * size_of::<u64>()) };
+    let start = (&raw const info).cast::<u8>();
+    // SAFETY: the fields fill the structure (as asserted), so each of its bytes is initialised.
+    let bytes = unsafe { core::slice::from_raw_parts(start, size_of::<ProcessInfo>()) };
+    space.fill(INFO, bytes);
     space.fill(INFO + ARGUMENTS, arguments.as_bytes());
+}
+
+/// `value`, which is far below 2^32.
+fn word(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// As many whole characters of `text` as fit.

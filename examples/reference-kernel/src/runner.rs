@@ -16,7 +16,7 @@ use crate::user_memory::UserMemory;
 #[derive(Debug)]
 pub(crate) struct Launch {
     /// A number that no other run has.
-    pub(crate) run: u64,
+    pub(crate) run: u32,
     /// Its name.
     pub(crate) name: String<16>,
     /// Its address space, complete.
@@ -45,7 +45,7 @@ pub(crate) struct Running<'a> {
     /// This core.
     pub(crate) core: &'static Core,
     /// The number of this run.
-    pub(crate) run: u64,
+    pub(crate) run: u32,
     /// The process's name.
     pub(crate) name: &'a str,
     /// Its memory.

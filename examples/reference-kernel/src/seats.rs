@@ -24,7 +24,7 @@ pub(crate) struct Seat {
 #[derive(Default)]
 pub(crate) struct Seats {
     seats: Vec<&'static mut Seat, CORES_MAX>,
-    runs: u64,
+    runs: u32,
 }
 
 /// Why a process did not start.
@@ -89,7 +89,7 @@ impl Seats {
         kernel: Tables,
         plan: &Plan<'_>,
     ) -> Result<(), StartError> {
-        let run = self.runs + 1;
+        let run = self.runs.checked_add(1).ok_or(StartError::NoSeat)?;
         let seat = self.at(plan.core).ok_or(StartError::NoSeat)?;
         if seat.process.is_some() {
             return Err(StartError::NoSeat);

@@ -5,7 +5,7 @@ use core::time::Duration;
 use kernel_formats::archive;
 use parakernel_core::address::{CoreId, NodeId};
 
-use crate::address_space::{Access, Caching};
+use crate::address_space::{Access, Caching, Foreign};
 use crate::arch::apic;
 use crate::boot::Kernel;
 use crate::mailbox::Message;
@@ -219,24 +219,22 @@ fn give_and_take(kernel: &mut Kernel) -> bool {
         let Some(process) = &mut seat.process else {
             return false;
         };
-        let mapped = process.space.map(
-            &mut kernel.frames,
-            PAGE,
-            physical.clone(),
-            Access::Read,
-            Caching::Memory,
-        );
+        let page = Foreign {
+            physical: physical.clone(),
+            access: Access::Read,
+            caching: Caching::Memory,
+        };
+        let mapped = process.space.map(&mut kernel.frames, PAGE, &page);
         process.space.fill(PAGE, &PAGE_CONTENT.to_le_bytes());
         let delivered = seat.deliver(&parakernel_core::abi::Message::default());
         time::spin(PATIENCE);
         let runs = seat.receive().is_none();
+        let mut owned = 0;
         if let Some(process) = &mut seat.process {
-            process.space.unmap(PAGE..PAGE + FRAME, |_, _| {
-                print!("FAIL: it was not the process's\n")
-            });
+            process.space.unmap(PAGE..PAGE + FRAME, |_, _| owned += 1);
         }
         let flushed = seat.core.flush_translations(LIMIT);
-        asked && mapped.is_ok() && delivered.is_ok() && runs && flushed.is_ok()
+        asked && mapped.is_ok() && delivered.is_ok() && runs && owned == 0 && flushed.is_ok()
     });
     kernel.frames.give_back(frame, 1);
     good

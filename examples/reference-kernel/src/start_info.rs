@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use parakernel_core::address::PhysAddr;
 
+use crate::arch::native;
 use crate::arch::paging;
 use crate::memory::Ranges;
 
@@ -116,7 +117,7 @@ fn bytes(address: u64, len: u64) -> Option<&'static [u8]> {
     }
     // SAFETY: the boot map covers the low 4 GiB, and nobody writes what the boot loader left there.
     Some(unsafe {
-        core::slice::from_raw_parts(paging::physical(PhysAddr::new(address)), len as usize)
+        core::slice::from_raw_parts(paging::physical(PhysAddr::new(address)), native(len))
     })
 }
 

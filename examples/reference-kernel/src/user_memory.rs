@@ -1,6 +1,7 @@
 //! Access to a process's memory, through the kernel's own map of it: no address that a process names is ever dereferenced.
 #![expect(unsafe_code, reason = "copies from and to a process's frames")]
 
+use crate::arch::native;
 use crate::arch::paging::{self, Flags, Tables, USER};
 
 /// The memory of a process, as the core that runs it may read and write it.
@@ -62,9 +63,9 @@ impl UserMemory {
             }
             let offset = at % page.size.bytes();
             let count = (page.size.bytes() - offset).min(end - at);
-            let done = (at - start) as usize;
-            let part = paging::physical(page.frame).wrapping_add(offset as usize);
-            copy(part, done..done + count as usize);
+            let done = native(at - start);
+            let part = paging::physical(page.frame).wrapping_add(native(offset));
+            copy(part, done..done + native(count));
             at += count;
         }
         Ok(())

@@ -80,9 +80,9 @@ fn field(header: &[u8], index: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
+    extern crate alloc;
 
-    use std::{format, vec::Vec};
+    use alloc::{format, vec::Vec};
 
     use proptest::prelude::*;
 

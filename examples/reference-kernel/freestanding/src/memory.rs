@@ -84,9 +84,9 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
     for index in 0..len {
         // SAFETY: the caller vouches for `len` bytes at `left`.
-        let a = unsafe { left.add(index).read() };
+        let a = unsafe { left.wrapping_add(index).read() };
         // SAFETY: the caller vouches for `len` bytes at `right`.
-        let b = unsafe { right.add(index).read() };
+        let b = unsafe { right.wrapping_add(index).read() };
         if a != b {
             return i32::from(a) - i32::from(b);
         }

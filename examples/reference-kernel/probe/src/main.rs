@@ -21,6 +21,10 @@ use parakernel_core::ring::Position;
 
 global_asm!(".globl _start", "_start:", "jmp {main}", main = sym main, options(att_syntax));
 
+unsafe extern "sysv64" {
+    static _start: u8;
+}
+
 extern "sysv64" fn main(info: &'static ProcessInfo) -> ! {
     let good = match arguments(info) {
         "exit" => true,
@@ -39,21 +43,27 @@ extern "sysv64" fn main(info: &'static ProcessInfo) -> ! {
 }
 
 fn arguments(info: &ProcessInfo) -> &'static str {
-    let start = ptr::with_exposed_provenance(info.arguments as usize);
+    let start = ptr::with_exposed_provenance(native(info.arguments));
     // SAFETY: the kernel maps the arguments before the process starts and never changes them.
     let bytes = unsafe { core::slice::from_raw_parts(start, info.arguments_len as usize) };
     core::str::from_utf8(bytes).unwrap_or("")
 }
 
+/// An address as this processor has it.
+#[expect(clippy::cast_possible_truncation, reason = "both have 64 bits")]
+const fn native(address: u64) -> usize {
+    address as usize
+}
+
 /// Nanoseconds on the kernel's clock.
 fn now(info: &ProcessInfo) -> u64 {
     let ticks = u128::from(timestamp() - info.tsc_start);
-    (ticks * 1_000_000_000 / u128::from(info.tsc_hz)) as u64
+    u64::try_from(ticks * 1_000_000_000 / u128::from(info.tsc_hz)).unwrap_or(u64::MAX)
 }
 
 /// A request comes back as an outcome, through the ring.
 fn request(info: &ProcessInfo) -> bool {
-    let Some(base) = NonNull::new(ptr::with_exposed_provenance_mut(info.outcomes as usize)) else {
+    let Some(base) = NonNull::new(ptr::with_exposed_provenance_mut(native(info.outcomes))) else {
         return false;
     };
     // SAFETY: the kernel maps the ring before the process starts, and only the ring views it.
@@ -174,7 +184,7 @@ fn touch_revoked(info: &ProcessInfo) -> bool {
 /// Does what must end the process; whatever comes back is wrong.
 fn misbehave(what: &str, info: &ProcessInfo) -> bool {
     let kernel = ptr::with_exposed_provenance::<u8>(0xffff_ffff_8010_0000);
-    let code = ptr::with_exposed_provenance_mut::<u8>((exit as fn(u64) -> !) as usize);
+    let code = (&raw const _start).cast_mut();
     match what {
         // SAFETY: none; the kernel must stop this one and the others here.
         "read-kernel" => _ = unsafe { kernel.read_volatile() },
@@ -185,7 +195,7 @@ fn misbehave(what: &str, info: &ProcessInfo) -> bool {
             ptr::from_ref(info)
                 .cast::<u8>()
                 .cast_mut()
-                .write_volatile(0)
+                .write_volatile(0);
         },
         // SAFETY: as above.
         "run-data" => unsafe { asm!("push 0xc3", "call rsp", "pop rax") },
@@ -194,7 +204,7 @@ fn misbehave(what: &str, info: &ProcessInfo) -> bool {
         "overflow" => _ = overflow(1),
         // SAFETY: as above.
         "divide" => unsafe {
-            asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _)
+            asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
         },
         // SAFETY: as above.
         "privileged" => unsafe { asm!("cli") },

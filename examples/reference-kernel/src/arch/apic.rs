@@ -9,7 +9,7 @@ use super::cpu;
 use crate::interrupts::Interrupt;
 use crate::once::Once;
 
-/// IA32_APIC_BASE, and in it: global enable, x2APIC enable, address.
+/// `IA32_APIC_BASE`, and in it: global enable, x2APIC enable, address.
 const BASE: u32 = 0x1b;
 const BASE_ENABLE: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
@@ -184,7 +184,8 @@ fn read(register: Register) -> u32 {
     }
     // SAFETY: without a page the controller is in x2APIC mode, which has the register.
     let value = unsafe { cpu::read_msr(msr(register)) };
-    (value & u64::from(u32::MAX)) as u32
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 fn write(register: Register, value: u32) {

@@ -35,8 +35,8 @@ pub(super) fn protect() {
     // SAFETY: boot.s set the same bits; the system-call registers are programmed before ring 3 runs.
     unsafe {
         Efer::update(|efer| {
-            efer.insert(EferFlags::NO_EXECUTE_ENABLE | EferFlags::SYSTEM_CALL_EXTENSIONS)
-        })
+            efer.insert(EferFlags::NO_EXECUTE_ENABLE | EferFlags::SYSTEM_CALL_EXTENSIONS);
+        });
     };
 }
 

@@ -7,7 +7,8 @@ use core::ptr::NonNull;
 use parakernel_core::address::{NodeId, PhysAddr};
 
 use super::cpu;
-use super::paging::{Flags, MapError, PHYS_OFFSET, PageSize, Tables};
+use super::paging::{Backing, Flags, MapError, Mapping, PHYS_OFFSET, PageSize, Tables};
+use crate::arch::native;
 use crate::memory::{EarlyFrames, FRAME, Frames, Ranges};
 
 /// Where the image is loaded (kernel.ld).
@@ -70,7 +71,12 @@ impl KernelTables {
         ] {
             let (start, end) = (start.addr() as u64, end.addr() as u64);
             let physical = start - KERNEL_BASE..end.next_multiple_of(FRAME) - KERNEL_BASE;
-            tables.map_range(start, physical, PageSize::Small, flags, &mut frames)?;
+            let backing = Backing {
+                physical,
+                largest: PageSize::Small,
+                flags,
+            };
+            tables.map_range(start, &backing, &mut frames)?;
         }
         let largest = if cpu::has_gigabyte_pages() {
             PageSize::Giant
@@ -78,13 +84,12 @@ impl KernelTables {
             PageSize::Large
         };
         for range in memory.iter() {
-            tables.map_range(
-                PHYS_OFFSET + range.start,
-                range.clone(),
+            let backing = Backing {
+                physical: range.clone(),
                 largest,
-                data,
-                &mut frames,
-            )?;
+                flags: data,
+            };
+            tables.map_range(PHYS_OFFSET + range.start, &backing, &mut frames)?;
         }
         tables.prepare(DEVICES, &mut frames)?;
         tables.prepare(STACKS, &mut frames)?;
@@ -130,11 +135,15 @@ impl KernelTables {
         }
         self.devices += size;
         let flags = Flags::WRITABLE | Flags::NO_EXECUTE | Flags::NO_CACHE | Flags::WRITE_THROUGH;
+        let backing = Backing {
+            physical,
+            largest: PageSize::Small,
+            flags,
+        };
+        let node = frames.nodes().next().ok_or(MapError::OutOfFrames)?;
         self.tables
-            .map_range(at, physical, PageSize::Small, flags, &mut || {
-                frames.take(NodeId::new(0), 1)
-            })?;
-        let address = core::ptr::with_exposed_provenance_mut((at + offset) as usize);
+            .map_range(at, &backing, &mut || frames.take(node, 1))?;
+        let address = core::ptr::with_exposed_provenance_mut(native(at + offset));
         NonNull::new(address).ok_or(MapError::Occupied)
     }
 
@@ -155,13 +164,15 @@ impl KernelTables {
             return Err(MapError::OutOfFrames);
         }
         self.stacks = top;
-        for at in (bottom..top).step_by(FRAME as usize) {
+        for at in (bottom..top).step_by(native(FRAME)) {
             let frame = frames.take(node, 1).ok_or(MapError::OutOfFrames)?;
             let flags = Flags::WRITABLE | Flags::NO_EXECUTE;
-            self.tables
-                .map(at, frame, PageSize::Small, flags, &mut || {
-                    frames.take(node, 1)
-                })?;
+            let page = Mapping {
+                frame,
+                size: PageSize::Small,
+                flags,
+            };
+            self.tables.map(at, page, &mut || frames.take(node, 1))?;
         }
         Ok(top)
     }

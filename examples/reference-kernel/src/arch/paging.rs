@@ -8,6 +8,8 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::native;
+
 use parakernel_core::address::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::{PageTableFlags, PhysFrame};
@@ -42,6 +44,11 @@ impl PageSize {
     pub(crate) const fn bytes(self) -> u64 {
         4096 << (9 * self as u32)
     }
+
+    /// In frames of 4 KiB.
+    pub(crate) const fn frames(self) -> usize {
+        1 << (9 * self as u32)
+    }
 }
 
 /// Why a page was not mapped.
@@ -64,6 +71,17 @@ pub(crate) struct Mapping {
     pub(crate) flags: Flags,
 }
 
+/// Physical memory to be mapped.
+#[derive(Clone, Debug)]
+pub(crate) struct Backing {
+    /// Where it is.
+    pub(crate) physical: Range<u64>,
+    /// The largest pages to use.
+    pub(crate) largest: PageSize,
+    /// What they allow.
+    pub(crate) flags: Flags,
+}
+
 /// A hierarchy of page tables, named by its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tables {
@@ -72,7 +90,7 @@ pub(crate) struct Tables {
 
 /// Where a physical address is mapped.
 pub(crate) const fn physical(address: PhysAddr) -> *mut u8 {
-    core::ptr::with_exposed_provenance_mut((PHYS_OFFSET + address.as_u64()) as usize)
+    core::ptr::with_exposed_provenance_mut(native(PHYS_OFFSET + address.as_u64()))
 }
 
 /// Forgets this core's translations of ring 3's addresses.
@@ -127,55 +145,67 @@ impl Tables {
         unsafe { Cr3::write(frame, Cr3Flags::empty()) };
     }
 
-    /// Maps the page at `at` to `frame`.
+    /// Maps the page at `at` as `page` says.
+    ///
+    /// # Errors
+    ///
+    /// If something is mapped there, or `frames` has none for a table.
     pub(crate) fn map(
         self,
         at: u64,
-        frame: PhysAddr,
-        size: PageSize,
-        flags: Flags,
+        page: Mapping,
         frames: &mut impl FnMut() -> Option<PhysAddr>,
     ) -> Result<(), MapError> {
+        let last = page.size as u32;
         let mut table = self.root;
-        for level in (size as u32 + 1..=3).rev() {
+        for level in (last + 1..=3).rev() {
             table = next_table(entry(table, slot(at, level)), frames)?;
         }
-        let leaf = entry(table, slot(at, size as u32));
+        let leaf = entry(table, slot(at, last));
         if leaf.load(Ordering::Relaxed) != 0 {
             return Err(MapError::Occupied);
         }
-        let large = if size == PageSize::Small {
-            Flags::empty()
-        } else {
-            Flags::HUGE_PAGE
-        };
-        let value = frame.as_u64() | (flags | large | Flags::PRESENT).bits();
-        leaf.store(value, Ordering::Release);
+        let mut flags = page.flags | Flags::PRESENT;
+        flags.set(Flags::HUGE_PAGE, page.size != PageSize::Small);
+        leaf.store(page.frame.as_u64() | flags.bits(), Ordering::Release);
         Ok(())
     }
 
-    /// Maps `len` bytes from `at` on to those from `start` on, with the largest pages up to `largest`; all are multiples of 4 KiB.
+    /// Maps `backing` from `at` on, with the largest pages that fit; all are multiples of 4 KiB.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map). What was mapped up to then stays.
     pub(crate) fn map_range(
         self,
         at: u64,
-        physical: Range<u64>,
-        largest: PageSize,
-        flags: Flags,
+        backing: &Backing,
         frames: &mut impl FnMut() -> Option<PhysAddr>,
     ) -> Result<(), MapError> {
+        let Backing {
+            physical,
+            largest,
+            flags,
+        } = backing;
         let mut from = physical.start;
         while from < physical.end {
             let to = at + (from - physical.start);
             let fits = |size: &PageSize| {
-                *size <= largest
+                size <= largest
                     && (from | to).is_multiple_of(size.bytes())
                     && from + size.bytes() <= physical.end
             };
-            let size = [PageSize::Giant, PageSize::Large]
-                .into_iter()
-                .find(fits)
-                .unwrap_or(PageSize::Small);
-            self.map(to, PhysAddr::new(from), size, flags, frames)?;
+            let large = [PageSize::Giant, PageSize::Large].into_iter().find(fits);
+            let size = large.unwrap_or(PageSize::Small);
+            self.map(
+                to,
+                Mapping {
+                    frame: PhysAddr::new(from),
+                    size,
+                    flags: *flags,
+                },
+                frames,
+            )?;
             from += size.bytes();
         }
         Ok(())
@@ -273,7 +303,7 @@ fn next_table(
 
 /// Index into the table at `level` (0 the last) for address `at`.
 const fn slot(at: u64, level: u32) -> usize {
-    (at >> (12 + 9 * level) & 511) as usize
+    native(at >> (12 + 9 * level) & 511)
 }
 
 /// Entry `index` (below 512) of the table in frame `table`.

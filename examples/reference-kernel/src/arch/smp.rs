@@ -17,7 +17,7 @@ use crate::mailbox::{self, CoreEnd};
 use crate::{print, runner, time};
 
 /// Where the start-up code is copied to: a page below 1 MiB that neither firmware nor kernel uses. boot.s knows the number too.
-const TRAMPOLINE: u64 = 0x8000;
+const TRAMPOLINE_PAGE: u8 = 8;
 /// "10-millisecond delay" and "200-microsecond delay", Intel SDM vol. 3, 8.4.4.1.
 const INIT_DELAY: Duration = Duration::from_millis(10);
 const START_UP_DELAY: Duration = Duration::from_micros(200);
@@ -164,7 +164,7 @@ fn send_through_trampoline(apic_id: u32) -> Result<(), &'static str> {
     apic::send_init(apic_id);
     time::spin(INIT_DELAY);
     for _ in 0..2 {
-        apic::send_start_up(apic_id, (TRAMPOLINE >> 12) as u8);
+        apic::send_start_up(apic_id, TRAMPOLINE_PAGE);
         time::spin(START_UP_DELAY);
     }
     time::spin_until(START_LIMIT, || AP_RUNS.load(Ordering::Acquire)).map_err(|time::Expired| {
@@ -177,7 +177,7 @@ fn send_through_trampoline(apic_id: u32) -> Result<(), &'static str> {
 fn copy_trampoline() {
     let start = &raw const ap_trampoline;
     let len = (&raw const ap_trampoline_end).addr() - start.addr();
-    let to = paging::physical(PhysAddr::new(TRAMPOLINE));
+    let to = paging::physical(PhysAddr::new(u64::from(TRAMPOLINE_PAGE) << 12));
     // SAFETY: the page is mapped, below the memory that the kernel gives out, and large enough for the few bytes between the symbols.
     unsafe { core::ptr::copy_nonoverlapping(start, to, len) };
 }

@@ -23,7 +23,7 @@ use crate::interrupts;
 const BY_SYSCALL: u64 = 1;
 /// `Context::by`: an interrupt or exception was, or the process has not run yet.
 const BY_INTERRUPT: u64 = 0;
-/// IA32_STAR.
+/// `IA32_STAR`.
 const STAR: u32 = 0xc000_0081;
 /// MXCSR at reset: all exceptions masked.
 const MXCSR_DEFAULT: u32 = 0x1f80;
@@ -240,7 +240,7 @@ pub(crate) fn this_core() -> &'static Core {
     let core: *const Core;
     // SAFETY: in the kernel GS points to the anchor of this core, whose first word is the record's address.
     unsafe {
-        asm!("mov {}, gs:[0]", out(reg) core, options(nostack, preserves_flags, readonly, pure))
+        asm!("mov {}, gs:[0]", out(reg) core, options(nostack, preserves_flags, readonly, pure));
     };
     // SAFETY: `attach` stored the address of a record that lives for ever and is shared by reference only.
     unsafe { &*core }

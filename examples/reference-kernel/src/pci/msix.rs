@@ -4,6 +4,7 @@ use parakernel_core::mmio::{MappedRegisters, Registers};
 use parakernel_core::pci::PciError;
 
 use super::Function;
+use crate::arch::native;
 use crate::cores;
 use crate::memory::Frames;
 use crate::vectors::{Event, Vector};
@@ -78,7 +79,7 @@ impl MsiX {
             })?;
         let msix = Self {
             registers,
-            offset: table.offset as usize,
+            offset: native(table.offset),
             entries,
         };
         for index in 0..count {
@@ -106,7 +107,7 @@ impl MsiX {
             };
             self.program(index, vector)?;
             return Some(Claim {
-                entry: index as u16,
+                entry: number(index),
                 sharing: Sharing::Own,
                 event,
             });
@@ -128,7 +129,7 @@ impl MsiX {
         }
         entry.users += 1;
         Some(Claim {
-            entry: index as u16,
+            entry: number(index),
             sharing: Sharing::Shared,
             event,
         })
@@ -174,4 +175,9 @@ impl MsiX {
         self.registers
             .write32(self.offset + index * ENTRY_LEN + at, value);
     }
+}
+
+/// The table has at most 2,048 entries.
+fn number(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
 }
