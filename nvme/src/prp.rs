@@ -1,0 +1,120 @@
+//! Physical region pages: how a command tells the controller where its data lies (NVMe 1.4 §4.3).
+//!
+//! PRP 1 is the address of the first byte. Data on two pages has the second page's address as PRP 2. Data on more
+//! pages has a *list* of the addresses of all pages but the first, and PRP 2 points to it; a list that does not end
+//! on its page goes on elsewhere, which costs the controller another read and the driver a chain.
+//!
+//! No list is ever built for a command here. Two tables of all page addresses of a region are built once, when it is
+//! registered ([`PageLists`]): any list of up to 256 entries lies inside one page of one of the two.
+
+use parakernel_core::memory::PAGE_SIZE;
+
+/// Bits of an address that count bytes in a page: memory is granted in pages of 4 KiB, so CC.MPS is 0.
+pub(crate) const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
+
+/// Entries of a list that surely lies inside one page of one of the two tables: half of a page of them.
+pub const MAX_LIST: u64 = PAGE_SIZE as u64 / 8 / 2;
+
+/// The longest transfer: with any offset into its first page it needs at most [`MAX_LIST`] more.
+pub const MAX_TRANSFER: u64 = MAX_LIST * PAGE_SIZE as u64;
+
+/// How many pages `len` bytes touch that begin `offset` bytes into a page.
+#[inline]
+#[must_use]
+pub const fn pages(offset: u64, len: u64) -> u64 {
+    (offset + len).div_ceil(PAGE_SIZE as u64)
+}
+
+/// The two tables of a region's page addresses, at numbers that the controller understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListTables {
+    /// Where entry 0 of the first lies: at the beginning of a page.
+    pub even: u64,
+    /// Where entry 0 of the second lies: in the middle of a page.
+    pub odd: u64,
+}
+
+impl ListTables {
+    /// Where a list of up to [`MAX_LIST`] entries lies that begins with page `page` of the region.
+    #[inline]
+    #[must_use]
+    pub const fn list(&self, page: u64) -> u64 {
+        let table = if page & MAX_LIST == 0 {
+            self.even
+        } else {
+            self.odd
+        };
+        table.wrapping_add(page * 8)
+    }
+
+    /// Bytes of memory for both tables of a region of `pages` pages, from the beginning of a page on.
+    #[must_use]
+    pub const fn bytes(pages: u64) -> u64 {
+        2 * Self::table_bytes(pages)
+    }
+
+    /// One table, half a page of it unused in front or behind, in whole pages.
+    const fn table_bytes(pages: u64) -> u64 {
+        (pages * 8 + PAGE_SIZE as u64 / 2).next_multiple_of(PAGE_SIZE as u64)
+    }
+
+    /// The tables in memory that begins at `base`, aligned to a page and [`bytes`](Self::bytes) long.
+    #[must_use]
+    pub const fn at(base: u64, pages: u64) -> Self {
+        Self {
+            even: base,
+            odd: base + Self::table_bytes(pages) + PAGE_SIZE as u64 / 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Follows the list as §4.3 says, over the tables themselves; entries are page numbers.
+    fn walk(tables: &[u64], lists: ListTables, first_page: u64, count: u64) -> Vec<u64> {
+        let mut at = lists.list(first_page);
+        let mut found = Vec::new();
+        for _ in 0..count {
+            found.push(tables[usize::try_from(at / 8).unwrap()]);
+            at += 8;
+            let ends_page = at.is_multiple_of(PAGE_SIZE as u64);
+            assert!(
+                !ends_page || found.len() as u64 == count,
+                "the list crosses a page"
+            );
+        }
+        found
+    }
+
+    #[test]
+    fn every_list_of_every_length_lies_inside_one_page() {
+        let region = 1500;
+        let lists = ListTables::at(0, region);
+        let mut memory = vec![u64::MAX; usize::try_from(ListTables::bytes(region) / 8).unwrap()];
+        for page in 0..region {
+            memory[usize::try_from(lists.even / 8 + page).unwrap()] = page;
+            memory[usize::try_from(lists.odd / 8 + page).unwrap()] = page;
+        }
+        for first in 0..region {
+            for count in [1, 2, 3, 127, 255, 256] {
+                let count = count.min(region - first);
+                let expected: Vec<_> = (first..first + count).collect();
+                assert_eq!(walk(&memory, lists, first, count), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn pages_are_counted_for_every_offset() {
+        for offset in 0..PAGE_SIZE as u64 {
+            for whole in 0..34 {
+                let len = whole * PAGE_SIZE as u64 + 512;
+                let touched = (offset + len - 1) / PAGE_SIZE as u64 + 1;
+                assert_eq!(pages(offset, len), touched);
+            }
+        }
+        assert_eq!(pages(PAGE_SIZE as u64 - 4, MAX_TRANSFER), MAX_LIST + 1);
+    }
+}
