@@ -12,6 +12,7 @@ pub mod identify;
 pub mod log;
 pub mod namespace;
 pub mod prp;
+pub mod queue;
 pub mod quirk;
 pub mod regs;
 pub mod status;
