@@ -3,6 +3,7 @@
 #![expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")]
 
 pub mod admin;
+pub mod checked;
 pub mod command;
 pub mod completion;
 pub mod controller;
@@ -16,3 +17,4 @@ pub mod queue;
 pub mod quirk;
 pub mod regs;
 pub mod status;
+pub mod validate;
