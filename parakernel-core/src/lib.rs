@@ -16,6 +16,7 @@ pub mod mmio;
 pub mod pci;
 pub mod queue;
 pub mod ring;
+pub mod steering;
 pub mod time;
 pub mod validate;
 pub mod volume;
