@@ -25,6 +25,13 @@ const MOST_KEYWORDS: usize = 5;
 /// The packages that may use the standard library always.
 const WITH_STD: [&str; 1] = ["parakernel-mock-hw"];
 
+/// How a library gives up the standard library, in the first lines of its root.
+const WITHOUT_STD: [&str; 3] = [
+    "#![no_std]",
+    "#![cfg_attr(not(test), no_std)]",
+    "#![cfg_attr(not(any(test, feature = \"std\")), no_std)]",
+];
+
 /// Runs every check; the first that fails ends it, but what is wrong with packages' descriptions is listed whole.
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     let faults: Vec<_> = workspace.published().flat_map(faults).collect();
@@ -34,6 +41,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         faults.join("\n  ")
     );
     println!("descriptions, licences and `no_std` are in order");
+    let packed = workspace.target.join("package");
+    if packed.exists() {
+        fs::remove_dir_all(&packed)
+            .with_context(|| format!("cannot remove {}", packed.display()))?;
+    }
     process::run(
         cargo()
             .args(["publish", "--workspace", "--dry-run", "--allow-dirty"])
@@ -91,12 +103,7 @@ fn faults(package: &Package) -> Vec<String> {
 
 /// Whether a crate's root gives up the standard library, tests aside, and asks for it or for `alloc` only by a feature.
 fn is_no_std(root: &str) -> bool {
-    let gives_up = root.lines().any(|line| {
-        matches!(
-            line.trim(),
-            "#![no_std]" | "#![cfg_attr(not(test), no_std)]"
-        )
-    });
+    let gives_up = root.lines().any(|line| WITHOUT_STD.contains(&line.trim()));
     let mut previous = "";
     let asks_always = root.lines().any(|line| {
         let asks = matches!(line.trim(), "extern crate std;" | "extern crate alloc;")
@@ -113,10 +120,7 @@ fn unpack(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let mut unpacked = Vec::new();
     for package in workspace.published() {
         let name = format!("{}-{}", package.name, package.version);
-        let archive = workspace
-            .target
-            .join("package")
-            .join(format!("{name}.crate"));
+        let archive = archive(workspace, &name)?;
         let target = folder.join(&name);
         if target.exists() {
             fs::remove_dir_all(&target)
@@ -135,6 +139,16 @@ fn unpack(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     Ok(unpacked)
 }
 
+/// The file that cargo has packed; a dry run leaves it in a folder of its own.
+fn archive(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let package = workspace.target.join("package");
+    ["tmp-crate", ""]
+        .map(|folder| package.join(folder).join(format!("{name}.crate")))
+        .into_iter()
+        .find(|path| path.exists())
+        .with_context(|| format!("cargo has not packed {name} into {}", package.display()))
+}
+
 /// Builds and runs a package's examples as its users would, with nothing but the other packages beside it.
 fn try_examples(
     workspace: &Workspace,
@@ -148,11 +162,6 @@ fn try_examples(
         command
             .args(["run", "--quiet", "--example", example])
             .current_dir(folder);
-        // The packages stand in a folder of this workspace, but are none of it.
-        fs::write(
-            folder.join("Cargo.toml"),
-            stand_alone(&fs::read_to_string(folder.join("Cargo.toml"))?),
-        )?;
         for (name, path) in patches(workspace, unpacked) {
             command.args([
                 "--config",
@@ -170,15 +179,7 @@ fn try_examples(
     Ok(())
 }
 
-/// A manifest that belongs to no workspace.
-fn stand_alone(manifest: &str) -> String {
-    if manifest.contains("\n[workspace]") {
-        manifest.to_owned()
-    } else {
-        format!("{manifest}\n[workspace]\n")
-    }
-}
-
+/// Where to find the other packages instead of the registry.
 fn patches(workspace: &Workspace, unpacked: &[PathBuf]) -> BTreeMap<String, PathBuf> {
     workspace
         .published()
@@ -199,12 +200,5 @@ mod tests {
         ));
         assert!(!is_no_std("//! Doc.\n"));
         assert!(!is_no_std("#![no_std]\nextern crate alloc;\n"));
-    }
-
-    #[test]
-    fn an_unpacked_package_is_its_own_workspace() {
-        assert!(stand_alone("[package]\nname = \"a\"\n").ends_with("\n[workspace]\n"));
-        let already = "[package]\n\n[workspace]\n";
-        assert_eq!(stand_alone(already), already);
     }
 }
