@@ -31,7 +31,7 @@ use parakernel_nvme::{
     command::LogPage,
     controller::{
         AbortOutcome, Config, Controller, ControllerMemory, Event, Pair, PairMemory, PairSlot,
-        PairState,
+        PairState, QueueId,
     },
     doorbell::{RegisterDoorbell, ShadowMemory},
     error::AdminError,
@@ -113,8 +113,12 @@ fn create<'m>(
 ) -> (Pair<'m>, Rings<'m, ENTRIES>) {
     let pair = pair_memory(memory);
     let rings = Rings::new(pair.submission.memory(), pair.completion.memory()).unwrap();
-    let queue = controller
-        .begin_create(pair, Instant::default())
+    let unused = |queue: &QueueId| {
+        controller.poll_pair(*queue, Instant::default()) == Poll::Ready(PairState::Gone(None))
+    };
+    let queue = (1..=3).filter_map(QueueId::new).find(unused).unwrap();
+    controller
+        .begin_create(queue, pair, Instant::default())
         .map_err(|(error, _)| error)
         .unwrap();
     assert_eq!(
@@ -354,9 +358,13 @@ fn pairs_are_created_deleted_lost_and_revived() {
         .collect();
     let more = pair_memory(&memory);
     let (error, more) = controller
-        .begin_create(more, Instant::default())
+        .begin_create(pairs[1], more, Instant::default())
         .unwrap_err();
     assert_eq!(error, AdminError::Pair);
+    let (error, more) = controller
+        .begin_create(QueueId::new(4).unwrap(), more, Instant::default())
+        .unwrap_err();
+    assert_eq!(error, AdminError::Argument);
     controller
         .begin_delete(pairs[1], Instant::default())
         .unwrap();
@@ -369,11 +377,11 @@ fn pairs_are_created_deleted_lost_and_revived() {
         PairState::Gone(None)
     );
     controller.take_back(pairs[1]).unwrap();
-    let again = controller
-        .begin_create(more, Instant::default())
+    let again = pairs[1];
+    controller
+        .begin_create(again, more, Instant::default())
         .map_err(|(error, _)| error)
         .unwrap();
-    assert_eq!(again, pairs[1]);
     assert_eq!(
         wait(&bar, |now| controller.poll_pair(again, now)),
         PairState::Live

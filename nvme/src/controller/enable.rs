@@ -62,6 +62,5 @@ impl<R: Registers> Controller<'_, R> {
             [granted & 0xffff, granted >> 16].map(|less_one| less_one + 1);
         let granted = u16::try_from(submission.min(completion)).unwrap_or(MAX_PAIRS);
         self.limits.pairs = self.limits.pairs.min(granted);
-        self.pairs.limit(self.limits.pairs);
     }
 }

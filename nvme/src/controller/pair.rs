@@ -105,10 +105,9 @@ pub struct PairSlot<'m> {
 
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
+    /// Without memory.
     #[default]
-    Fresh,
-    /// Free again; the next free one behind it.
-    Free(Option<QueueId>),
+    Absent,
     Working {
         step: Step,
         /// `None` until the command is given.
@@ -156,34 +155,26 @@ impl State {
     }
 }
 
-/// The table of queue pairs: taking and giving back cost the same however many there are.
+/// The table of queue pairs, by id.
 #[derive(Debug)]
 pub(super) struct Pairs<'m> {
     slots: &'m mut [PairSlot<'m>],
-    /// The first of the pairs that were given back.
-    free: Option<QueueId>,
-    /// How many were ever taken.
-    taken: u16,
     limit: u16,
+    /// The highest id that was ever in use.
+    highest: u16,
 }
 
 impl<'m> Pairs<'m> {
     pub(super) fn new(slots: &'m mut [PairSlot<'m>]) -> Self {
-        let limit = u16::try_from(slots.len()).unwrap_or(u16::MAX);
         Self {
+            limit: u16::try_from(slots.len()).unwrap_or(u16::MAX),
             slots,
-            free: None,
-            taken: 0,
-            limit,
+            highest: 0,
         }
     }
 
     pub(super) const fn capacity(&self) -> u16 {
         self.limit
-    }
-
-    pub(super) fn limit(&mut self, pairs: u16) {
-        self.limit = self.limit.min(pairs);
     }
 
     fn slot(&mut self, queue: QueueId) -> Option<&mut PairSlot<'m>> {
@@ -198,33 +189,10 @@ impl<'m> Pairs<'m> {
         matches!(self.state(queue), Some(State::Live))
     }
 
-    fn take(&mut self) -> Option<QueueId> {
-        if let Some(queue) = self.free {
-            let State::Free(next) = *self.state(queue)? else {
-                return None;
-            };
-            self.free = next;
-            return Some(queue);
-        }
-        if self.taken == self.limit {
-            return None;
-        }
-        self.taken += 1;
-        QueueId::new(self.taken)
-    }
-
-    fn put(&mut self, queue: QueueId) {
-        let next = self.free;
-        if let Some(slot) = self.slot(queue) {
-            slot.state = State::Free(next);
-            self.free = Some(queue);
-        }
-    }
-
     /// The controller forgot all queues.
     pub(super) fn lose_all(&mut self) {
-        let taken = usize::from(self.taken);
-        for slot in self.slots.iter_mut().take(taken) {
+        let highest = usize::from(self.highest);
+        for slot in self.slots.iter_mut().take(highest) {
             slot.state = match slot.state {
                 State::Live => State::Lost,
                 State::Working {
@@ -233,40 +201,44 @@ impl<'m> Pairs<'m> {
                 } => State::Lost,
                 State::Working { cause, .. } => State::Gone(cause),
                 State::Quarantined(error) => State::Gone(Some(error)),
-                state @ (State::Fresh | State::Free(_) | State::Gone(_) | State::Lost) => state,
+                state @ (State::Absent | State::Gone(_) | State::Lost) => state,
             };
         }
     }
 }
 
 impl<'m, R: Registers> Controller<'m, R> {
-    /// Begins to create a queue pair; [`poll_pair`](Self::poll_pair) tells when it is there.
+    /// Begins to create pair `queue`; [`poll_pair`](Self::poll_pair) tells when it is there.
     ///
     /// # Errors
     ///
-    /// [`AdminError::Argument`] where the memory does not fit its size or the size the controller,
-    /// [`AdminError::Pair`] where no pair is left; with the memory.
+    /// [`AdminError::Argument`] where the memory does not fit its size, or the size or id the controller's
+    /// [limits](Self::limits), [`AdminError::Pair`] where there is such a pair; with the memory.
     pub fn begin_create(
         &mut self,
+        queue: QueueId,
         memory: PairMemory<'m>,
         now: Instant,
-    ) -> Result<QueueId, (AdminError, PairMemory<'m>)> {
+    ) -> Result<(), (AdminError, PairMemory<'m>)> {
         if self.reset.is_running() {
             return Err((AdminError::Reset, memory));
         }
-        if !self.fits(&memory) {
+        if !self.fits(&memory) || queue.as_u16() > self.limits.pairs {
             return Err((AdminError::Argument, memory));
         }
-        let Some(queue) = self.pairs.take() else {
+        let slot = self
+            .pairs
+            .slot(queue)
+            .filter(|slot| matches!(slot.state, State::Absent));
+        let Some(slot) = slot else {
             return Err((AdminError::Pair, memory));
         };
-        if let Some(slot) = self.pairs.slot(queue) {
-            slot.memory = Some(memory);
-            slot.state = State::begin(Step::CreateCompletion, None);
-        }
+        slot.memory = Some(memory);
+        slot.state = State::begin(Step::CreateCompletion, None);
+        self.pairs.highest = self.pairs.highest.max(queue.as_u16());
         // Gives the first command, if there is room for it.
         let _ = self.poll_pair(queue, now);
-        Ok(queue)
+        Ok(())
     }
 
     fn fits(&self, memory: &PairMemory<'_>) -> bool {
@@ -330,7 +302,7 @@ impl<'m, R: Registers> Controller<'m, R> {
                 break;
             };
             let next = match state {
-                State::Fresh | State::Free(_) => break,
+                State::Absent => break,
                 State::Gone(cause) => return Poll::Ready(PairState::Gone(cause)),
                 State::Lost => return Poll::Ready(PairState::Lost),
                 State::Quarantined(error) => return Poll::Ready(PairState::Quarantined(error)),
@@ -410,7 +382,7 @@ impl<'m, R: Registers> Controller<'m, R> {
             .map(|offset| shadow?.shadow(offset - DOORBELLS))
     }
 
-    /// Takes back the memory of a pair that is gone or lost; its id is free again.
+    /// Takes back the memory of a pair that is gone or lost; its id may be used again.
     ///
     /// # Errors
     ///
@@ -421,7 +393,7 @@ impl<'m, R: Registers> Controller<'m, R> {
             return Err(AdminError::Pair);
         }
         let memory = slot.memory.take().ok_or(AdminError::Pair)?;
-        self.pairs.put(queue);
+        slot.state = State::Absent;
         Ok(memory)
     }
 }
