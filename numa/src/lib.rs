@@ -5,5 +5,7 @@
 
 pub mod acpi;
 pub mod frames;
+#[cfg(feature = "std")]
+pub mod linux;
 pub mod placement;
 pub mod topology;

@@ -1,7 +1,7 @@
 //! Which core, memory and device is on which node, and how far nodes are from each other.
 //!
 //! A [`Topology`] lives in slices that its maker provides, so it has no limit of its own. A [`Builder`] fills it from
-//! [firmware tables](Builder::from_acpi), from what Linux reports,, or by hand.
+//! [firmware tables](Builder::from_acpi) or by hand; with feature `std` it also comes from Linux.
 
 use parakernel_core::address::{CoreId, NodeId, PhysAddr};
 use parakernel_core::pci;
@@ -128,6 +128,23 @@ impl DeviceRange {
 }
 
 impl<'s> Topology<'s> {
+    /// The topology of tables that a [`Builder`] filled, without memory.
+    #[cfg(feature = "std")]
+    pub(crate) const fn from_tables(
+        nodes: &'s [Node],
+        cores: &'s [Core],
+        devices: &'s [DeviceRange],
+        distances: &'s [Distance],
+    ) -> Self {
+        Self {
+            nodes,
+            cores,
+            memory: &[],
+            devices,
+            distances,
+        }
+    }
+
     /// The nodes, by [`NodeId`].
     #[must_use]
     pub const fn nodes(&self) -> &'s [Node] {
