@@ -9,6 +9,7 @@
 
 mod control;
 mod nothing;
+mod peer;
 pub mod phases;
 
 use core::time::Duration;

@@ -1,11 +1,12 @@
 //! All phases by name.
 
-use crate::{Entry, control::Control, entry, nothing::Nothing};
+use crate::{Entry, control::Control, entry, nothing::Nothing, peer};
 
 /// Every phase, in the order of the report.
 pub const PHASES: &[Entry] = &[
     entry::<Nothing>("harness/nothing"),
     entry::<Control>("harness/control"),
+    entry::<peer::Forward>("peer/virtio-drivers-forward"),
 ];
 
 /// The phase of that name.

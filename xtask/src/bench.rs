@@ -2,6 +2,7 @@
 
 mod barriers;
 mod budgets;
+mod times;
 
 use crate::{
     process,
@@ -79,14 +80,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         "{:<44} {:>5} {:>12} {:>8}",
         "phase", "batch", "instructions", "budget"
     );
-    for name in process::read(Command::new(&program).arg("list"))?.lines() {
-        if options
-            .filter
-            .as_ref()
-            .is_some_and(|filter| !name.contains(filter.as_str()))
-        {
-            continue;
-        }
+    let list = process::read(Command::new(&program).arg("list"))?;
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let names: Vec<_> = list.lines().filter(|name| name.contains(filter)).collect();
+    for name in &names {
         for batch in BATCHES {
             for (name, instructions) in count(&program, &disassembly, &scratch, name, batch)? {
                 let budget = budgets.of(&name, batch);
@@ -105,6 +102,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         fs::write(path, serde_json::to_string_pretty(&figures)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    times::compare(&program, &names)?;
     println!("Time goals against peers that no registry installs: not measured in this run.");
     judge(&figures, &budgets)
 }

@@ -8,6 +8,9 @@ use std::{fs, path::Path, process::Command};
 /// What a figure may be over its budget, as a part of it.
 pub(crate) const TOLERANCE: f64 = 0.01;
 
+/// How the names of phases begin that others have written.
+const PEER: &str = "peer/";
+
 /// The table.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -35,13 +38,14 @@ impl Budgets {
         toml::from_str(&text).with_context(|| format!("{} is no table of budgets", path.display()))
     }
 
-    /// The budget of a figure. Barriers have none to spend, unless the table says otherwise.
+    /// The budget of a figure. Data paths of the project's have no barriers to spend, unless the table says otherwise.
     pub(crate) fn of(&self, name: &str, batch: u32) -> Option<f64> {
         let listed = self
             .budget
             .iter()
             .find(|budget| budget.name == name && budget.batch == batch);
-        let default = name.ends_with(":barriers").then_some(0.0);
+        let is_ours = !name.starts_with(PEER);
+        let default = (is_ours && name.ends_with(":barriers")).then_some(0.0);
         listed.map(|budget| budget.instructions).or(default)
     }
 }
@@ -66,6 +70,7 @@ mod tests {
         assert_eq!(budgets.of("nvme/read", 32), Some(63.4));
         assert_eq!(budgets.of("nvme/read", 8), None);
         assert_eq!(budgets.of("nvme/read:barriers", 8), Some(0.0));
+        assert_eq!(budgets.of("peer/other:barriers", 8), None);
     }
 
     #[test]
