@@ -45,6 +45,7 @@ pub const FRAME_LEN: u64 = 4096;
 
 /// Where the first frame of a run may lie.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum FrameSize {
     /// At any multiple of 4 KiB.
     Small,
@@ -74,6 +75,7 @@ impl FrameSize {
 
 /// Frames that follow each other in physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Run {
     /// The first byte of the first frame.
     pub base: PhysAddr,
@@ -83,6 +85,7 @@ pub struct Run {
 
 /// Why no frames were given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum AllocateError {
     /// The node has no run of as many free frames.
@@ -93,6 +96,7 @@ pub enum AllocateError {
 
 /// Why frames were not taken back, passed on or offered. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum FrameError {
     /// No zone holds all of the range.
@@ -109,6 +113,7 @@ pub enum FrameError {
 
 /// Why zones cannot be used together, or storage not for a zone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum ZoneError {
     /// The zone starts at no multiple of 4 KiB.

@@ -7,6 +7,7 @@ use crate::topology::Topology;
 
 /// A core for the queues of some devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Placement {
     /// The core.
     pub core: CoreId,

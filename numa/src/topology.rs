@@ -28,6 +28,7 @@ pub struct Topology<'s> {
 
 /// A node, at the index of its [`NodeId`].
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Node {
     /// Firmware's or Linux's number for it, such as an ACPI proximity domain.
     pub domain: u32,
@@ -35,6 +36,7 @@ pub struct Node {
 
 /// A core, at the index of its [`CoreId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Core {
     /// What the hardware calls it: the APIC id; under Linux, the CPU number.
     pub hardware_id: u32,
@@ -46,6 +48,7 @@ pub struct Core {
 ///
 /// Whether there is memory at each of them is for the memory map to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct MemoryRange {
     /// The first address.
     pub base: PhysAddr,
@@ -57,6 +60,7 @@ pub struct MemoryRange {
 
 /// PCI functions that are near one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct DeviceRange {
     /// The first function.
     pub first: pci::Address,

@@ -9,6 +9,7 @@ use super::Signature;
 
 /// Why bytes are not the table they claim to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Error {
     table: Signature,
     offset: usize,
@@ -17,6 +18,7 @@ pub struct Error {
 
 /// What is wrong at one place of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Problem {
     /// The root table does not name such a table.

@@ -16,6 +16,7 @@ pub struct Madt<'a> {
 
 /// One entry of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Entry {
     /// A core, by its local APIC or x2APIC.
@@ -36,6 +37,7 @@ pub enum Entry {
 
 /// A core, from a Processor Local APIC (§5.2.12.2) or Processor Local x2APIC structure (§5.2.12.12).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Processor {
     /// The identity that the ACPI namespace uses.
     pub uid: u32,
@@ -47,6 +49,7 @@ pub struct Processor {
 
 /// Whether a core can be started, the local APIC flags of §5.2.12.2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum ProcessorState {
     /// It is ready for use.
     Enabled,
@@ -58,6 +61,7 @@ pub enum ProcessorState {
 
 /// An I/O APIC, §5.2.12.3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct IoApic {
     /// Its identity.
     pub id: u8,
@@ -69,6 +73,7 @@ pub struct IoApic {
 
 /// The wiring of one ISA interrupt, §5.2.12.5.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct InterruptOverride {
     /// The ISA interrupt, 0 to 15 on real machines.
     pub source: u8,
@@ -80,6 +85,7 @@ pub struct InterruptOverride {
 
 /// An input that raises a non-maskable interrupt, §5.2.12.6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct NmiSource {
     /// The input.
     pub input: u32,
@@ -89,6 +95,7 @@ pub struct NmiSource {
 
 /// A pin of local APICs that carries a non-maskable interrupt, §5.2.12.7 and §5.2.12.13.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LocalNmi {
     /// The core's [`uid`](Processor::uid), or `None` for all cores.
     pub uid: Option<u32>,
@@ -100,6 +107,7 @@ pub struct LocalNmi {
 
 /// How an interrupt line signals, the MPS INTI flags of §5.2.12.5.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Line {
     /// The level that counts as asserted.
     pub polarity: Polarity,
@@ -109,6 +117,7 @@ pub struct Line {
 
 /// The level at which a line is asserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Polarity {
     /// As is usual on its bus; high on ISA.
     Bus,
@@ -120,6 +129,7 @@ pub enum Polarity {
 
 /// What counts as a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Trigger {
     /// As is usual on its bus; the edge on ISA.
     Bus,

@@ -15,6 +15,7 @@ pub struct Mcfg<'a> {
 
 /// The buses of one segment group whose configuration space is mapped together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Segment {
     /// The segment group.
     pub segment: u16,

@@ -14,6 +14,7 @@ pub struct Slit<'a> {
 
 /// How far memory is, relative to 10 for a domain's own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Distance(u8);
 
 impl Distance {

@@ -9,6 +9,7 @@ use super::{Error, Problem};
 
 /// The four characters that name a table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Signature([u8; 4]);
 
 impl Signature {

@@ -36,6 +36,7 @@ pub struct Builder<'s> {
 
 /// One of the tables of a [`Storage`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Table {
     /// [`Storage::nodes`].
@@ -52,6 +53,7 @@ pub enum Table {
 
 /// Why a topology could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum TopologyError {
     /// The caller's slice is too short.
