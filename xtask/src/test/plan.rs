@@ -248,8 +248,18 @@ fn doc(workspace: &Workspace) -> Result<Plan> {
     })
 }
 
-fn unit(_: &Workspace) -> Result<Plan> {
-    Ok(Plan::Run(vec![run(&["test", "--workspace"])]))
+fn unit(workspace: &Workspace) -> Result<Plan> {
+    let mut commands = vec![run(&["test", "--workspace"])];
+    // The kernel's parsers are tested on the host; the fuzz targets are run, not tested.
+    if workspace.kernel_manifest().exists() {
+        let mut kernel = run(&["test", "--workspace", "--manifest-path"]);
+        kernel
+            .arg(workspace.kernel_manifest())
+            .arg("--target-dir")
+            .arg(workspace.target.join("kernel"));
+        commands.push(kernel);
+    }
+    Ok(Plan::Run(commands))
 }
 
 fn features(workspace: &Workspace) -> Result<Plan> {
