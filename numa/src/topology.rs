@@ -196,10 +196,13 @@ impl<'s> Topology<'s> {
         (address < range.end()).then_some(range.node)
     }
 
-    /// Where a PCI function is, or `None` where nobody says. Of several ranges that hold it, the smallest counts.
+    /// Where a PCI function is, or `None` where nobody says.
+    ///
+    /// Of several ranges that hold it, the smallest counts; of equal ones, the one that was added last.
     #[must_use]
     pub fn node_of_device(&self, function: pci::Address) -> Option<NodeId> {
-        let ranges = self.devices.iter().filter(|range| range.contains(function));
+        let ranges = self.devices.iter().rev();
+        let ranges = ranges.filter(|range| range.contains(function));
         ranges
             .min_by_key(|range| range.extent())
             .map(|range| range.node)

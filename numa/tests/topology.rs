@@ -248,6 +248,20 @@ fn slices_that_are_too_short_are_named() {
 }
 
 #[test]
+fn who_speaks_last_of_a_device_is_believed() {
+    let mut room = Room::new();
+    let mut builder = Builder::new(room.storage(), [0, 1]).unwrap();
+    builder.add_core(0, 0).unwrap();
+    let (card, whole_bus) = (function("81:00.0"), function("81:1f.7"));
+    builder.add_devices(card, card, 0).unwrap();
+    builder.add_devices(card, card, 1).unwrap();
+    builder.add_devices(card, whole_bus, 0).unwrap();
+    let topology = builder.build().unwrap();
+    assert_eq!(topology.node_of_device(card), Some(node(1)));
+    assert_eq!(topology.node_of_device(whole_bus), Some(node(0)));
+}
+
+#[test]
 fn contradictions_are_refused() {
     let mut room = Room::new();
     let mut builder = Builder::new(room.storage(), [3, 1]).unwrap();

@@ -150,7 +150,7 @@ impl<'s> Builder<'s> {
 
     /// Adds the PCI functions from `first` to `last`, which are of one segment.
     ///
-    /// Of several ranges that hold a function, the smallest counts; of equal ones, the one that was added first.
+    /// Of several ranges that hold a function, the smallest counts; of equal ones, the one that was added last.
     ///
     /// # Errors
     ///
