@@ -18,7 +18,7 @@ use crate::vectors::{Event, Vector};
 use crate::{cores, print, time, vectors};
 
 /// How long anything may take: emulated cores share few real ones.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 /// How long a probe that never ends runs before something is done about it.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Where the probe expects the page that is taken away from it.
@@ -128,32 +128,42 @@ fn in_use(kernel: &Kernel) -> (usize, usize) {
     )
 }
 
-/// Waits for all probes and reclaims them; meanwhile whatever they ask for comes back to them.
+/// Waits for all probes and reclaims them; whether they ended as expected.
 fn collect(kernel: &mut Kernel, expected: Expected) -> bool {
     let mut good = true;
     for seat in kernel.seats.iter_mut() {
-        let all_in = time::spin_until(LIMIT, || {
-            while let Some(Message::Request(request)) = seat.receive() {
-                let _lost = seat.deliver(&request).is_err();
-            }
-            seat.process
-                .as_ref()
-                .is_none_or(|process| process.end.is_some())
-        });
+        let in_time = answer_until_end(seat);
+        if !in_time {
+            seat.stop();
+            let _hangs = !answer_until_end(seat);
+        }
         let end = seat.process.as_ref().and_then(|process| process.end);
         let as_expected = match (end, expected) {
             (Some(End::Exited(code)), Expected::Exited) => code == 0,
             (Some(End::Faulted(fault)), Expected::Faulted(vector)) => fault.vector == vector,
-            (Some(End::Stopped), Expected::Stopped) => true,
+            (Some(End::Stopped), Expected::Stopped) => in_time,
             _ => false,
         };
         let reclaimed = seat.reclaim(&mut kernel.frames);
-        if all_in.is_err() || !as_expected || reclaimed.is_err() {
+        if !as_expected || reclaimed.is_err() {
             print!("core {}: {end:?}, {reclaimed:?}\n", seat.core.id.index());
             good = false;
         }
     }
     good
+}
+
+/// Sends the probe back whatever it asks for, until it has ended; whether it did in time.
+fn answer_until_end(seat: &mut Seat) -> bool {
+    let ended = time::spin_until(LIMIT, || {
+        while let Some(Message::Request(request)) = seat.receive() {
+            let _lost = seat.deliver(&request).is_err();
+        }
+        seat.process
+            .as_ref()
+            .is_none_or(|process| process.end.is_some())
+    });
+    ended.is_ok()
 }
 
 const fn nothing(_: &mut Kernel) -> bool {

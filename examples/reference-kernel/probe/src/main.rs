@@ -78,8 +78,8 @@ fn request(info: &ProcessInfo) -> bool {
         };
         let accepted = call(Call::Request as u64, (&raw const sent).addr() as u64, 0);
         let mut got = None;
-        // A second in all: the kernel answers at once, but shares its processor with this one.
-        for _ in 0..1000 {
+        // Ten seconds in all: the kernel answers at once, but emulated cores share few real ones.
+        for _ in 0..10_000 {
             got = ring.consume(consumed);
             if got.is_some() {
                 break;
@@ -166,7 +166,7 @@ fn interrupt(info: &ProcessInfo) -> bool {
     let start = now(info);
     let ready = Message::default();
     call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
-    call(Call::Wait as u64, start + 4_000_000_000, 0) == 0 && now(info) < start + 3_000_000_000
+    call(Call::Wait as u64, start + 20_000_000_000, 0) == 0 && now(info) < start + 15_000_000_000
 }
 
 /// Reads a page that the kernel gives and takes away again.
@@ -175,7 +175,7 @@ fn touch_revoked(info: &ProcessInfo) -> bool {
     let page = ptr::with_exposed_provenance::<u64>(0x2000_0000);
     let ready = Message::default();
     call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
-    call(Call::Wait as u64, now(info) + 4_000_000_000, 0);
+    call(Call::Wait as u64, now(info) + 20_000_000_000, 0);
     // SAFETY: none; the kernel takes the page away, which must end the process.
     while unsafe { page.read_volatile() } == CONTENT {}
     false
