@@ -4,31 +4,84 @@
     reason = "lends out firmware tables that lie in physical memory"
 )]
 
-use core::ops::Range;
+use core::fmt;
 
 use heapless::Vec;
 use parakernel_core::address::{NodeId, PhysAddr};
-use parakernel_numa::acpi::madt::ProcessorState;
-use parakernel_numa::acpi::srat::MemoryFlags;
-use parakernel_numa::acpi::{Error, Memory, Segment, Tables};
+use parakernel_numa::acpi::{Distance, Error, Memory, Segment, Tables};
+use parakernel_numa::topology::{
+    self, Builder, MemoryRange, Sources, Storage, Topology, TopologyError,
+};
 
 use crate::arch::paging;
-use crate::cores::CORES_MAX;
+use crate::memory::EarlyFrames;
 
 /// Firmware tables lie below this; the boot map ends here.
 const REACH: u64 = 1 << 32;
+/// Most NUMA nodes, and most entries about devices that name a node.
+const NODES_MAX: usize = 64;
+const DEVICES_MAX: usize = 64;
+/// Most PCI segments, or parts of one.
+const SEGMENTS_MAX: usize = 8;
 
 /// The machine, as its firmware describes it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Machine {
-    /// The numbers of the cores' interrupt controllers.
-    pub(crate) cores: Vec<u32, CORES_MAX>,
-    /// Which node a core belongs to, by interrupt controller.
-    core_nodes: Vec<(u32, u32), CORES_MAX>,
-    /// Which node memory belongs to.
-    pub(crate) memory: Vec<(Range<u64>, u32), 64>,
+    /// Nodes, and the cores, memory and devices on them.
+    pub(crate) topology: Topology<'static>,
     /// PCI configuration spaces.
-    pub(crate) segments: Vec<Segment, 8>,
+    pub(crate) segments: Vec<Segment, SEGMENTS_MAX>,
+}
+
+/// Why the machine is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MachineError {
+    /// A table is broken or missing.
+    Table(Error),
+    /// The tables contradict each other, or speak of more than there is room for.
+    Topology(TopologyError),
+    /// There is no memory to keep it in.
+    OutOfFrames,
+}
+
+impl Machine {
+    /// Reads the tables that the root pointer at `rsdp` leads to, while the boot map is in place.
+    ///
+    /// # Errors
+    ///
+    /// Where a table is broken, or there is no room.
+    pub(crate) fn read(rsdp: u64, early: &mut EarlyFrames) -> Result<Self, MachineError> {
+        let tables = Tables::new(&BootMap, PhysAddr::new(rsdp))?;
+        let sources = Sources::read(&tables)?;
+        let ranges = sources.srat.map_or(0, |srat| srat.memory().count());
+        let storage = storage(early, sources.madt.processors().count(), ranges + 1);
+        let storage = storage.ok_or(MachineError::OutOfFrames)?;
+        let topology = Builder::from_acpi(storage, &sources)?.build()?;
+        let segments = tables
+            .mcfg()?
+            .map(|mcfg| mcfg.segments().take(SEGMENTS_MAX).collect());
+        Ok(Self {
+            topology,
+            segments: segments.unwrap_or_default(),
+        })
+    }
+
+    /// The node of the core with interrupt controller `apic_id`.
+    pub(crate) fn node_of(&self, apic_id: u32) -> NodeId {
+        let core = self.topology.core(apic_id);
+        let node = core.and_then(|core| self.topology.node_of_core(core));
+        node.unwrap_or(NodeId::new(0))
+    }
+}
+
+fn storage(early: &mut EarlyFrames, cores: usize, ranges: usize) -> Option<Storage<'static>> {
+    Some(Storage {
+        nodes: early.slice(NODES_MAX, topology::Node::default())?,
+        cores: early.slice(cores, topology::Core::default())?,
+        memory: early.slice(ranges, MemoryRange::default())?,
+        devices: early.slice(DEVICES_MAX, topology::DeviceRange::default())?,
+        distances: early.slice(NODES_MAX * NODES_MAX, Distance::LOCAL)?,
+    })
 }
 
 /// The boot map of the low 4 GiB.
@@ -45,52 +98,24 @@ impl Memory for BootMap {
     }
 }
 
-impl Machine {
-    /// Reads the tables that the root pointer at `rsdp` leads to, while the boot map is in place.
-    ///
-    /// # Errors
-    ///
-    /// Where a table is broken.
-    pub(crate) fn read(rsdp: u64) -> Result<Self, Error> {
-        let tables = Tables::new(&BootMap, PhysAddr::new(rsdp))?;
-        let mut machine = Self::default();
-        if let Some(madt) = tables.madt()? {
-            let enabled = madt
-                .processors()
-                .filter(|core| core.state == ProcessorState::Enabled);
-            machine
-                .cores
-                .extend(enabled.map(|core| core.apic_id).take(CORES_MAX));
-        }
-        if let Some(srat) = tables.srat()? {
-            let cores = srat.processors().filter(|core| core.is_enabled);
-            machine.core_nodes.extend(
-                cores
-                    .map(|core| (core.apic_id, core.domain))
-                    .take(CORES_MAX),
-            );
-            for range in srat
-                .memory()
-                .filter(|range| range.flags.contains(MemoryFlags::ENABLED))
-            {
-                let start = range.base.as_u64();
-                let _full = machine
-                    .memory
-                    .push((start..start.saturating_add(range.len), range.domain))
-                    .is_err();
-            }
-        }
-        if let Some(mcfg) = tables.mcfg()? {
-            machine
-                .segments
-                .extend(mcfg.segments().take(machine.segments.capacity()));
-        }
-        Ok(machine)
+impl From<Error> for MachineError {
+    fn from(error: Error) -> Self {
+        Self::Table(error)
     }
+}
 
-    /// The node of the core with interrupt controller `apic_id`.
-    pub(crate) fn node_of(&self, apic_id: u32) -> NodeId {
-        let node = self.core_nodes.iter().find(|(id, _)| *id == apic_id);
-        NodeId::new(node.map_or(0, |(_, node)| *node))
+impl From<TopologyError> for MachineError {
+    fn from(error: TopologyError) -> Self {
+        Self::Topology(error)
+    }
+}
+
+impl fmt::Display for MachineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(error) => error.fmt(f),
+            Self::Topology(error) => error.fmt(f),
+            Self::OutOfFrames => f.write_str("no memory to keep the machine's description in"),
+        }
     }
 }

@@ -4,10 +4,11 @@
 use core::ops::Range;
 
 use parakernel_core::address::{NodeId, PhysAddr};
+use parakernel_numa::frames::FrameSize;
 
 use crate::arch::native;
 use crate::arch::paging::{self, Backing, Flags, MapError, Mapping, OWNED, PageSize, Tables, USER};
-use crate::memory::{FRAME, Frames};
+use crate::memory::{FRAME, Frames, Owner};
 
 /// What a process may do with a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,24 +57,31 @@ pub(crate) struct Foreign {
 pub(crate) struct AddressSpace {
     tables: Tables,
     node: NodeId,
+    owner: Owner,
     /// Frames that it took: tables and memory.
     taken: usize,
 }
 
 impl AddressSpace {
-    /// An address space with nothing in it but the kernel's half, which `kernel` maps.
+    /// An address space of `owner` with nothing in it but the kernel's half, which `kernel` maps.
     ///
     /// # Errors
     ///
     /// If `node` has no frame.
-    pub(crate) fn new(frames: &mut Frames, node: NodeId, kernel: Tables) -> Result<Self, MapError> {
-        let root = frames.take(node, 1).ok_or(MapError::OutOfFrames)?;
+    pub(crate) fn new(
+        frames: &mut Frames,
+        node: NodeId,
+        owner: Owner,
+        kernel: Tables,
+    ) -> Result<Self, MapError> {
+        let root = frames.take_one(node, owner).ok_or(MapError::OutOfFrames)?;
         // SAFETY: a fresh, zeroed frame.
         let tables = unsafe { Tables::new(root) };
         tables.share_kernel_half(kernel);
         Ok(Self {
             tables,
             node,
+            owner,
             taken: 1,
         })
     }
@@ -81,6 +89,11 @@ impl AddressSpace {
     /// The tables, for the core that runs the process.
     pub(crate) const fn tables(&self) -> Tables {
         self.tables
+    }
+
+    /// Whose its frames are.
+    pub(crate) const fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// The node that its memory is on.
@@ -110,18 +123,21 @@ impl AddressSpace {
             } else {
                 PageSize::Small
             };
-            let count = size.frames();
-            let frame = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
-            let page = Mapping {
-                frame,
-                size,
-                flags: access.flags() | OWNED,
+            let alignment = match size {
+                PageSize::Small => FrameSize::Small,
+                PageSize::Large | PageSize::Giant => FrameSize::Huge,
             };
-            if let Err(error) = self.map_page(frames, at, page) {
-                frames.give_back(frame, count);
-                return Err(error);
-            }
-            self.taken += count;
+            let frame = frames.take(self.node, size.frames(), alignment, self.owner);
+            let frame = frame.ok_or(MapError::OutOfFrames)?;
+            self.map_owned(
+                frames,
+                at,
+                Mapping {
+                    frame,
+                    size,
+                    flags: access.flags(),
+                },
+            )?;
             at += size.bytes();
         }
         Ok(())
@@ -140,19 +156,16 @@ impl AddressSpace {
     ) -> Result<PhysAddr, MapError> {
         check(&range)?;
         let count = native((range.end - range.start) / FRAME);
-        let first = frames.take(self.node, count).ok_or(MapError::OutOfFrames)?;
+        let first = frames.take(self.node, count, FrameSize::Small, self.owner);
+        let first = first.ok_or(MapError::OutOfFrames)?;
         for (index, at) in range.step_by(native(FRAME)).enumerate() {
             let frame = PhysAddr::new(first.as_u64() + index as u64 * FRAME);
             let page = Mapping {
                 frame,
                 size: PageSize::Small,
-                flags: access.flags() | OWNED,
+                flags: access.flags(),
             };
-            if let Err(error) = self.map_page(frames, at, page) {
-                frames.give_back(frame, count - index);
-                return Err(error);
-            }
-            self.taken += 1;
+            self.map_owned(frames, at, page)?;
         }
         Ok(first)
     }
@@ -180,8 +193,8 @@ impl AddressSpace {
             largest: PageSize::Large,
             flags: foreign.access.flags() | caching,
         };
-        let (tables, node, taken) = (self.tables, self.node, &mut self.taken);
-        let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
+        let (tables, node, owner, taken) = (self.tables, self.node, self.owner, &mut self.taken);
+        let mut source = || frames.take_one(node, owner).inspect(|_| *taken += 1);
         tables.map_range(at, &backing, &mut source)
     }
 
@@ -222,8 +235,9 @@ impl AddressSpace {
     pub(crate) fn destroy(self, frames: &mut Frames) -> Result<(), Leak> {
         let mut freed = 0;
         self.tables.free(&mut |frame, size| {
-            freed += size.frames();
-            frames.give_back_page(frame, size);
+            if frames.give_back(frame, size.frames(), self.owner).is_ok() {
+                freed += size.frames();
+            }
         });
         if freed == self.taken {
             Ok(())
@@ -235,10 +249,24 @@ impl AddressSpace {
         }
     }
 
-    fn map_page(&mut self, frames: &mut Frames, at: u64, page: Mapping) -> Result<(), MapError> {
-        let (node, taken) = (self.node, &mut self.taken);
-        let mut source = || frames.take(node, 1).inspect(|_| *taken += 1);
-        self.tables.map(at, page, &mut source)
+    /// Maps a page that the space has just taken; gives it back if that fails.
+    fn map_owned(&mut self, frames: &mut Frames, at: u64, page: Mapping) -> Result<(), MapError> {
+        let (node, owner, taken) = (self.node, self.owner, &mut self.taken);
+        *taken += page.size.frames();
+        let mut source = || frames.take_one(node, owner).inspect(|_| *taken += 1);
+        let owned = Mapping {
+            flags: page.flags | OWNED,
+            ..page
+        };
+        let mapped = self.tables.map(at, owned, &mut source);
+        if mapped.is_err()
+            && frames
+                .give_back(page.frame, page.size.frames(), owner)
+                .is_ok()
+        {
+            *taken -= page.size.frames();
+        }
+        mapped
     }
 }
 

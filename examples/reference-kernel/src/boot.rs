@@ -5,13 +5,14 @@ use core::arch::global_asm;
 use core::ops::Range;
 
 use heapless::Vec;
-use parakernel_core::address::{NodeId, PhysAddr};
+use parakernel_core::address::PhysAddr;
 
 use crate::acpi::Machine;
 use crate::arch::layout::{self, KernelTables};
 use crate::arch::smp;
-use crate::memory::{EarlyFrames, Frames, Ranges};
+use crate::memory::{self, EarlyFrames, FrameZone, Frames};
 use crate::pci::{self, FUNCTIONS_MAX, Function};
+use crate::ranges::Ranges;
 use crate::seats::Seats;
 use crate::start_info::StartInfo;
 use crate::{housekeeping, print, serial, time};
@@ -50,11 +51,7 @@ extern "sysv64" fn kernel_start(start_info: u64) -> ! {
     let Some(start) = StartInfo::read(PhysAddr::new(start_info)) else {
         panic!("the boot loader's start information is not PVH's");
     };
-    let machine = match Machine::read(start.rsdp) {
-        Ok(machine) => machine,
-        Err(error) => panic!("the firmware's tables are broken: {error}"),
-    };
-    let mut kernel = take_over_memory(&start, machine);
+    let mut kernel = take_over_memory(&start);
     smp::start_this_core(&mut kernel);
     if time::calibrate().is_err() {
         panic!("the interval timer does not count: no clock");
@@ -65,25 +62,33 @@ extern "sysv64" fn kernel_start(start_info: u64) -> ! {
     housekeeping::run(kernel)
 }
 
-/// Moves to page tables of the kernel's own, and gives each node its frames.
-fn take_over_memory(start: &StartInfo, machine: Machine) -> Kernel {
+/// Reads the firmware's tables, moves to page tables of the kernel's own, and gives each node its frames.
+fn take_over_memory(start: &StartInfo) -> Kernel {
     let mut free = start.memory.clone();
     free.remove(0..layout::LOAD_ADDRESS);
     free.remove(layout::image());
     free.remove(start.archive.clone());
-    let mut early = EarlyFrames::new(early_range(&free));
-    let reserved = early.rest();
-    let Ok(tables) = KernelTables::build(&start.mapped, &mut early) else {
+    let early_start = early_range(&free);
+    let mut early = EarlyFrames::new(early_start.clone());
+    let machine = match Machine::read(start.rsdp, &mut early) {
+        Ok(machine) => machine,
+        Err(error) => panic!("the firmware's tables: {error}"),
+    };
+    let zones = early.slice_with(
+        memory::parts(&free, &machine.topology).count(),
+        FrameZone::default,
+    );
+    let tables = KernelTables::build(&start.mapped, &mut early);
+    let (Some(zones), Ok(tables)) = (zones, tables) else {
         panic!("no memory for the kernel's page tables");
     };
     // SAFETY: `build` maps the kernel's image and all memory where the boot tables have them.
     unsafe { tables.activate() };
-    free.remove(reserved.start..early.rest().start);
-    let mut frames = Frames::new();
-    for (node, ranges) in by_node(&free, &machine) {
-        // SAFETY: this memory is mapped now, and neither the image, the archive, the tables nor the firmware is in it.
-        unsafe { frames.add_node(node, &ranges) };
-    }
+    free.remove(early_start.start..early.rest().start);
+    // SAFETY: this memory is mapped now, and neither the image, the archive, the tables nor the firmware is in it.
+    let Some(frames) = (unsafe { Frames::new(&free, &machine.topology, zones) }) else {
+        panic!("the memory map has changed while it was read");
+    };
     Kernel {
         frames,
         tables,
@@ -101,28 +106,6 @@ fn early_range(free: &Ranges) -> Range<u64> {
     let reachable = free.within(&(0..1 << 32));
     let largest = reachable.iter().max_by_key(|range| range.end - range.start);
     largest.cloned().unwrap_or(0..0)
-}
-
-/// Free memory by node; everything belongs to node 0 where the firmware says nothing.
-fn by_node(free: &Ranges, machine: &Machine) -> impl Iterator<Item = (NodeId, Ranges)> {
-    let nodes = machine
-        .memory
-        .iter()
-        .map(|(_, node)| *node)
-        .max()
-        .unwrap_or(0);
-    (0..=nodes).map(move |node| {
-        let mut ranges = Ranges::default();
-        if machine.memory.is_empty() {
-            ranges = free.clone();
-        }
-        for (memory, _) in machine.memory.iter().filter(|(_, owner)| *owner == node) {
-            for range in free.within(memory).iter() {
-                ranges.add(range.clone());
-            }
-        }
-        (NodeId::new(node), ranges)
-    })
 }
 
 fn report(kernel: &Kernel) {

@@ -31,6 +31,7 @@ mod once;
 mod panic;
 mod pci;
 mod process;
+mod ranges;
 mod runner;
 mod seats;
 mod selftest;

@@ -1,64 +1,38 @@
-//! Physical memory: which there is, and a frame allocator for each NUMA node. Core 0 owns all of it.
+//! Physical memory: frames of each NUMA node, each with one owner. Core 0 owns all books.
 #![expect(unsafe_code, reason = "turns frames into memory")]
 
 use core::mem::MaybeUninit;
+use core::num::NonZeroU32;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use heapless::Vec;
 use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
+use parakernel_numa::frames::{FrameAllocator, FrameError, FrameSize, Run, Zone, ZoneStorage};
+use parakernel_numa::topology::{MemoryRange, Topology};
 
 use crate::arch::native;
-use crate::arch::paging::{self, PageSize};
+use crate::arch::paging;
+use crate::ranges::Ranges;
 
 /// Size of a frame.
-pub(crate) const FRAME: u64 = 4096;
-/// Most ranges of memory that the kernel keeps apart; smaller ones beyond that are not used.
-const RANGES_MAX: usize = 128;
-/// Most NUMA nodes.
-pub(crate) const NODES_MAX: usize = 16;
+pub(crate) const FRAME: u64 = parakernel_numa::frames::FRAME_LEN;
 
-/// Ranges of physical memory, without overlap.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ranges(Vec<Range<u64>, RANGES_MAX>);
+/// Who a frame belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Owner(NonZeroU32);
 
-impl Ranges {
-    /// Adds the whole frames of `range`.
-    pub(crate) fn add(&mut self, range: Range<u64>) {
-        let frames = range.start.next_multiple_of(FRAME)..range.end - range.end % FRAME;
-        if frames.start < frames.end && self.0.push(frames).is_err() {
-            crate::print!("memory: more than {RANGES_MAX} ranges; one is not used\n");
-        }
-    }
+impl Owner {
+    /// The kernel itself.
+    pub(crate) const KERNEL: Self = Self(NonZeroU32::MIN);
 
-    /// Takes `range` (and what shares a frame with it) out.
-    pub(crate) fn remove(&mut self, range: Range<u64>) {
-        let gone = range.start - range.start % FRAME..range.end.next_multiple_of(FRAME);
-        let mut left = Self::default();
-        for old in &self.0 {
-            left.add(old.start..old.end.min(gone.start));
-            left.add(old.start.max(gone.end)..old.end);
-        }
-        *self = left;
-    }
-
-    /// What lies within `bounds`.
-    pub(crate) fn within(&self, bounds: &Range<u64>) -> Self {
-        let mut inside = Self::default();
-        for range in &self.0 {
-            inside.add(range.start.max(bounds.start)..range.end.min(bounds.end));
-        }
-        inside
-    }
-
-    /// The ranges.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
-        self.0.iter()
+    /// The process of run number `run`.
+    pub(crate) const fn process(run: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(run))
     }
 }
 
-/// Frames given out at boot, before the nodes have allocators; never freed.
+/// Frames given out at boot, before nodes have allocators; never taken back.
 #[derive(Debug)]
 pub(crate) struct EarlyFrames(Range<u64>);
 
@@ -70,233 +44,250 @@ impl EarlyFrames {
 
     /// A zeroed frame.
     pub(crate) fn take(&mut self) -> Option<PhysAddr> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let frame = PhysAddr::new(self.0.start);
-        self.0.start += FRAME;
-        zero(frame, 1);
-        Some(frame)
+        self.take_run(1)
+    }
+
+    /// Room for `len` values, all of them `value` at first, for ever.
+    pub(crate) fn slice<T: Copy>(&mut self, len: usize, value: T) -> Option<&'static mut [T]> {
+        self.slice_with(len, || value)
+    }
+
+    /// Room for `len` values, made by `make`, for ever.
+    pub(crate) fn slice_with<T>(
+        &mut self,
+        len: usize,
+        make: impl FnMut() -> T,
+    ) -> Option<&'static mut [T]> {
+        let first = self.take_run(frames_for::<T>(len)?)?;
+        // SAFETY: as many fresh frames as the values need, which nobody else has.
+        Some(unsafe { fill_frames(first, len, make) })
     }
 
     /// What was not taken.
     pub(crate) fn rest(&self) -> Range<u64> {
         self.0.clone()
     }
+
+    fn take_run(&mut self, count: usize) -> Option<PhysAddr> {
+        let end = self.0.start.checked_add(count as u64 * FRAME)?;
+        if end > self.0.end {
+            return None;
+        }
+        let first = PhysAddr::new(core::mem::replace(&mut self.0.start, end));
+        zero(first, count);
+        Some(first)
+    }
 }
 
-/// The frames of one node: a bit for each frame between its first and its last, set where the frame is free.
-#[derive(Debug)]
-struct Node {
-    id: NodeId,
-    base: u64,
-    bits: &'static mut [u64],
-    free: usize,
-    hint: usize,
-}
+/// A part of the memory of one node.
+pub(crate) type FrameZone = Zone<'static, Owner>;
 
 /// All frames of the machine.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    nodes: Vec<Node, NODES_MAX>,
+    allocator: FrameAllocator<'static, 'static, Owner>,
+    nodes: u32,
 }
 
 impl Frames {
-    /// Allocators without frames.
-    pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new() }
-    }
-
-    /// Makes the free memory `ranges` that of node `id`.
+    /// Makes the free memory `ranges` allocatable, each part on its node, in `zones`: at least one for each of the [`parts`].
+    ///
+    /// `None` if these are too few.
     ///
     /// # Safety
     ///
     /// The memory must be mapped, and nobody may use it.
-    pub(crate) unsafe fn add_node(&mut self, id: NodeId, ranges: &Ranges) {
-        let (Some(base), Some(end)) = (
-            ranges.iter().map(|r| r.start).min(),
-            ranges.iter().map(|r| r.end).max(),
-        ) else {
-            return;
-        };
-        let words = usize::try_from((end - base) / FRAME)
-            .unwrap_or(usize::MAX)
-            .div_ceil(64);
-        let needed = (words as u64 * 8).next_multiple_of(FRAME);
-        let Some(home) = ranges
-            .iter()
-            .find(|r| r.end - r.start >= needed)
-            .map(|r| r.start)
-        else {
-            return;
-        };
-        zero(PhysAddr::new(home), needed / FRAME);
-        let words_at = paging::physical(PhysAddr::new(home)).cast::<u64>();
-        // SAFETY: the caller vouches that the range is mapped and unused; it was just zeroed and is large enough.
-        let bits = unsafe { core::slice::from_raw_parts_mut(words_at, words) };
-        let mut node = Node {
-            id,
-            base,
-            bits,
-            free: 0,
-            hint: 0,
-        };
-        let mut ranges = ranges.clone();
-        ranges.remove(home..home + needed);
-        for range in ranges.iter() {
-            node.release(range.start, (range.end - range.start) / FRAME);
+    pub(crate) unsafe fn new(
+        ranges: &Ranges,
+        topology: &Topology<'_>,
+        zones: &'static mut [FrameZone],
+    ) -> Option<Self> {
+        let mut slots = zones.iter_mut();
+        for part in parts(ranges, topology) {
+            // SAFETY: the caller vouches that the memory is mapped and unused.
+            let zone = unsafe { zone(part.node, part.base, native(part.len / FRAME)) };
+            // Where there is no room even for books, there is nothing worth keeping them of.
+            *slots.next()? = zone.unwrap_or_default();
         }
-        if self.nodes.push(node).is_err() {
-            crate::print!(
-                "memory: more than {NODES_MAX} nodes; node {} is not used\n",
-                id.index()
-            );
-        }
+        let nodes = u32::try_from(topology.nodes().len()).ok()?;
+        let allocator = FrameAllocator::new(zones).ok()?;
+        Some(Self { allocator, nodes })
     }
 
-    /// `count` zeroed frames in a row on `node`, the first a multiple of `count` if that is 512 (a large page).
-    pub(crate) fn take(&mut self, node: NodeId, count: usize) -> Option<PhysAddr> {
-        let node = self.nodes.iter_mut().find(|n| n.id == node)?;
-        let first = node.take(count, if count == 512 { 512 } else { 1 })?;
-        zero(first, count as u64);
-        Some(first)
+    /// `count` zeroed frames in a row on `node`, for `owner`; the first is aligned as `size` says.
+    pub(crate) fn take(
+        &mut self,
+        node: NodeId,
+        count: usize,
+        size: FrameSize,
+        owner: Owner,
+    ) -> Option<PhysAddr> {
+        let run = self.allocator.allocate(node, count, size, owner).ok()?;
+        zero(run.base, run.frames);
+        Some(run.base)
     }
 
-    /// Takes back `count` frames from `first` on.
-    pub(crate) fn give_back(&mut self, first: PhysAddr, count: usize) {
-        let address = first.as_u64();
-        let holds =
-            |n: &&mut Node| (n.base..n.base + n.bits.len() as u64 * 64 * FRAME).contains(&address);
-        if let Some(node) = self.nodes.iter_mut().find(holds) {
-            node.release(address, count as u64);
-        }
+    /// A zeroed frame of `node`, for `owner`.
+    pub(crate) fn take_one(&mut self, node: NodeId, owner: Owner) -> Option<PhysAddr> {
+        self.take(node, 1, FrameSize::Small, owner)
     }
 
-    /// Takes back a page.
-    pub(crate) fn give_back_page(&mut self, first: PhysAddr, size: PageSize) {
-        self.give_back(first, size.frames());
+    /// Takes back `count` frames of `owner` from `base` on.
+    ///
+    /// # Errors
+    ///
+    /// If they are not all the owner's; nothing has changed then.
+    pub(crate) fn give_back(
+        &mut self,
+        base: PhysAddr,
+        count: usize,
+        owner: Owner,
+    ) -> Result<(), FrameError> {
+        self.allocator.free(
+            Run {
+                base,
+                frames: count,
+            },
+            owner,
+        )
+    }
+
+    /// Passes frames from one owner to another.
+    ///
+    /// # Errors
+    ///
+    /// If they are not all `from`'s; nothing has changed then.
+    pub(crate) fn pass_on(&mut self, run: Run, from: Owner, to: Owner) -> Result<(), FrameError> {
+        self.allocator.transfer(run, from, to)
+    }
+
+    /// How many frames belong to `owner`. Looks at every frame.
+    pub(crate) fn owned(&self, owner: Owner) -> usize {
+        self.allocator.owned_by(owner).map(|run| run.frames).sum()
     }
 
     /// How many frames of `node` are free.
     pub(crate) fn free(&self, node: NodeId) -> usize {
-        self.nodes
-            .iter()
-            .find(|n| n.id == node)
-            .map_or(0, |n| n.free)
+        self.allocator.free_frames(node)
     }
 
     /// How many frames are free on all nodes.
     pub(crate) fn free_total(&self) -> usize {
-        self.nodes.iter().map(|n| n.free).sum()
+        self.nodes().map(|node| self.free(node)).sum()
     }
 
-    /// The nodes that have memory.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().map(|n| n.id)
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes).map(NodeId::new)
     }
 
-    /// Memory of `node` for `len` values, all of them `value` at first, for ever.
+    /// `node` if it has free memory, else the first that has.
+    pub(crate) fn node_with_memory(&self, node: NodeId) -> NodeId {
+        let has_some = |node: &NodeId| self.free(*node) > 0;
+        core::iter::once(node)
+            .chain(self.nodes())
+            .find(has_some)
+            .unwrap_or(node)
+    }
+
+    /// Puts `value` into memory of `node`, for ever.
+    pub(crate) fn place<T>(&mut self, node: NodeId, value: T) -> Option<&'static mut T> {
+        let count = frames_for::<T>(1)?;
+        let first = self.take(node, count, FrameSize::Small, Owner::KERNEL)?;
+        let memory = paging::physical(first).cast::<MaybeUninit<T>>();
+        // SAFETY: the frames are mapped, large and aligned enough, and belong to nobody else.
+        let memory = unsafe { &mut *memory };
+        Some(memory.write(value))
+    }
+
+    /// Room on `node` for `len` values, all of them `value` at first, for ever.
     pub(crate) fn place_slice<T: Copy>(
         &mut self,
         node: NodeId,
         len: usize,
         value: T,
     ) -> Option<&'static mut [T]> {
-        const {
-            assert!(
-                align_of::<T>() <= native(FRAME),
-                "frames are aligned to their size"
-            );
-        };
-        let bytes = size_of::<T>().checked_mul(len)? as u64;
-        let count = native(bytes.div_ceil(FRAME).max(1));
-        let memory = paging::physical(self.take(node, count)?).cast::<T>();
-        for index in 0..len {
-            // SAFETY: the frames are mapped, large and aligned enough for `len` values, and belong to nobody else.
-            unsafe { memory.wrapping_add(index).write(value) };
-        }
-        // SAFETY: as above, and all `len` values are there now.
-        Some(unsafe { core::slice::from_raw_parts_mut(memory, len) })
+        let first = self.take(node, frames_for::<T>(len)?, FrameSize::Small, Owner::KERNEL)?;
+        // SAFETY: as many fresh frames as the values need, which nobody else has.
+        Some(unsafe { fill_frames(first, len, || value) })
     }
 
     /// `len` zeroed bytes of `node` in a row, for a device and the kernel to share.
-    pub(crate) fn dma_block(&mut self, node: NodeId, len: usize) -> Option<DmaBlock<'static>> {
-        let count = len.div_ceil(native(FRAME)).max(1);
-        let first = self.take(node, count)?;
+    pub(crate) fn dma_block(
+        &mut self,
+        node: NodeId,
+        len: usize,
+        owner: Owner,
+    ) -> Option<DmaBlock<'static>> {
+        let first = self.take(node, frames_for::<u8>(len)?, FrameSize::Small, owner)?;
         let base = NonNull::new(paging::physical(first))?;
         // SAFETY: fresh, zeroed frames in a row, mapped with all memory, that nobody else has.
         let memory = unsafe { SharedMemory::new(base, len) };
         // SAFETY: without an IOMMU a device finds memory at its physical address; the frames are this block's alone.
         Some(unsafe { DmaBlock::new(memory, BusAddress::new(first.as_u64())) })
     }
-
-    /// Puts `value` into memory of `node`, for ever.
-    pub(crate) fn place<T>(&mut self, node: NodeId, value: T) -> Option<&'static mut T> {
-        let count = size_of::<T>().div_ceil(native(FRAME)).max(1);
-        const {
-            assert!(
-                align_of::<T>() <= native(FRAME),
-                "frames are aligned to their size"
-            );
-        };
-        let memory = paging::physical(self.take(node, count)?).cast::<MaybeUninit<T>>();
-        // SAFETY: the frames are mapped, large and aligned enough, and belong to nobody else.
-        Some(unsafe { &mut *memory }.write(value))
-    }
 }
 
-impl Node {
-    fn take(&mut self, count: usize, align: usize) -> Option<PhysAddr> {
-        let total = self.bits.len() * 64;
-        let from = self.hint.next_multiple_of(align);
-        let first = self
-            .find(from..total, count, align)
-            .or_else(|| self.find(0..total, count, align))?;
-        for frame in first..first + count {
-            self.bits[frame / 64] &= !(1 << (frame % 64));
-        }
-        self.free -= count;
-        if count == 1 {
-            self.hint = first + 1;
-        }
-        Some(PhysAddr::new(self.base + first as u64 * FRAME))
-    }
+/// The parts of `ranges` that lie on one node each.
+pub(crate) fn parts(ranges: &Ranges, topology: &Topology<'_>) -> impl Iterator<Item = MemoryRange> {
+    let cut =
+        |range: &Range<u64>| topology.split(PhysAddr::new(range.start), range.end - range.start);
+    ranges.iter().flat_map(cut)
+}
 
-    /// The first of `count` free frames in a row within `range`, aligned by address.
-    fn find(&self, range: Range<usize>, count: usize, align: usize) -> Option<usize> {
-        let skew = native(self.base / FRAME);
-        let mut first = range.start;
-        while first + count <= range.end {
-            first = (first + skew).next_multiple_of(align) - skew;
-            let taken = (first..first + count).rev().find(|&f| !self.is_free(f));
-            match taken {
-                None => return Some(first),
-                Some(frame) => first = frame + 1,
-            }
-        }
-        None
-    }
+/// A zone of the `frames` frames from `base` on, all free but for the first few, which hold its books.
+///
+/// # Safety
+///
+/// The memory must be mapped, and nobody may use it.
+unsafe fn zone(node: NodeId, base: PhysAddr, frames: usize) -> Option<FrameZone> {
+    let owner_frames = frames_for::<Option<Owner>>(frames)?;
+    let word_frames = frames_for::<u64>(FrameZone::words(frames))?;
+    let rest = frames.checked_sub(owner_frames + word_frames)?;
+    let words_at = base.checked_add(owner_frames as u64 * FRAME)?;
+    let first = words_at.checked_add(word_frames as u64 * FRAME)?;
+    // SAFETY: the caller vouches for the memory, and the books' parts do not overlap.
+    let owners = unsafe { fill_frames(base, rest, || None) };
+    // SAFETY: as above.
+    let free = unsafe { fill_frames(words_at, FrameZone::words(rest), || 0) };
+    let mut zone = Zone::new(node, first, ZoneStorage { free, owners }).ok()?;
+    zone.offer(first, rest as u64 * FRAME).ok()?;
+    Some(zone)
+}
 
-    fn is_free(&self, frame: usize) -> bool {
-        self.bits
-            .get(frame / 64)
-            .is_some_and(|word| word & 1 << (frame % 64) != 0)
+/// Puts `len` values made by `make` into the frames from `first` on.
+///
+/// # Safety
+///
+/// There must be [`frames_for`] so many, mapped, and nobody else may ever use them.
+unsafe fn fill_frames<T>(
+    first: PhysAddr,
+    len: usize,
+    mut make: impl FnMut() -> T,
+) -> &'static mut [T] {
+    let memory = paging::physical(first).cast::<T>();
+    for index in 0..len {
+        // SAFETY: the caller vouches for frames that `len` values fit into; frames are aligned enough.
+        unsafe { memory.wrapping_add(index).write(make()) };
     }
+    // SAFETY: as above, and all `len` values are there now.
+    unsafe { core::slice::from_raw_parts_mut(memory, len) }
+}
 
-    fn release(&mut self, address: u64, count: u64) {
-        let first = native((address - self.base) / FRAME);
-        for frame in first..first + native(count) {
-            debug_assert!(!self.is_free(frame), "freed twice");
-            self.bits[frame / 64] |= 1 << (frame % 64);
-        }
-        self.free += native(count);
-        self.hint = self.hint.min(first);
-    }
+/// How many frames hold `len` values; at least one.
+fn frames_for<T>(len: usize) -> Option<usize> {
+    const {
+        assert!(
+            align_of::<T>() <= native(FRAME),
+            "frames are aligned to their size"
+        );
+    };
+    let bytes = size_of::<T>().checked_mul(len)?;
+    Some(bytes.div_ceil(native(FRAME)).max(1))
 }
 
 /// Zeroes `count` frames from `first` on.
-fn zero(first: PhysAddr, count: u64) {
-    let bytes = native(count * FRAME);
+fn zero(first: PhysAddr, count: usize) {
     // SAFETY: all memory is mapped, and callers own the frames.
-    unsafe { paging::physical(first).write_bytes(0, bytes) };
+    unsafe { paging::physical(first).write_bytes(0, count * native(FRAME)) };
 }

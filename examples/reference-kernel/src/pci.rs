@@ -12,8 +12,9 @@ use parakernel_numa::acpi::Segment;
 use crate::arch::layout::KernelTables;
 use crate::arch::paging::MapError;
 use crate::boot::Kernel;
-use crate::memory::{Frames, Ranges};
+use crate::memory::Frames;
 use crate::print;
+use crate::ranges::Ranges;
 
 pub(crate) mod msix;
 
@@ -159,7 +160,7 @@ impl Function {
             .ok_or(BarError::Missing)?;
         let end = bar.address.checked_add(bar.len).ok_or(BarError::Missing)?;
         let range: Range<u64> = bar.address..end;
-        if memory.within(&range).iter().next().is_some() {
+        if !memory.within(&range).is_empty() {
             return Err(BarError::OverMemory);
         }
         Ok((PhysAddr::new(bar.address), bar.len))

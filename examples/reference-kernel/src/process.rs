@@ -17,7 +17,7 @@ use parakernel_core::ring::Position;
 use crate::address_space::{Access, AddressSpace, Leak};
 use crate::arch::native;
 use crate::arch::paging::{self, MapError, Tables};
-use crate::memory::{FRAME, Frames};
+use crate::memory::{FRAME, Frames, Owner};
 use crate::runner::{End, Launch};
 use crate::time;
 
@@ -97,7 +97,7 @@ impl Process {
         node: NodeId,
     ) -> Result<(Self, Launch), LoadError> {
         let executable = Executable::parse(plan.file, IMAGE).map_err(LoadError::Executable)?;
-        let mut space = AddressSpace::new(frames, node, kernel)?;
+        let mut space = AddressSpace::new(frames, node, Owner::process(run), kernel)?;
         let outcomes = match fill(&mut space, frames, &executable, plan, run) {
             Ok(outcomes) => outcomes,
             Err(error) => {

@@ -9,7 +9,7 @@ use crate::address_space::{Access, Caching, Foreign};
 use crate::arch::apic;
 use crate::boot::Kernel;
 use crate::mailbox::Message;
-use crate::memory::FRAME;
+use crate::memory::{FRAME, Owner};
 use crate::panic::{Verdict, power_off};
 use crate::process::Plan;
 use crate::runner::End;
@@ -220,7 +220,7 @@ fn interrupt_all_through_one(kernel: &mut Kernel) -> bool {
 
 /// Lets each probe read a page of the kernel's for a while, then takes it away.
 fn give_and_take(kernel: &mut Kernel) -> bool {
-    let Some(frame) = kernel.frames.take(NodeId::new(0), 1) else {
+    let Some(frame) = kernel.frames.take_one(NodeId::new(0), Owner::KERNEL) else {
         return false;
     };
     let physical = frame.as_u64()..frame.as_u64() + FRAME;
@@ -246,8 +246,7 @@ fn give_and_take(kernel: &mut Kernel) -> bool {
         let flushed = seat.core.flush_translations(LIMIT);
         asked && mapped.is_ok() && delivered.is_ok() && runs && owned == 0 && flushed.is_ok()
     });
-    kernel.frames.give_back(frame, 1);
-    good
+    good && kernel.frames.give_back(frame, 1, Owner::KERNEL).is_ok()
 }
 
 /// Waits until the probe has asked for something.

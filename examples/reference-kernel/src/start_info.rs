@@ -7,7 +7,7 @@ use parakernel_core::address::PhysAddr;
 
 use crate::arch::native;
 use crate::arch::paging;
-use crate::memory::Ranges;
+use crate::ranges::Ranges;
 
 /// The boot map ends here.
 const REACH: u64 = 1 << 32;

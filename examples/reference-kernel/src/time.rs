@@ -83,14 +83,15 @@ fn measure() -> Result<Measurement, Expired> {
     if interval_is_over() {
         return Err(Expired);
     }
-    let mut last = start;
+    // The timer ran out between the beginning of the last poll but one and the end of the last.
+    let (mut previous, mut last) = (before, start);
     for _ in 0..POLLS_MAX {
         let is_over = interval_is_over();
         let now = cpu::timestamp();
         if is_over {
             let timer = apic::timer_elapsed();
             apic::timer_stop();
-            let error = (start - before) + (now - last);
+            let error = (start - before) + (now - previous);
             return Ok(Measurement {
                 start,
                 ticks: (now - start).max(1),
@@ -98,7 +99,7 @@ fn measure() -> Result<Measurement, Expired> {
                 error,
             });
         }
-        last = now;
+        (previous, last) = (last, now);
     }
     Err(Expired)
 }

@@ -9,7 +9,8 @@ use parakernel_core::address::{NodeId, PhysAddr};
 use super::cpu;
 use super::paging::{Backing, Flags, MapError, Mapping, PHYS_OFFSET, PageSize, Tables};
 use crate::arch::native;
-use crate::memory::{EarlyFrames, FRAME, Frames, Ranges};
+use crate::memory::{EarlyFrames, FRAME, Frames, Owner};
+use crate::ranges::Ranges;
 
 /// Where the image is loaded (kernel.ld).
 pub(crate) const LOAD_ADDRESS: u64 = 0x10_0000;
@@ -142,7 +143,7 @@ impl KernelTables {
         };
         let node = frames.nodes().next().ok_or(MapError::OutOfFrames)?;
         self.tables
-            .map_range(at, &backing, &mut || frames.take(node, 1))?;
+            .map_range(at, &backing, &mut || frames.take_one(node, Owner::KERNEL))?;
         let address = core::ptr::with_exposed_provenance_mut(native(at + offset));
         NonNull::new(address).ok_or(MapError::Occupied)
     }
@@ -165,14 +166,17 @@ impl KernelTables {
         }
         self.stacks = top;
         for at in (bottom..top).step_by(native(FRAME)) {
-            let frame = frames.take(node, 1).ok_or(MapError::OutOfFrames)?;
+            let frame = frames
+                .take_one(node, Owner::KERNEL)
+                .ok_or(MapError::OutOfFrames)?;
             let flags = Flags::WRITABLE | Flags::NO_EXECUTE;
             let page = Mapping {
                 frame,
                 size: PageSize::Small,
                 flags,
             };
-            self.tables.map(at, page, &mut || frames.take(node, 1))?;
+            self.tables
+                .map(at, page, &mut || frames.take_one(node, Owner::KERNEL))?;
         }
         Ok(top)
     }

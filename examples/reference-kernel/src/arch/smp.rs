@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
-use parakernel_core::address::{CoreId, NodeId, PhysAddr};
+use parakernel_core::address::{CoreId, PhysAddr};
 use x86_64::VirtAddr;
 use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
@@ -87,9 +87,14 @@ pub(crate) fn start_this_core(kernel: &mut Kernel) {
 pub(crate) fn start_others(kernel: &mut Kernel) {
     copy_trampoline();
     let this = Core::this().apic_id;
-    let others = kernel.machine.cores.clone();
+    let others = kernel
+        .machine
+        .topology
+        .cores()
+        .iter()
+        .map(|core| core.hardware_id);
     let mut next = 1;
-    for apic_id in others.into_iter().filter(|id| *id != this) {
+    for apic_id in others.filter(|id| *id != this) {
         if next as usize >= CORES_MAX {
             print!("cores: more than {CORES_MAX}; APIC {apic_id} stays stopped\n");
             continue;
@@ -103,7 +108,9 @@ pub(crate) fn start_others(kernel: &mut Kernel) {
 
 /// Everything that a core needs to begin.
 fn prepare(kernel: &mut Kernel, id: CoreId, apic_id: u32) -> Option<Start> {
-    let node = home(kernel, apic_id);
+    let node = kernel
+        .frames
+        .node_with_memory(kernel.machine.node_of(apic_id));
     let core: &'static Core = kernel.frames.place(node, Core::new(id, apic_id, node))?;
     let descriptors = Descriptors {
         gdt: GlobalDescriptorTable::new(),
@@ -123,17 +130,6 @@ fn prepare(kernel: &mut Kernel, id: CoreId, apic_id: u32) -> Option<Start> {
         descriptors,
         interrupt_stacks,
     })
-}
-
-/// The node of a core; the first with memory if its own has none.
-fn home(kernel: &Kernel, apic_id: u32) -> NodeId {
-    let node = kernel.machine.node_of(apic_id);
-    let first = kernel.frames.nodes().next();
-    if kernel.frames.free(node) > 0 {
-        node
-    } else {
-        first.unwrap_or(node)
-    }
 }
 
 /// Starts one core and enters it into the tables.
