@@ -1,7 +1,16 @@
 //! The two layouts of a virtqueue, behind one trait, and the rule that decides on notifications.
+#![expect(
+    unsafe_code,
+    reason = "says that a descriptor consists of atomics only"
+)]
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use bitflags::bitflags;
-use parakernel_core::ring::Position;
+use parakernel_core::{memory::Shared, ring::Position};
 
 use crate::error::RingError;
 
@@ -35,6 +44,48 @@ pub struct Entry {
     pub len: u32,
     /// `NEXT`, `WRITE` and `INDIRECT`; a ring adds what else it needs.
     pub flags: DescriptorFlags,
+}
+
+/// An entry of a descriptor table, an indirect table or a packed ring: 16 bytes, whose second half each layout has in
+/// its own way.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Descriptor {
+    address: AtomicU64,
+    rest: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Descriptor>() == 16);
+
+// SAFETY: two atomics of 8 bytes each, aligned to 16: no padding.
+unsafe impl Shared for Descriptor {}
+
+impl Descriptor {
+    /// Writes both halves. Whoever sees `rest` by an acquiring load sees all that was written before.
+    #[inline]
+    fn store(&self, address: u64, rest: u64) {
+        self.address.store(address.to_le(), Relaxed);
+        self.rest.store(rest.to_le(), Release);
+    }
+
+    /// Writes the address alone.
+    #[inline]
+    fn store_address(&self, address: u64) {
+        self.address.store(address.to_le(), Relaxed);
+    }
+
+    /// Reads the second half, in one load.
+    #[inline]
+    fn rest(&self) -> u64 {
+        u64::from_le(self.rest.load(Acquire))
+    }
+
+    /// Reads the address, in one load.
+    #[inline]
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        u64::from_le(self.address.load(Relaxed))
+    }
 }
 
 /// What the device says of a buffer that it is done with.
@@ -121,6 +172,23 @@ pub trait TransmitFormat: Format {
 
     /// How far in the ring of completions a chain of `descriptors` descriptors reaches.
     fn used_step(descriptors: u32) -> u32;
+}
+
+/// A ring that the kernel fills with what it checked of a process's ring of the same layout.
+///
+/// Frames to be sent are posted as tables of the kernel's, one descriptor each.
+pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
+    /// What the process wrote into the descriptor `from` of its own ring; each half is read once.
+    fn copy(from: &Descriptor) -> Entry;
+
+    /// Writes entry `index` of a table, `next` of which follows it where `entry.flags` say so.
+    fn write_table(to: &Descriptor, entry: Entry, next: u16);
+
+    /// Writes what never changes of a buffer with `id` whose table is `table`.
+    fn prepare_table(&self, id: u16, table: Entry);
+
+    /// Posts the table of `id` as chain number `chain`; `is_usual` where it is the one prepared.
+    fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool);
 }
 
 /// How notifications are suppressed.

@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "says which types consist of atomics only")]
 
 use core::sync::atomic::{
-    AtomicU16, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    AtomicU16,
+    Ordering::{Relaxed, Release, SeqCst},
     fence,
 };
 
@@ -13,46 +13,16 @@ use parakernel_core::{
 };
 
 use super::{
-    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, need_event, slot,
+    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, ReceiveFormat,
+    TransmitFormat, Used, need_event, slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
 
-/// An entry of the ring, §2.8.13.
-#[derive(Debug)]
-#[repr(C, align(16))]
-pub struct Descriptor {
-    address: AtomicU64,
-    /// Length in bits 0 to 31, id in 32 to 47, flags in 48 to 63: published in one store, read in one load.
-    rest: AtomicU64,
-}
-
-const _: () = assert!(size_of::<Descriptor>() == 16);
-
-// SAFETY: two atomics of 8 bytes each, aligned to 16.
-unsafe impl Shared for Descriptor {}
-
-impl Descriptor {
-    /// Writes the whole descriptor; whoever sees `rest` sees `entry.address`, and all that was written before.
-    #[inline]
-    pub fn store(&self, entry: Entry, id: u16) {
-        self.address.store(entry.address.to_le(), Relaxed);
-        let flags = u64::from(entry.flags.bits());
-        let rest = u64::from(entry.len) | u64::from(id) << 32 | flags << 48;
-        self.rest.store(rest.to_le(), Release);
-    }
-
-    /// Reads the whole descriptor once, each half in one load: the entry and its id.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    pub fn load(&self) -> (Entry, u16) {
-        let rest = u64::from_le(self.rest.load(Acquire));
-        let entry = Entry {
-            address: u64::from_le(self.address.load(Relaxed)),
-            len: rest as u32,
-            flags: DescriptorFlags::from_bits_retain((rest >> 48) as u16),
-        };
-        (entry, (rest >> 32) as u16)
-    }
+/// The second half of a descriptor, §2.8.13: length in bits 0 to 31, id in 32 to 47, flags in 48 to 63. It is published
+/// in one store and read in one load.
+#[inline]
+fn encode(entry: Entry, id: u16) -> u64 {
+    u64::from(entry.len) | u64::from(id) << 32 | u64::from(entry.flags.bits()) << 48
 }
 
 /// What one side says about when it wants to be notified, §2.8.14.
@@ -72,6 +42,10 @@ unsafe impl Shared for EventSuppression {}
 const ENABLE: u16 = 0;
 const DISABLE: u16 = 1;
 const AT_POSITION: u16 = 2;
+
+/// The two flags that mark a descriptor as used, in its second half.
+const MARKS: u64 =
+    (DescriptorFlags::AVAIL.bits() as u64 | DescriptorFlags::USED.bits() as u64) << 48;
 
 /// A packed ring of `N` entries.
 #[derive(Debug)]
@@ -143,13 +117,6 @@ impl<'a, const N: usize> Packed<'a, N> {
         RingAddresses::in_block(block, entries, [0, Self::DRIVER, Self::DEVICE])
     }
 
-    /// The descriptor at the slot of `at`, as this side wrote it.
-    #[inline]
-    #[must_use]
-    pub fn descriptor(&self, at: Position) -> &'a Descriptor {
-        &self.ring[slot(at, N)]
-    }
-
     /// Whether the wrap counter is 1 at `at`: it starts with 1 (§2.8.1).
     #[inline]
     const fn wrap(at: Position) -> bool {
@@ -187,19 +154,14 @@ impl<const N: usize> Format for Packed<'_, N> {
     }
 
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
     fn used(&self, (): (), at: Position) -> Option<Used> {
-        let (entry, id) = self.completions[slot(at, N)].load();
-        let marks = DescriptorFlags::AVAIL.union(DescriptorFlags::USED);
-        let wanted = if Self::wrap(at) {
-            marks
-        } else {
-            DescriptorFlags::empty()
-        };
-        // Of a descriptor without `WRITE` the length is reserved (§2.8.6): only receive rings look at it, and there
-        // a device that wrote nothing sent no frame.
-        (entry.flags & marks == wanted).then_some(Used {
-            id: id.into(),
-            len: entry.len,
+        let rest = self.completions[slot(at, N)].rest();
+        let wanted = if Self::wrap(at) { MARKS } else { 0 };
+        // Of a descriptor without `WRITE` the length is reserved (§2.8.6): only receive rings look at it.
+        (rest & MARKS == wanted).then_some(Used {
+            id: (rest >> 32) as u32 & 0xFFFF,
+            len: rest as u32,
         })
     }
 
@@ -301,7 +263,8 @@ impl<const N: usize> TransmitFormat for Packed<'_, N> {
     #[inline]
     fn write(&self, at: Position, id: u16, entry: Entry) {
         let flags = entry.flags | Self::available(at);
-        self.ring[slot(at, N)].store(Entry { flags, ..entry }, id);
+        let rest = encode(Entry { flags, ..entry }, id);
+        self.ring[slot(at, N)].store(entry.address, rest);
     }
 
     #[inline]
@@ -315,6 +278,33 @@ impl<const N: usize> TransmitFormat for Packed<'_, N> {
     #[inline]
     fn used_step(descriptors: u32) -> u32 {
         descriptors
+    }
+}
+
+impl<const N: usize> CheckedFormat for Packed<'_, N> {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    fn copy(from: &Descriptor) -> Entry {
+        let rest = from.rest() & !MARKS;
+        Entry {
+            address: from.address(),
+            len: rest as u32,
+            flags: DescriptorFlags::from_bits_retain((rest >> 48) as u16),
+        }
+    }
+
+    #[inline]
+    fn write_table(to: &Descriptor, entry: Entry, _next: u16) {
+        // All entries of a table form the chain; `WRITE` is the only flag that counts (§2.8.8).
+        let flags = entry.flags & DescriptorFlags::WRITE;
+        to.store(entry.address, encode(Entry { flags, ..entry }, 0));
+    }
+
+    fn prepare_table(&self, _id: u16, _table: Entry) {}
+
+    #[inline]
+    fn post_table(&self, chain: Position, id: u16, table: Entry, _is_usual: bool) {
+        self.write(chain, id, table);
     }
 }
 

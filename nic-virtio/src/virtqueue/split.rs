@@ -9,63 +9,19 @@ use core::sync::atomic::{
 
 use parakernel_core::{
     memory::{DmaBlock, PAGE_SIZE, Shared, SharedMemory},
-    ring::{Position, Slot},
+    ring::Position,
 };
 
 use super::{
-    DescriptorFlags, Entry, Events, Format, ReceiveFormat, TransmitFormat, Used, low16, need_event,
-    slot,
+    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, ReceiveFormat,
+    TransmitFormat, Used, low16, need_event, slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
 
-/// An entry of the descriptor table, or of an indirect table, §2.7.5.
-#[derive(Debug)]
-#[repr(C, align(16))]
-pub struct Descriptor {
-    address: AtomicU64,
-    /// Length in bits 0 to 31, flags in 32 to 47, next in 48 to 63.
-    rest: AtomicU64,
-}
-
-const _: () = assert!(size_of::<Descriptor>() == 16);
-
-// SAFETY: two atomics of 8 bytes each, aligned to 16.
-unsafe impl Shared for Descriptor {}
-
-impl Descriptor {
-    /// Writes the whole descriptor; `next` counts where `flags` say so.
-    #[inline]
-    pub fn store(&self, entry: Entry, next: u16) {
-        let flags = u64::from(entry.flags.bits());
-        let rest = u64::from(entry.len) | flags << 32 | u64::from(next) << 48;
-        self.address.store(entry.address.to_le(), Relaxed);
-        self.rest.store(rest.to_le(), Relaxed);
-    }
-
-    /// Writes the address alone.
-    #[inline]
-    pub fn store_address(&self, address: u64) {
-        self.address.store(address.to_le(), Relaxed);
-    }
-
-    /// Reads the whole descriptor once, each half in one load: the entry and its `next`.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    pub fn load(&self) -> (Entry, u16) {
-        let rest = u64::from_le(self.rest.load(Relaxed));
-        let entry = Entry {
-            address: self.load_address(),
-            len: rest as u32,
-            flags: DescriptorFlags::from_bits_retain((rest >> 32) as u16),
-        };
-        (entry, (rest >> 48) as u16)
-    }
-
-    /// Reads the address alone.
-    #[inline]
-    pub fn load_address(&self) -> u64 {
-        u64::from_le(self.address.load(Relaxed))
-    }
+/// The second half of a descriptor, §2.7.5: length in bits 0 to 31, flags in 32 to 47, next in 48 to 63.
+#[inline]
+fn encode(entry: Entry, next: u16) -> u64 {
+    u64::from(entry.len) | u64::from(entry.flags.bits()) << 32 | u64::from(next) << 48
 }
 
 /// The available ring, §2.7.6: written by the driver.
@@ -300,11 +256,11 @@ impl<'a, const N: usize> Split<'a, N> {
         RingAddresses::in_block(block, entries, [0, Self::AVAILABLE, device])
     }
 
-    /// The descriptor at `slot`.
-    #[inline]
-    #[must_use]
-    pub fn descriptor(&self, slot: Slot) -> Option<&'a Descriptor> {
-        self.descriptors.get(slot.index())
+    /// Fills the descriptor at `index` of a receive ring that is to be sealed.
+    pub(crate) fn seal(&self, index: usize, address: u64) {
+        if let Some(descriptor) = self.descriptors.get(index) {
+            descriptor.store_address(address);
+        }
     }
 }
 
@@ -322,7 +278,7 @@ impl<const N: usize> ReceiveFormat for Split<'_, N> {
             flags: DescriptorFlags::WRITE,
         };
         for (index, descriptor) in (0_u16..).zip(self.descriptors) {
-            descriptor.store(entry, 0);
+            descriptor.store(0, encode(entry, 0));
             self.rings.available.ring[usize::from(index)].store(index.to_le(), Relaxed);
         }
     }
@@ -345,7 +301,7 @@ impl<const N: usize> TransmitFormat for Split<'_, N> {
     #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
     fn write(&self, at: Position, _id: u16, entry: Entry) {
         let next = slot(at.after(), N) as u16;
-        self.descriptors[slot(at, N)].store(entry, next);
+        self.descriptors[slot(at, N)].store(entry.address, encode(entry, next));
     }
 
     #[inline]
@@ -361,6 +317,38 @@ impl<const N: usize> TransmitFormat for Split<'_, N> {
     #[inline]
     fn used_step(_descriptors: u32) -> u32 {
         1
+    }
+}
+
+impl<const N: usize> CheckedFormat for Split<'_, N> {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    fn copy(from: &Descriptor) -> Entry {
+        let rest = from.rest();
+        Entry {
+            address: from.address(),
+            len: rest as u32,
+            flags: DescriptorFlags::from_bits_retain((rest >> 32) as u16),
+        }
+    }
+
+    #[inline]
+    fn write_table(to: &Descriptor, entry: Entry, next: u16) {
+        to.store(entry.address, encode(entry, next));
+    }
+
+    fn prepare_table(&self, id: u16, table: Entry) {
+        if let Some(descriptor) = self.descriptors.get(usize::from(id)) {
+            descriptor.store(table.address, encode(table, 0));
+        }
+    }
+
+    #[inline]
+    fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool) {
+        if !is_usual {
+            self.prepare_table(id, table);
+        }
+        self.rings.offer(chain, id);
     }
 }
 

@@ -1,0 +1,166 @@
+use parakernel_core::{
+    address::{Direction, Iova},
+    memory::{ArenaLayout, RegionTable, SharedMemory},
+    queue::Doorbell,
+    ring::Position,
+    validate::{Validated, Violation},
+};
+
+use super::{Fault, claimed};
+use crate::{
+    header::Header,
+    validate::ReceiveValidator,
+    virtqueue::{Descriptor, ReceiveFormat, slot, split::Split},
+};
+
+/// The kernel's side of a receive queue that is checked.
+#[derive(Debug)]
+pub struct CheckedReceiver<'a, F, D, const N: usize> {
+    /// The device's ring. Its used ring, or the packed ring itself, is what the process sees read-only.
+    hardware: F,
+    /// The process's ring: its descriptors, of which the addresses are read.
+    shadow: &'a [Descriptor; N],
+    doorbell: D,
+    validator: ReceiveValidator<N>,
+}
+
+impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D, N> {
+    /// A queue with nothing armed, for buffers of `posted` bytes with the header: the device is told that each has so
+    /// many, whatever the process writes.
+    ///
+    /// `shadow` is the process's ring (split: its descriptor table), `hardware` the device's. `None` where the shadow is
+    /// too small or not aligned, or the ring does not have `N` entries.
+    #[must_use]
+    pub fn new(
+        hardware: F,
+        doorbell: D,
+        shadow: SharedMemory<'a>,
+        posted: u32,
+    ) -> Option<Self> {
+        if F::ENTRIES != N || posted as usize <= Header::LEN {
+            return None;
+        }
+        hardware.prepare(posted);
+        Some(Self {
+            hardware,
+            shadow: shadow.view(0)?,
+            doorbell,
+            validator: ReceiveValidator::new(posted),
+        })
+    }
+
+    /// How far the process's entries were taken over.
+    #[must_use]
+    pub const fn accepted(&self) -> Position {
+        self.validator.accepted()
+    }
+
+    /// Number of buffers that the device has.
+    #[must_use]
+    pub const fn outstanding(&self) -> u32 {
+        self.validator.outstanding()
+    }
+
+    /// The device's ring, to ask for interrupts.
+    #[must_use]
+    pub const fn hardware(&self) -> &F {
+        &self.hardware
+    }
+
+    /// The position whose completion comes next.
+    #[must_use]
+    pub const fn next(&self) -> Position {
+        self.validator.returned()
+    }
+
+    /// Takes over up to `budget` entries before `claim`, and returns how far it came.
+    ///
+    /// # Errors
+    ///
+    /// What the process, or the device, did that it may not. Nothing of this batch was published then, and the queue
+    /// is to be reset.
+    pub fn service(
+        &mut self,
+        claim: Position,
+        regions: &RegionTable<'_>,
+        budget: u32,
+    ) -> Result<Position, Fault> {
+        self.harvest()?;
+        let accepted = self.validator.accepted();
+        let count = claimed(claim, accepted, N)?.min(budget);
+        if count == 0 {
+            return Ok(accepted);
+        }
+        let window = regions.window(Direction::FromDevice);
+        for _ in 0..count {
+            let index = slot(self.validator.accepted(), N);
+            let address = Iova::new(self.shadow[index].address());
+            let buffer = self.validator.check(address, &window, regions)?;
+            self.arm(buffer);
+        }
+        let accepted = self.validator.accepted();
+        self.hardware.publish(accepted);
+        self.doorbell.ring(accepted);
+        Ok(accepted)
+    }
+
+    /// Takes note of what the device returned; the number of buffers.
+    ///
+    /// # Errors
+    ///
+    /// Where the device returned what it did not have.
+    pub fn harvest(&mut self) -> Result<u32, Fault> {
+        let start = self.validator.returned();
+        let progress = self.hardware.progress(start, self.validator.outstanding())?;
+        while let Some(used) = self.hardware.used(progress, self.validator.returned()) {
+            self.validator.take_back(used)?;
+        }
+        Ok(self.validator.returned().since(start))
+    }
+
+    /// The only way into the device's ring.
+    #[inline]
+    fn arm(&self, buffer: Validated<ReceiveValidator<N>>) {
+        let buffer = buffer.into_inner();
+        let id = self.hardware.id(buffer.at, 0);
+        let address = buffer.address.as_u64();
+        self.hardware.arm(buffer.at, id, address, self.validator.posted());
+    }
+}
+
+/// Fills the descriptors of a receive ring that a process is to have in `Sealed` mode, once and for all: descriptor *i*
+/// is buffer *i* of the arena at `base`, header included.
+///
+/// The process may write any number into its index ring, so every descriptor is one of its own buffers: those beyond
+/// the arena's repeat the first ones.
+///
+/// # Errors
+///
+/// Where a buffer does not lie in the process's regions, or there is none.
+pub fn seal<const N: usize>(
+    hardware: &Split<'_, N>,
+    base: Iova,
+    layout: &ArenaLayout,
+    regions: &RegionTable<'_>,
+) -> Result<(), Violation> {
+    let posted = Header::LEN + layout.capacity();
+    let none = Violation::Length {
+        len: layout.bytes() as u64,
+    };
+    let is_usable = layout.is_valid() && layout.header as usize == Header::LEN && layout.count > 0;
+    let len = u32::try_from(posted).ok().filter(|_| is_usable).ok_or(none)?;
+    hardware.prepare(len);
+    let start = u64::from(layout.headroom - layout.header);
+    for index in 0..N {
+        let buffer = index as u64 % u64::from(layout.count);
+        let offset = buffer * u64::from(layout.stride) + start;
+        let outside = Violation::OutsideRegions {
+            iova: base,
+            len: offset,
+        };
+        let address = base.checked_add(offset).ok_or(outside)?;
+        let bus = regions.translate(address, len.into(), Direction::FromDevice)?;
+        hardware.seal(index, bus.as_u64());
+    }
+    Ok(())
+}

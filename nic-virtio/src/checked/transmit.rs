@@ -1,0 +1,409 @@
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parakernel_core::{
+    address::{BusAddress, Direction, Iova},
+    memory::{DmaBlock, PAGE_SIZE, RegionTable, SharedMemory},
+    queue::Doorbell,
+    ring::Position,
+    steering::SOURCE_HEADERS,
+    validate::{Validated, Violation},
+};
+
+use super::{
+    Fault, claimed,
+    source::{Head, SourceCheck},
+};
+use crate::{
+    header::Header,
+    validate::{FramePart, MAX_SEGMENTS, TransmitValidator},
+    virtqueue::{CheckedFormat, Descriptor, DescriptorFlags, Entry, slot},
+};
+
+/// Entries of a table for a frame of several parts: header and copied bytes, then the parts.
+const LONG_ENTRIES: usize = MAX_SEGMENTS as usize + 1;
+/// How many frames of several parts may be on their way at once; more wait.
+const LONG_TABLES: usize = 8;
+/// Bytes of a slot: 4 unused, 12 of header, and the first bytes of the frame, which so begin at a multiple of 8.
+const SLOT: usize = (SLOT_FRAME + SOURCE_HEADERS).next_multiple_of(64);
+const SLOT_HEADER: usize = 4;
+const SLOT_FRAME: usize = SLOT_HEADER + Header::LEN;
+
+/// The kernel's memory behind a transmit queue: a table and a slot for each entry of the ring.
+#[derive(Debug)]
+pub struct Tables<'a, const N: usize> {
+    block: DmaBlock<'a>,
+    pairs: &'a [[Descriptor; 2]; N],
+    long: &'a [[Descriptor; LONG_ENTRIES]; LONG_TABLES],
+    slots: SharedMemory<'a>,
+}
+
+impl<'a, const N: usize> Tables<'a, N> {
+    const LONG: usize = size_of::<[Descriptor; 2]>() * N;
+    const SLOTS: usize = (Self::LONG
+        + size_of::<[[Descriptor; LONG_ENTRIES]; LONG_TABLES]>())
+    .next_multiple_of(64);
+    /// Bytes of the block, whole pages.
+    pub const BYTES: usize = (Self::SLOTS + N * SLOT).next_multiple_of(PAGE_SIZE);
+
+    /// The tables in `block`, zeroed and aligned to a page; `None` where it is too small.
+    #[must_use]
+    pub fn new(block: DmaBlock<'a>) -> Option<Self> {
+        let memory = block.memory();
+        Some(Self {
+            pairs: memory.view(0)?,
+            long: memory.view(Self::LONG)?,
+            slots: memory.part(Self::SLOTS, N * SLOT)?,
+            block,
+        })
+    }
+
+    /// Where the device finds byte `offset` of the block, which has that byte.
+    #[inline]
+    fn bus(&self, offset: usize) -> u64 {
+        self.block.bus_address().as_u64() + offset as u64
+    }
+
+    /// The descriptor of the table of two entries that belongs to slot `index`.
+    #[inline]
+    fn pair(&self, index: usize) -> Entry {
+        Self::table(self.bus(index * size_of::<[Descriptor; 2]>()), 2)
+    }
+
+    /// The descriptor of the first `entries` of long table `number`.
+    fn long(&self, number: usize, entries: usize) -> Entry {
+        let offset = Self::LONG + number * size_of::<[Descriptor; LONG_ENTRIES]>();
+        Self::table(self.bus(offset), entries)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 17 entries")]
+    const fn table(address: u64, entries: usize) -> Entry {
+        Entry {
+            address,
+            len: (entries * size_of::<Descriptor>()) as u32,
+            flags: DescriptorFlags::INDIRECT,
+        }
+    }
+
+    /// The entry for the header and `copied` bytes of the frame in slot `index`.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 110 bytes")]
+    fn head(&self, index: usize, copied: usize, flags: DescriptorFlags) -> Entry {
+        Entry {
+            address: self.bus(Self::SLOTS + index * SLOT + SLOT_HEADER),
+            len: (Header::LEN + copied) as u32,
+            flags,
+        }
+    }
+
+    /// Writes the first bytes of a frame into slot `index`.
+    fn write_head(&self, index: usize, bytes: &[u8]) {
+        let offset = index * SLOT + SLOT_FRAME;
+        let words = (SLOT - SLOT_FRAME) / size_of::<AtomicU64>();
+        let Some(words) = self.slots.slice::<AtomicU64>(offset, words) else {
+            return;
+        };
+        for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
+            let mut padded = [0; 8];
+            padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            word.store(u64::from_ne_bytes(padded), Relaxed);
+        }
+    }
+}
+
+/// The kernel's side of a transmit queue that is checked.
+#[derive(Debug)]
+pub struct CheckedSender<'a, F, D, const N: usize> {
+    /// The device's ring. No process sees it but for the used ring of the split layout.
+    hardware: F,
+    /// The process's ring: its descriptors.
+    shadow: &'a [Descriptor; N],
+    /// Where the process reads completions of a packed ring, which are copied for it.
+    completions: Option<&'a [Descriptor; N]>,
+    tables: Tables<'a, N>,
+    doorbell: D,
+    validator: TransmitValidator<N>,
+    /// How far the process's entries were taken over, as its tail counts.
+    accepted: Position,
+    /// Frames posted, and frames returned.
+    posted: Position,
+    returned: Position,
+    /// Where the process looks for the next completion.
+    told: Position,
+    /// For each long table, the frame that has it.
+    long: [Option<u16>; LONG_TABLES],
+}
+
+impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, N> {
+    /// An empty queue for frames of up to `max_frame` bytes, at least 14.
+    ///
+    /// `shadow` is the process's ring (split: its descriptor table), `hardware` the device's. `completions` is where the
+    /// process reads what was used: needed for packed rings, where a frame takes as many entries of the process's ring
+    /// as it has parts and one of the device's. `None` where a piece of memory is too small or not aligned, one is
+    /// missing, or the ring does not have `N` entries.
+    #[must_use]
+    pub fn new(
+        (hardware, doorbell): (F, D),
+        shadow: SharedMemory<'a>,
+        completions: Option<SharedMemory<'a>>,
+        tables: Tables<'a, N>,
+        max_frame: u32,
+    ) -> Option<Self> {
+        if F::ENTRIES != N || max_frame < 14 || (F::COPIES_COMPLETIONS && completions.is_none()) {
+            return None;
+        }
+        for (index, pair) in (0_u16..).zip(tables.pairs) {
+            let head = tables.head(index.into(), 0, DescriptorFlags::NEXT);
+            F::write_table(&pair[0], head, 1);
+            hardware.prepare_table(index, tables.pair(index.into()));
+        }
+        Some(Self {
+            hardware,
+            shadow: shadow.view(0)?,
+            completions: match completions {
+                Some(memory) => Some(memory.view(0)?),
+                None => None,
+            },
+            tables,
+            doorbell,
+            validator: TransmitValidator::new(max_frame),
+            accepted: Position::START,
+            posted: Position::START,
+            returned: Position::START,
+            told: Position::START,
+            long: [None; LONG_TABLES],
+        })
+    }
+
+    /// How far the process's entries were taken over.
+    #[must_use]
+    pub const fn accepted(&self) -> Position {
+        self.accepted
+    }
+
+    /// Number of frames that the device has.
+    #[must_use]
+    pub const fn outstanding(&self) -> u32 {
+        self.posted.since(self.returned)
+    }
+
+    /// The device's ring, to ask for interrupts.
+    #[must_use]
+    pub const fn hardware(&self) -> &F {
+        &self.hardware
+    }
+
+    /// The position whose completion comes next.
+    #[must_use]
+    pub const fn next(&self) -> Position {
+        self.returned
+    }
+
+    /// Takes over up to `budget` frames before `claim`, and returns how far it came.
+    ///
+    /// It may stop early where frames of several parts wait for a table: ring again.
+    ///
+    /// # Errors
+    ///
+    /// What the process, or the device, did that it may not. Nothing of this batch was published then, and the queue
+    /// is to be reset.
+    pub fn service<S: SourceCheck>(
+        &mut self,
+        claim: Position,
+        regions: &RegionTable<'_>,
+        source: &S,
+        budget: u32,
+    ) -> Result<Position, Fault> {
+        self.harvest()?;
+        claimed(claim, self.accepted, N)?;
+        let window = regions.window(Direction::ToDevice);
+        let start = self.posted;
+        while self.accepted != claim && self.posted.since(start) < budget {
+            let index = slot(self.validator.next(), N);
+            let entry = F::copy(&self.shadow[index]);
+            if S::LOOKS || !entry.flags.is_empty() {
+                if !self.take_frame(entry, claim, regions, source)? {
+                    break;
+                }
+            } else {
+                let part = self.validator.check(entry, &window, regions)?;
+                self.post_whole(part);
+                self.accepted = self.accepted.after();
+            }
+        }
+        if self.posted != start {
+            self.hardware.publish(self.posted);
+            self.doorbell.ring(self.posted);
+        }
+        Ok(self.accepted)
+    }
+
+    /// Takes note of what the device returned; the number of frames.
+    ///
+    /// # Errors
+    ///
+    /// Where the device returned what it did not have.
+    pub fn harvest(&mut self) -> Result<u32, Fault> {
+        let start = self.returned;
+        let progress = self.hardware.progress(start, self.outstanding())?;
+        while let Some(used) = self.hardware.used(progress, self.returned) {
+            let parts = self.validator.take_back(used.id)?;
+            self.returned = self.returned.after();
+            if parts > 1 {
+                self.free_long(used.id);
+            }
+            if let Some(completions) = self.completions {
+                F::tell(&completions[slot(self.told, N)], self.told, used.id);
+                self.told = self.told.advanced(parts);
+            }
+        }
+        Ok(self.returned.since(start))
+    }
+
+    /// Posts a frame that is one part, behind the header that lies ready.
+    #[inline]
+    fn post_whole(&mut self, part: Validated<TransmitValidator<N>>) {
+        let part = part.into_inner();
+        let index = usize::from(part.frame) & (N - 1);
+        F::write_table(&self.tables.pairs[index][1], rest(&part, part.len, true), 0);
+        let table = self.tables.pair(index);
+        self.hardware.post_table(self.posted, part.frame, table, true);
+        self.posted = self.posted.after();
+    }
+
+    /// Takes over one frame in the general case: of several parts, or one whose first bytes are looked at. `false` where
+    /// it has to wait for a table.
+    fn take_frame<S: SourceCheck>(
+        &mut self,
+        first: Entry,
+        claim: Position,
+        regions: &RegionTable<'_>,
+        source: &S,
+    ) -> Result<bool, Fault> {
+        let is_long = first.flags.contains(DescriptorFlags::NEXT);
+        let number = self.long.iter().position(Option::is_none);
+        let Some(number) = number.or((!is_long).then_some(0)) else {
+            return Ok(false);
+        };
+        let start = self.validator.next();
+        let window = regions.window(Direction::ToDevice);
+        let mut head = Head::new();
+        let (mut entry, mut used, mut entries) = (first, 0, 1);
+        let frame = loop {
+            let part = self.validator.check(entry, &window, regions)?.into_inner();
+            used += 1;
+            let rest = gather(&mut head, source, &part)?;
+            if let Some(rest) = rest {
+                self.write_part(is_long.then_some(number), part.frame, (entries, rest));
+                entries += 1;
+            }
+            if part.is_last {
+                break part.frame;
+            }
+            self.check_claim(start, used, claim)?;
+            entry = F::copy(&self.shadow[slot(self.validator.next(), N)]);
+        };
+        if S::LOOKS {
+            let result = source.check(head.bytes());
+            result.map_err(|field| Violation::Spoofed { field })?;
+        }
+        self.post_parts(is_long.then_some(number), frame, (entries, &head));
+        self.accepted = self.accepted.advanced(F::used_step(used));
+        Ok(true)
+    }
+
+    /// Where the tail counts entries, a frame must not go on behind it.
+    fn check_claim(&self, start: Position, used: u32, claim: Position) -> Result<(), Violation> {
+        let is_behind = F::used_step(2) == 2 && start.advanced(used) == claim;
+        let head = u32::try_from(slot(start, N)).unwrap_or(u32::MAX);
+        if is_behind { Err(Violation::Chain { head }) } else { Ok(()) }
+    }
+
+    /// Writes entry `index` of a frame's table.
+    fn write_part(&self, long: Option<usize>, frame: u16, (index, entry): (usize, Entry)) {
+        let next = u16::try_from(index + 1).unwrap_or(0);
+        if let Some(place) = self.table(long, frame).get(index) {
+            F::write_table(place, entry, next);
+        }
+    }
+
+    /// Writes the first entry of a frame's table, and posts it.
+    fn post_parts(&mut self, long: Option<usize>, frame: u16, (entries, head): (usize, &Head)) {
+        let index = usize::from(frame) & (N - 1);
+        let copied = head.bytes();
+        self.tables.write_head(index, copied);
+        let flags = if entries > 1 {
+            DescriptorFlags::NEXT
+        } else {
+            DescriptorFlags::empty()
+        };
+        let first = self.tables.head(index, copied.len(), flags);
+        self.write_part(long, frame, (0, first));
+        let table = match long {
+            Some(number) => {
+                if let Some(owner) = self.long.get_mut(number) {
+                    *owner = Some(frame);
+                }
+                self.tables.long(number, entries)
+            }
+            None => Entry {
+                len: Tables::<N>::table(0, entries).len,
+                ..self.tables.pair(index)
+            },
+        };
+        self.hardware.post_table(self.posted, frame, table, false);
+        self.posted = self.posted.after();
+    }
+
+    fn table(&self, long: Option<usize>, frame: u16) -> &[Descriptor] {
+        match long {
+            Some(number) => self.tables.long.get(number).map_or(&[], |table| table),
+            None => &self.tables.pairs[usize::from(frame) & (N - 1)],
+        }
+    }
+
+    /// Takes the long table of a frame back, and restores what the frame's own table was.
+    #[cold]
+    fn free_long(&mut self, frame: u32) {
+        for owner in &mut self.long {
+            if owner.map(u32::from) == Some(frame) {
+                *owner = None;
+            }
+        }
+    }
+}
+
+/// What is left of a part after its first bytes were copied; `None` where nothing is.
+fn gather<S: SourceCheck>(
+    head: &mut Head,
+    source: &S,
+    part: &FramePart,
+) -> Result<Option<Entry>, Violation> {
+    let copied = if S::LOOKS {
+        let unreadable = Violation::OutsideRegions {
+            iova: Iova::new(part.address.as_u64()),
+            len: part.len.into(),
+        };
+        head.gather(source, part.address, part.len).ok_or(unreadable)?
+    } else {
+        0
+    };
+    let len = part.len - copied;
+    Ok((len > 0).then(|| rest(part, len, part.is_last)))
+}
+
+/// The last `len` bytes of a part, followed by others or not.
+#[inline]
+fn rest(part: &FramePart, len: u32, is_last: bool) -> Entry {
+    let skipped = u64::from(part.len - len);
+    let flags = if is_last {
+        DescriptorFlags::empty()
+    } else {
+        DescriptorFlags::NEXT
+    };
+    Entry {
+        address: BusAddress::new(part.address.as_u64() + skipped).as_u64(),
+        len,
+        flags,
+    }
+}
