@@ -11,12 +11,7 @@
 
 use core::fmt;
 
-use parakernel_core::{
-    address::{BusAddress, Iova},
-    memory::RegionTable,
-    ring::Position,
-    validate::Violation,
-};
+use parakernel_core::{ring::Position, validate::Violation};
 
 use crate::error::RingError;
 

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), no_std)]
 #![expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")]
 
+pub mod checked;
 pub mod control;
 pub mod device;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod rx;
 pub mod steering;
 pub mod transport;
 pub mod tx;
+pub mod validate;
 pub mod virtqueue;
 
 mod slots;

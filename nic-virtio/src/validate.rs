@@ -294,7 +294,9 @@ impl<const N: usize> TransmitValidator<N> {
             return Err(busy(index));
         }
         if parts == MAX_SEGMENTS || parts as usize == N || (!is_last && parts + 1 == MAX_SEGMENTS) {
-            return Err(Violation::Chain { head: id(head).into() });
+            return Err(Violation::Chain {
+                head: id(head).into(),
+            });
         }
         let header = if parts == 0 { Self::HEADER } else { 0 };
         let length = || Violation::Length {
@@ -302,7 +304,9 @@ impl<const N: usize> TransmitValidator<N> {
         };
         let len = entry.len.checked_sub(header).filter(|&len| len > 0);
         let len = len.ok_or_else(length)?;
-        let bytes = bytes.checked_add(len).filter(|&bytes| bytes <= self.max_frame);
+        let bytes = bytes
+            .checked_add(len)
+            .filter(|&bytes| bytes <= self.max_frame);
         let bytes = bytes.ok_or_else(length)?;
         if is_last && bytes < Self::MIN_FRAME {
             return Err(length());

@@ -167,17 +167,40 @@ pub trait TransmitFormat: Format {
     /// Makes the chain that starts at slot `head` the one at `chain` among all chains.
     fn offer(&self, chain: Position, head: u16);
 
-    /// The tail to publish after `chains` chains in `descriptors` descriptors.
-    fn tail(descriptors: Position, chains: Position) -> Position;
+    /// Whether tails and completions count descriptors; else they count chains.
+    const COUNTS_DESCRIPTORS: bool;
 
-    /// How far in the ring of completions a chain of `descriptors` descriptors reaches.
-    fn used_step(descriptors: u32) -> u32;
+    /// The tail to publish after `chains` chains in `descriptors` descriptors.
+    #[inline]
+    #[must_use]
+    fn tail(descriptors: Position, chains: Position) -> Position {
+        if Self::COUNTS_DESCRIPTORS {
+            descriptors
+        } else {
+            chains
+        }
+    }
+
+    /// How far the ring of completions moves on by a chain of `descriptors` descriptors.
+    #[inline]
+    #[must_use]
+    fn used_step(descriptors: u32) -> u32 {
+        if Self::COUNTS_DESCRIPTORS {
+            descriptors
+        } else {
+            1
+        }
+    }
 }
 
 /// A ring that the kernel fills with what it checked of a process's ring of the same layout.
 ///
 /// Frames to be sent are posted as tables of the kernel's, one descriptor each.
 pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
+    /// Whether the process reads copies of completions: a chain takes as many entries of its ring as it has descriptors,
+    /// and one of the kernel's.
+    const COPIES_COMPLETIONS: bool;
+
     /// What the process wrote into the descriptor `from` of its own ring; each half is read once.
     fn copy(from: &Descriptor) -> Entry;
 
@@ -186,6 +209,9 @@ pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
 
     /// Writes what never changes of a buffer with `id` whose table is `table`.
     fn prepare_table(&self, id: u16, table: Entry);
+
+    /// Tells the process, in the copy of the completion at `at`, that chain `id` of its ring was used.
+    fn tell(to: &Descriptor, at: Position, id: u32);
 
     /// Posts the table of `id` as chain number `chain`; `is_usual` where it is the one prepared.
     fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool);

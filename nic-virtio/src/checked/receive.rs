@@ -31,12 +31,7 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
     /// `shadow` is the process's ring (split: its descriptor table), `hardware` the device's. `None` where the shadow is
     /// too small or not aligned, or the ring does not have `N` entries.
     #[must_use]
-    pub fn new(
-        hardware: F,
-        doorbell: D,
-        shadow: SharedMemory<'a>,
-        posted: u32,
-    ) -> Option<Self> {
+    pub fn new(hardware: F, doorbell: D, shadow: SharedMemory<'a>, posted: u32) -> Option<Self> {
         if F::ENTRIES != N || posted as usize <= Header::LEN {
             return None;
         }
@@ -111,7 +106,9 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
     /// Where the device returned what it did not have.
     pub fn harvest(&mut self) -> Result<u32, Fault> {
         let start = self.validator.returned();
-        let progress = self.hardware.progress(start, self.validator.outstanding())?;
+        let progress = self
+            .hardware
+            .progress(start, self.validator.outstanding())?;
         while let Some(used) = self.hardware.used(progress, self.validator.returned()) {
             self.validator.take_back(used)?;
         }
@@ -124,7 +121,8 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
         let buffer = buffer.into_inner();
         let id = self.hardware.id(buffer.at, 0);
         let address = buffer.address.as_u64();
-        self.hardware.arm(buffer.at, id, address, self.validator.posted());
+        self.hardware
+            .arm(buffer.at, id, address, self.validator.posted());
     }
 }
 
@@ -148,7 +146,10 @@ pub fn seal<const N: usize>(
         len: layout.bytes() as u64,
     };
     let is_usable = layout.is_valid() && layout.header as usize == Header::LEN && layout.count > 0;
-    let len = u32::try_from(posted).ok().filter(|_| is_usable).ok_or(none)?;
+    let len = u32::try_from(posted)
+        .ok()
+        .filter(|_| is_usable)
+        .ok_or(none)?;
     hardware.prepare(len);
     let start = u64::from(layout.headroom - layout.header);
     for index in 0..N {

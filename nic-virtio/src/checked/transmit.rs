@@ -39,9 +39,8 @@ pub struct Tables<'a, const N: usize> {
 
 impl<'a, const N: usize> Tables<'a, N> {
     const LONG: usize = size_of::<[Descriptor; 2]>() * N;
-    const SLOTS: usize = (Self::LONG
-        + size_of::<[[Descriptor; LONG_ENTRIES]; LONG_TABLES]>())
-    .next_multiple_of(64);
+    const SLOTS: usize =
+        (Self::LONG + size_of::<[[Descriptor; LONG_ENTRIES]; LONG_TABLES]>()).next_multiple_of(64);
     /// Bytes of the block, whole pages.
     pub const BYTES: usize = (Self::SLOTS + N * SLOT).next_multiple_of(PAGE_SIZE);
 
@@ -105,7 +104,10 @@ impl<'a, const N: usize> Tables<'a, N> {
         };
         for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
             let mut padded = [0; 8];
-            padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            padded
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
             word.store(u64::from_ne_bytes(padded), Relaxed);
         }
     }
@@ -132,6 +134,8 @@ pub struct CheckedSender<'a, F, D, const N: usize> {
     told: Position,
     /// For each long table, the frame that has it.
     long: [Option<u16>; LONG_TABLES],
+    /// Whether tables have held more than a header in their first entry.
+    copies_heads: bool,
 }
 
 impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, N> {
@@ -172,6 +176,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             returned: Position::START,
             told: Position::START,
             long: [None; LONG_TABLES],
+            copies_heads: false,
         })
     }
 
@@ -216,6 +221,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
     ) -> Result<Position, Fault> {
         self.harvest()?;
         claimed(claim, self.accepted, N)?;
+        self.copies_heads |= S::LOOKS;
         let window = regions.window(Direction::ToDevice);
         let start = self.posted;
         while self.accepted != claim && self.posted.since(start) < budget {
@@ -249,8 +255,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         while let Some(used) = self.hardware.used(progress, self.returned) {
             let parts = self.validator.take_back(used.id)?;
             self.returned = self.returned.after();
-            if parts > 1 {
-                self.free_long(used.id);
+            if parts > 1 || self.copies_heads {
+                self.restore(used.id);
             }
             if let Some(completions) = self.completions {
                 F::tell(&completions[slot(self.told, N)], self.told, used.id);
@@ -267,7 +273,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         let index = usize::from(part.frame) & (N - 1);
         F::write_table(&self.tables.pairs[index][1], rest(&part, part.len, true), 0);
         let table = self.tables.pair(index);
-        self.hardware.post_table(self.posted, part.frame, table, true);
+        self.hardware
+            .post_table(self.posted, part.frame, table, true);
         self.posted = self.posted.after();
     }
 
@@ -314,9 +321,13 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
 
     /// Where the tail counts entries, a frame must not go on behind it.
     fn check_claim(&self, start: Position, used: u32, claim: Position) -> Result<(), Violation> {
-        let is_behind = F::used_step(2) == 2 && start.advanced(used) == claim;
+        let is_behind = F::COUNTS_DESCRIPTORS && start.advanced(used) == claim;
         let head = u32::try_from(slot(start, N)).unwrap_or(u32::MAX);
-        if is_behind { Err(Violation::Chain { head }) } else { Ok(()) }
+        if is_behind {
+            Err(Violation::Chain { head })
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes entry `index` of a frame's table.
@@ -351,7 +362,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
                 ..self.tables.pair(index)
             },
         };
-        self.hardware.post_table(self.posted, frame, table, false);
+        self.hardware
+            .post_table(self.posted, frame, table, long.is_none());
         self.posted = self.posted.after();
     }
 
@@ -362,14 +374,19 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         }
     }
 
-    /// Takes the long table of a frame back, and restores what the frame's own table was.
+    /// Makes the table of a returned frame what it was: two entries, the first for a header alone. Takes its long table
+    /// back, where it had one.
     #[cold]
-    fn free_long(&mut self, frame: u32) {
-        for owner in &mut self.long {
-            if owner.map(u32::from) == Some(frame) {
-                *owner = None;
-            }
-        }
+    fn restore(&mut self, frame: u32) {
+        // Ids are slots, as the validator has checked.
+        let Ok(id) = u16::try_from(frame) else { return };
+        self.long.iter_mut().for_each(|owner| {
+            owner.take_if(|owner| *owner == id);
+        });
+        let index = usize::from(id) & (N - 1);
+        let head = self.tables.head(index, 0, DescriptorFlags::NEXT);
+        F::write_table(&self.tables.pairs[index][0], head, 1);
+        self.hardware.prepare_table(id, self.tables.pair(index));
     }
 }
 
@@ -384,7 +401,8 @@ fn gather<S: SourceCheck>(
             iova: Iova::new(part.address.as_u64()),
             len: part.len.into(),
         };
-        head.gather(source, part.address, part.len).ok_or(unreadable)?
+        head.gather(source, part.address, part.len)
+            .ok_or(unreadable)?
     } else {
         0
     };

@@ -260,6 +260,8 @@ impl<const N: usize> ReceiveFormat for Packed<'_, N> {
 }
 
 impl<const N: usize> TransmitFormat for Packed<'_, N> {
+    const COUNTS_DESCRIPTORS: bool = true;
+
     #[inline]
     fn write(&self, at: Position, id: u16, entry: Entry) {
         let flags = entry.flags | Self::available(at);
@@ -269,19 +271,11 @@ impl<const N: usize> TransmitFormat for Packed<'_, N> {
 
     #[inline]
     fn offer(&self, _chain: Position, _head: u16) {}
-
-    #[inline]
-    fn tail(descriptors: Position, _chains: Position) -> Position {
-        descriptors
-    }
-
-    #[inline]
-    fn used_step(descriptors: u32) -> u32 {
-        descriptors
-    }
 }
 
 impl<const N: usize> CheckedFormat for Packed<'_, N> {
+    const COPIES_COMPLETIONS: bool = true;
+
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
     fn copy(from: &Descriptor) -> Entry {
@@ -301,6 +295,15 @@ impl<const N: usize> CheckedFormat for Packed<'_, N> {
     }
 
     fn prepare_table(&self, _id: u16, _table: Entry) {}
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "ids are slots, below 32768"
+    )]
+    fn tell(to: &Descriptor, at: Position, id: u32) {
+        let marks = if Self::wrap(at) { MARKS } else { 0 };
+        to.store(0, u64::from(id as u16) << 32 | marks);
+    }
 
     #[inline]
     fn post_table(&self, chain: Position, id: u16, table: Entry, _is_usual: bool) {

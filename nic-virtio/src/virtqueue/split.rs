@@ -297,6 +297,8 @@ impl<const N: usize> ReceiveFormat for Split<'_, N> {
 }
 
 impl<const N: usize> TransmitFormat for Split<'_, N> {
+    const COUNTS_DESCRIPTORS: bool = false;
+
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
     fn write(&self, at: Position, _id: u16, entry: Entry) {
@@ -308,19 +310,11 @@ impl<const N: usize> TransmitFormat for Split<'_, N> {
     fn offer(&self, chain: Position, head: u16) {
         self.rings.offer(chain, head);
     }
-
-    #[inline]
-    fn tail(_descriptors: Position, chains: Position) -> Position {
-        chains
-    }
-
-    #[inline]
-    fn used_step(_descriptors: u32) -> u32 {
-        1
-    }
 }
 
 impl<const N: usize> CheckedFormat for Split<'_, N> {
+    const COPIES_COMPLETIONS: bool = false;
+
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
     fn copy(from: &Descriptor) -> Entry {
@@ -342,6 +336,8 @@ impl<const N: usize> CheckedFormat for Split<'_, N> {
             descriptor.store(table.address, encode(table, 0));
         }
     }
+
+    fn tell(_to: &Descriptor, _at: Position, _id: u32) {}
 
     #[inline]
     fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool) {
