@@ -4,6 +4,8 @@ use anyhow::{Context, Result, bail};
 use core::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
+    ffi::OsStr,
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Mutex,
     thread,
@@ -171,9 +173,19 @@ pub(crate) fn capture(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start `{}`", display(command)))
 }
 
-/// A command as one would type it.
+/// A command for a message: the program without its folder.
 pub(crate) fn display(command: &Command) -> String {
-    core::iter::once(command.get_program())
+    let program = Path::new(command.get_program());
+    words(program.file_name().unwrap_or(program.as_os_str()), command)
+}
+
+/// A command as one would type it anywhere.
+pub(crate) fn display_whole(command: &Command) -> String {
+    words(command.get_program(), command)
+}
+
+fn words(program: &OsStr, command: &Command) -> String {
+    core::iter::once(program)
         .chain(command.get_args())
         .map(|word| quote(&word.to_string_lossy()))
         .collect::<Vec<_>>()

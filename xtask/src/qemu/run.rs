@@ -4,7 +4,7 @@ use super::{Qemu, machine::Machine};
 use crate::{
     console::Line,
     log,
-    process::{Ending, Group},
+    process::{Ending, Group, display_whole},
 };
 use anyhow::{Context, Result, bail};
 use core::time::Duration;
@@ -69,10 +69,7 @@ impl Running {
             .with_context(|| format!("cannot write {}", machine.traces().display()))?;
         let mut command = qemu.command();
         command.args(machine.arguments(qemu)?);
-        fs::write(
-            machine.folder.join("qemu.command"),
-            crate::process::display(&command),
-        )?;
+        fs::write(machine.folder.join("qemu.command"), display_whole(&command))?;
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
