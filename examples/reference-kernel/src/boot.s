@@ -125,7 +125,7 @@ boot_pdpt:      .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pd:        .skip 4 * 4096
 
-.section .bss.boot_stack, "aw", @nobits
+.section .stack, "aw", @nobits
 .balign 16
     .skip 65536
 boot_stack_top:

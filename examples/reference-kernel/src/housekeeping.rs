@@ -5,7 +5,9 @@ use crate::boot::Kernel;
 use crate::control::Control;
 use crate::cores::Core;
 use crate::mailbox::Message;
-use crate::{selftest, time};
+use crate::panic::{Verdict, power_off};
+use crate::{sabotage, selftest, time};
+use kernel_formats::command_line;
 use parakernel_core::time::Instant;
 
 /// Most messages of a core in one turn, so that none keeps the others waiting.
@@ -22,8 +24,12 @@ pub(crate) enum Turn {
 
 /// Runs the kernel until it powers off.
 pub(crate) fn run(mut kernel: Kernel) -> ! {
-    if kernel_formats::command_line::value(kernel.command_line, "selftest").is_some() {
-        selftest::run(&mut kernel);
+    if let Some(what) = command_line::value(kernel.command_line, "sabotage") {
+        sabotage::commit(what);
+        power_off(Verdict::Fail);
+    }
+    if let Some(rounds) = command_line::value(kernel.command_line, "selftest") {
+        selftest::run(&mut kernel, rounds.parse().unwrap_or(1));
     }
     let mut control = Control::start(&mut kernel);
     loop {

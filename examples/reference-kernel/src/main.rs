@@ -33,6 +33,7 @@ mod pci;
 mod process;
 mod ranges;
 mod runner;
+mod sabotage;
 mod seats;
 mod selftest;
 mod serial;

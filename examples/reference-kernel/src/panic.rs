@@ -32,7 +32,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     stop_others();
     // A core that was stopped in the middle of a line does not let go of the port.
     serial::COM1.release();
-    print!("\nKERNEL PANIC on APIC {}: {info}\n", apic::id());
+    print!("\nPANIC: {info} (APIC {})\n", apic::id());
     power_off(Verdict::Panic)
 }
 

@@ -90,7 +90,8 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
         mailbox,
         log_budget: syscall::LOG_BUDGET,
     };
-    loop {
+    // Interrupts are off in here: a stop that comes after the question interrupts the process as soon as it runs.
+    while !core.is_stopped(launch.run) {
         match context.run() {
             Trap::Call(number, arguments) => match syscall::call(&mut process, number, arguments) {
                 Reply::Value(value) => context.set_result(value),
@@ -99,8 +100,6 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
             Trap::Interrupt(vector) => interrupts::handle(vector),
             Trap::Fault(fault) => return End::Faulted(fault),
         }
-        if core.is_stopped(launch.run) {
-            return End::Stopped;
-        }
     }
+    End::Stopped
 }

@@ -1,4 +1,4 @@
-//! `selftest` on the command line: probes that misbehave, each of which must end as it should and leave nothing behind.
+//! `selftest` (or `selftest=ROUNDS`) on the command line: probes that misbehave, each of which must end as it should and leave nothing behind.
 
 use core::time::Duration;
 
@@ -45,7 +45,7 @@ enum Expected {
     Stopped,
 }
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 22] = [
     Case("exit", nothing, Expected::Exited),
     Case("log", nothing, Expected::Exited),
     Case("info", nothing, Expected::Exited),
@@ -67,16 +67,20 @@ const CASES: [Case; 21] = [
     Case("privileged", nothing, Expected::Faulted(GP)),
     Case("illegal", nothing, Expected::Faulted(UD)),
     Case("spin", stop_all, Expected::Stopped),
+    Case("spin", stop_at_once, Expected::Stopped),
 ];
 
-/// Runs all tests and powers off.
-pub(crate) fn run(kernel: &mut Kernel) -> ! {
+/// Runs all tests `rounds` times and powers off.
+pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> ! {
     let mut verdict = Verdict::Pass;
     for Case(arguments, action, expected) in CASES {
-        if passes(kernel, arguments, action, expected) {
+        let failed = (0..rounds)
+            .filter(|_| !passes(kernel, arguments, action, expected))
+            .count();
+        if failed == 0 {
             print!("PASS {arguments}\n");
         } else {
-            print!("FAIL {arguments}\n");
+            print!("FAIL {arguments}: {failed} of {rounds} times\n");
             verdict = Verdict::Fail;
         }
     }
@@ -167,6 +171,12 @@ fn answer_until_end(seat: &mut Seat) -> bool {
 }
 
 const fn nothing(_: &mut Kernel) -> bool {
+    true
+}
+
+/// Stops the probes before they have begun, or hardly.
+fn stop_at_once(kernel: &mut Kernel) -> bool {
+    kernel.seats.iter_mut().for_each(|seat| seat.stop());
     true
 }
 

@@ -35,6 +35,11 @@ pub(crate) fn image() -> Range<u64> {
     LOAD_ADDRESS..(&raw const __data_end).addr() as u64 - KERNEL_BASE
 }
 
+/// Where the image's code is mapped.
+pub(crate) fn code_start() -> *mut u8 {
+    (&raw const __text_start).cast_mut()
+}
+
 /// The kernel's half of every address space.
 #[derive(Debug)]
 pub(crate) struct KernelTables {
