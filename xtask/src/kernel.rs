@@ -6,7 +6,7 @@ use crate::{
     process::display,
     workspace::{Workspace, cargo},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -17,9 +17,6 @@ use std::{
 
 /// Name of the kernel's binary; every other binary of its workspace is a process.
 const KERNEL: &str = "kernel";
-
-/// Name of the program that the kernel's self-test runs.
-const PROBE: &str = "probe";
 
 /// What a build made.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -134,31 +131,18 @@ impl Build {
         })
     }
 
-    /// Writes the initial RAM disk: the manifest and the programs that it names.
+    /// Writes the initial RAM disk: the manifest and every program; those that the manifest names have to be there.
     pub(crate) fn write_initrd(&self, cast: &Cast, path: &Path) -> Result<()> {
+        for name in cast.processes.iter().map(|process| process.program) {
+            ensure!(
+                self.programs.contains_key(name),
+                "the kernel's workspace has no process `{name}`; it has: {}",
+                self.known_programs()
+            );
+        }
         let mut archive = Archive::default();
         archive.add("manifest", cast.manifest().as_bytes())?;
-        // The kernel's self-test starts a program that no manifest names.
-        let mut names: Vec<_> = cast
-            .processes
-            .iter()
-            .map(|process| process.program)
-            .collect();
-        names.extend(
-            self.programs
-                .keys()
-                .map(String::as_str)
-                .filter(|name| *name == PROBE),
-        );
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let program = self.programs.get(name).with_context(|| {
-                format!(
-                    "the kernel's workspace has no process `{name}`; it has: {}",
-                    self.known_programs()
-                )
-            })?;
+        for (name, program) in &self.programs {
             let elf =
                 fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
             archive.add(name, &elf)?;

@@ -84,13 +84,17 @@ impl Group {
         &mut self.child
     }
 
-    /// The status of the program if it has ended.
+    /// The status of the program if it has ended. What it left behind in its group is killed then, while nobody else
+    /// can have got the group's number.
     pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         let status = self
             .child
             .try_wait()
             .with_context(|| format!("cannot wait for `{}`", self.name))?;
-        self.ended |= status.is_some();
+        if status.is_some() && !self.ended {
+            self.ended = true;
+            signal(self.pid, Signal::KILL);
+        }
         Ok(status)
     }
 
@@ -109,19 +113,18 @@ impl Group {
         }
     }
 
-    /// Asks the group to end, and kills what is left of it after [`GRACE`].
+    /// Asks the group to end, and kills it after [`GRACE`].
     pub(crate) fn end(&mut self) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         signal(self.pid, Signal::TERM);
         let deadline = Instant::now() + GRACE;
-        while self.try_wait()?.is_none() && Instant::now() < deadline {
+        while self.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                signal(self.pid, Signal::KILL);
+            }
             thread::sleep(POLL);
-        }
-        signal(self.pid, Signal::KILL);
-        if !self.ended {
-            self.child
-                .wait()
-                .with_context(|| format!("cannot wait for `{}`", self.name))?;
-            self.ended = true;
         }
         Ok(())
     }

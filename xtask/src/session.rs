@@ -98,7 +98,7 @@ pub(crate) fn run(
     let qemu = Qemu::choose(workspace, &options.qemu)?;
     let folder = workspace.scratch(&script.name())?;
     let build = kernel::build(workspace, features)?.keep(&folder.join("programs"))?;
-    let (wire, isolation) = connect(options.net, &script)?;
+    let (wire, isolation) = connect(options.net)?;
     let spec = Spec {
         build,
         qemu,
@@ -119,11 +119,8 @@ pub(crate) fn run(
 }
 
 /// Decides how the machine is connected, and with which options of `unshare`.
-fn connect(net: Net, script: &Script) -> Result<(Wire, Option<&'static [&'static str]>)> {
+fn connect(net: Net) -> Result<(Wire, Option<&'static [&'static str]>)> {
     let user = || Ok((Wire::User(scene::forwards()), None));
-    if !script.needs_network() {
-        return Ok((Wire::None, None));
-    }
     match (net, net::isolation()?) {
         (Net::None, _) => Ok((Wire::None, None)),
         (Net::User, _) => user(),

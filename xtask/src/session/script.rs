@@ -49,11 +49,6 @@ impl Script {
         }
     }
 
-    /// Whether the boot is about the network at all.
-    pub(crate) const fn needs_network(&self) -> bool {
-        true
-    }
-
     /// Whether a capture that cannot be made is no failure.
     pub(crate) const fn is_forgiving(&self) -> bool {
         matches!(
