@@ -9,6 +9,8 @@ pub mod nvme;
 pub mod pci;
 pub mod random;
 pub mod trace;
+pub mod virtio_net;
+pub mod wire;
 pub mod world;
 
 mod bytes;

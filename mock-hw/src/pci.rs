@@ -14,7 +14,7 @@ use std::sync::Mutex;
 
 use parakernel_core::mmio::{Registers, Width};
 
-pub(crate) use config::Identity;
+pub(crate) use config::{Capability, Identity};
 pub(crate) use function::{BarLayout, Function};
 
 use crate::sync::lock;

@@ -193,29 +193,34 @@ fn queues_are_created_and_deleted_with_the_right_complaints() {
     host.enable();
     let base = host.page();
     let page = host::two(base);
-    let mut create = |opcode, dword10: u32, dword11: u32, prp: [u32; 2]| {
-        host.admin(opcode, |command| {
+    let other = host::two(base + 8);
+    // Opcode, dwords 10 and 11, PRP1, expected status.
+    let commands = [
+        (5, 0x000f_0000, 1, page, 0x101),
+        (5, 0x000f_0005, 1, page, 0x101),
+        (5, 0x0000_0001, 1, page, 0x102),
+        (5, 0x0400_0001, 1, page, 0x102),
+        (5, 0x000f_0001, 0, page, 0x02),
+        (5, 0x000f_0001, 1, other, 0x13),
+        (5, 0x000f_0001, 0x0002_0003, page, 0x108),
+        (1, 0x000f_0001, 0x0001_0001, page, 0x100),
+        (1, 0x000f_0001, 0x0000_0001, page, 0x101),
+        (5, 0x000f_0001, 0x0001_0003, page, 0),
+        (5, 0x000f_0001, 0x0001_0003, page, 0x101),
+        (1, 0x000f_0004, 0x0001_0001, page, 0),
+        (4, 1, 0, page, 0x10c),
+        (4, 0, 0, page, 0x101),
+        (0, 1, 0, page, 0x101),
+        (0, 4, 0, page, 0),
+        (4, 1, 0, page, 0),
+    ];
+    for (opcode, dword10, dword11, prp, expected) in commands {
+        let status = host.admin(opcode, |command| {
             command[6..8].copy_from_slice(&prp);
             (command[10], command[11]) = (dword10, dword11);
-        })
-    };
-    assert_eq!(create(5, 0x000f_0000, 1, page), 0x101);
-    assert_eq!(create(5, 0x000f_0005, 1, page), 0x101);
-    assert_eq!(create(5, 0x0000_0001, 1, page), 0x102);
-    assert_eq!(create(5, 0x0400_0001, 1, page), 0x102);
-    assert_eq!(create(5, 0x000f_0001, 0, page), 0x02);
-    assert_eq!(create(5, 0x000f_0001, 1, host::two(base + 8)), 0x13);
-    assert_eq!(create(5, 0x000f_0001, 0x0002_0003, page), 0x108);
-    assert_eq!(create(1, 0x000f_0001, 0x0001_0001, page), 0x100);
-    assert_eq!(create(1, 0x000f_0001, 0x0000_0001, page), 0x101);
-    assert_eq!(create(5, 0x000f_0001, 0x0001_0003, page), 0);
-    assert_eq!(create(5, 0x000f_0001, 0x0001_0003, page), 0x101);
-    assert_eq!(create(1, 0x000f_0004, 0x0001_0001, page), 0);
-    assert_eq!(create(4, 1, 0, page), 0x10c);
-    assert_eq!(create(4, 0, 0, page), 0x101);
-    assert_eq!(create(0, 1, 0, page), 0x101);
-    assert_eq!(create(0, 4, 0, page), 0);
-    assert_eq!(create(4, 1, 0, page), 0);
+        });
+        assert_eq!(status, expected, "{opcode} {dword10:#x} {dword11:#x}");
+    }
     assert_eq!(host.nvme.counts().completion_queues, 1);
 }
 

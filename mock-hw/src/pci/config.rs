@@ -1,6 +1,6 @@
 //! The bytes of a configuration space, and which of them a driver can change.
 
-use crate::bytes::{put, u16_at};
+use crate::bytes::{array_at, put, u16_at};
 
 /// What a function is, in the words of its header.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,10 @@ impl Space {
         let mut value = [0; 8];
         value[..width].copy_from_slice(&self.bytes[offset..offset + width]);
         u64::from_le_bytes(value)
+    }
+
+    pub(crate) fn read_bytes<const N: usize>(&self, offset: usize) -> [u8; N] {
+        array_at(&self.bytes, offset)
     }
 
     pub(crate) fn read16(&self, offset: usize) -> u16 {

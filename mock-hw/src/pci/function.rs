@@ -39,6 +39,8 @@ pub(crate) struct Function {
     interrupts: Interrupts,
     faults: Faults,
     removed: bool,
+    /// Interrupts go over a line of their own, not through MSI-X.
+    wired: bool,
 }
 
 impl Function {
@@ -80,6 +82,7 @@ impl Function {
             interrupts: world.interrupts(),
             faults: Faults::new(world.seed() ^ u64::from(requester.0)),
             removed: false,
+            wired: false,
         }
     }
 
@@ -104,6 +107,16 @@ impl Function {
         };
         self.msix_capability = self.config.add_capability(&capability);
         self.msix = Msix::new(count, bar, table, pending);
+    }
+
+    pub(crate) fn add_capability(&mut self, capability: &Capability) -> usize {
+        self.config.add_capability(capability)
+    }
+
+    /// Makes it a device on no bus that could be off: it always masters memory, and has one interrupt line.
+    pub(crate) fn make_platform_device(&mut self) {
+        self.config.write(0x04, 2, 0x0006);
+        self.wired = true;
     }
 
     /// Ends the construction.
@@ -217,7 +230,7 @@ impl Function {
 
     /// Sends the interrupt `vector`, now or when it is unmasked.
     pub(crate) fn interrupt(&mut self, vector: u16) {
-        if !self.msix.enabled {
+        if !self.msix.enabled && !self.wired {
             // INTx is level-triggered and needs a status register to be acknowledged.
             if self.config.read16(0x04) & 0x0400 == 0 {
                 self.left_out(format_args!("INTx asserted for vector {vector}"));
@@ -226,6 +239,10 @@ impl Function {
         }
         if self.faults.fires(Fault::LostInterrupt) {
             self.fault(format_args!("interrupt {vector} lost"));
+            return;
+        }
+        if self.wired {
+            self.deliver(vector, 0, 0);
             return;
         }
         self.msix.raise(vector);
@@ -307,13 +324,17 @@ impl Function {
             let Some((vector, address, data)) = self.msix.take() else {
                 break;
             };
-            self.interrupts.deliver(Message {
-                requester: self.bus.requester(),
-                vector,
-                address,
-                data,
-                at: self.clock.now(),
-            });
+            self.deliver(vector, address, data);
         }
+    }
+
+    fn deliver(&self, vector: u16, address: u64, data: u32) {
+        self.interrupts.deliver(Message {
+            requester: self.bus.requester(),
+            vector,
+            address,
+            data,
+            at: self.clock.now(),
+        });
     }
 }

@@ -53,9 +53,10 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(world: &World, config: Config) -> Self {
         let memory = world.memory(32 * MIB);
+        let big = config.transfer_exponent > 5;
         let nvme = Nvme::new(world, &memory, DEVICE, config);
         nvme.config_space().enable();
-        let data = Self::granted(&memory, 8 * MIB);
+        let data = Self::granted(&memory, if big { 8 * MIB } else { MIB / 2 });
         Self {
             bar: nvme.bar0(),
             world: world.clone(),
@@ -106,7 +107,7 @@ impl Host {
     }
 
     pub(crate) fn enable_again(&mut self) {
-        self.data = Self::granted(&self.memory, 8 * MIB);
+        self.data = Self::granted(&self.memory, self.data.len);
         self.enable();
     }
 
@@ -150,7 +151,7 @@ impl Host {
         self.world.settle(1_000_000);
     }
 
-    /// A granted page-aligned address with 8 MiB behind it.
+    /// A granted page-aligned address with at least 512 KiB behind it.
     pub(crate) fn page(&self) -> u64 {
         self.data.start.as_u64()
     }
@@ -297,7 +298,7 @@ impl Host {
         self.peek(place, len as usize)
     }
 
-    /// PRPs for `len` bytes at `start`; the list lies in the second half of the data.
+    /// PRPs for `len` bytes at `start`; the list lies in the last quarter of the data.
     fn prps(&self, start: u64, len: usize) -> [u32; 4] {
         let mut pages = Vec::new();
         let mut at = start - start % 4096 + 4096;
@@ -305,7 +306,7 @@ impl Host {
             pages.push(at);
             at += 4096;
         }
-        let mut list = self.page() + 6 * MIB as u64;
+        let mut list = self.page() + (self.data.len / 4 * 3) as u64;
         let prp2 = match pages.len() {
             0 => 0,
             1 => pages[0],
@@ -430,7 +431,7 @@ impl Host {
         let [a, b] = two(pages);
         let [c, d] = two(pages + 4096);
         let status = self.admin(0x7c, |command| {
-            command[6..10].copy_from_slice(&[a, b, c, d])
+            command[6..10].copy_from_slice(&[a, b, c, d]);
         });
         assert_eq!(status, 0);
         self.shadow = Some(pages);

@@ -1,0 +1,193 @@
+//! Frames and control commands, once their bytes were moved (virtio 1.3, 5.1.6).
+
+use super::{
+    device::Net,
+    features::Features,
+    frame::{Headers, checksum},
+    queue::{Job, Role},
+};
+use crate::{
+    bytes::{put, u16_at},
+    fault::Fault,
+};
+
+const TRANSMIT: &str = "virtio 1.3, 5.1.6.2.1";
+const CONTROL: &str = "virtio 1.3, 5.1.6.5";
+
+impl Net {
+    /// The largest frame with its header that the model moves.
+    pub(super) const FRAME_LIMIT: usize = 65_535 + 20;
+
+    /// Takes a frame off the wire and puts it behind its header into the backlog of its queue.
+    pub(super) fn arrive(&mut self) {
+        let Some(frame) = self.wire.receive() else {
+            return;
+        };
+        let headers = Headers::parse(&frame);
+        let ready = self.is_live() && self.link_up;
+        if !ready || frame.len() < 14 || !self.steering.receives(&frame, &headers) {
+            self.counts.filtered += 1;
+            return;
+        }
+        let (pair, hash, report) = self.steering.queue(&headers);
+        let queue = &mut self.queues[2 * usize::from(pair)];
+        if queue.ring.is_none() || queue.backlog.len() >= self.config.backlog {
+            self.counts.dropped += 1;
+            return;
+        }
+        let mut bytes = vec![0; self.features.header_len()];
+        if self.features.contains(Features::GUEST_CSUM)
+            && headers.checksum_is_right(&frame) == Some(true)
+        {
+            // DATA_VALID.
+            bytes[0] = 2;
+        }
+        if self.features.contains(Features::HASH_REPORT) {
+            put(&mut bytes, 12, &hash.to_le_bytes());
+            put(&mut bytes, 16, &report.to_le_bytes());
+        }
+        bytes.extend(frame);
+        queue.backlog.push_back(bytes);
+    }
+
+    /// Sends the frame behind its header.
+    pub(super) fn transmit(&mut self, pair: u16, job: &Job) {
+        let header_len = self.features.header_len();
+        for (chain, _) in &job.chains {
+            if !chain.writable.is_empty() {
+                self.violation(
+                    TRANSMIT,
+                    format_args!("a device-writable buffer to transmit"),
+                );
+            }
+            if chain.readable_len() > Self::FRAME_LIMIT {
+                self.violation(
+                    TRANSMIT,
+                    format_args!("a frame of {} bytes", chain.readable_len()),
+                );
+                return;
+            }
+        }
+        if job.bytes.len() < header_len + 14 {
+            self.violation(
+                TRANSMIT,
+                format_args!("a frame of {} bytes with its header", job.bytes.len()),
+            );
+            return;
+        }
+        let (header, frame) = job.bytes.split_at(header_len);
+        let mut frame = frame.to_vec();
+        if pair >= self.steering.pairs {
+            self.violation(
+                "virtio 1.3, 5.1.6.5.5",
+                format_args!("a frame on pair {pair}, which is not in use"),
+            );
+        }
+        if !self.complete(header, &mut frame) {
+            return;
+        }
+        self.steering.learn(&Headers::parse(&frame), pair);
+        self.counts.sent += 1;
+        if self.link_up {
+            self.wire.transmit(frame);
+        }
+    }
+
+    /// Does what the header asks for; whether the frame may be sent.
+    fn complete(&self, header: &[u8], frame: &mut [u8]) -> bool {
+        let (flags, segmentation) = (header[0], header[1]);
+        if segmentation != 0 {
+            self.violation(
+                TRANSMIT,
+                format_args!("gso_type {segmentation:#x} without its feature"),
+            );
+            return false;
+        }
+        if flags & !1 != 0 {
+            self.violation(
+                TRANSMIT,
+                format_args!("flags {flags:#x} in a transmit header"),
+            );
+        }
+        if u16_at(header, 10) != 0 {
+            self.violation(
+                TRANSMIT,
+                format_args!("num_buffers {} in a transmit header", u16_at(header, 10)),
+            );
+        }
+        if flags & 1 == 0 {
+            return true;
+        }
+        if !self.features.contains(Features::CSUM) {
+            self.violation(TRANSMIT, format_args!("NEEDS_CSUM without CSUM"));
+            return false;
+        }
+        let (start, offset) = (
+            usize::from(u16_at(header, 6)),
+            usize::from(u16_at(header, 8)),
+        );
+        if start + offset + 2 > frame.len() {
+            let text = format_args!(
+                "checksum at {start} + {offset} in a frame of {}",
+                frame.len()
+            );
+            self.violation(TRANSMIT, text);
+            return false;
+        }
+        let value = match checksum(&frame[start..]) {
+            // Zero means "no checksum" in UDP; all ones is the same number.
+            0 => 0xffff,
+            value => value,
+        };
+        put(frame, start + offset, &value.to_be_bytes());
+        true
+    }
+
+    /// Carries out a control command and writes its acknowledgement; the bytes written.
+    pub(super) fn command(&mut self, index: u16, job: &Job) -> usize {
+        let Some((chain, _)) = job.chains.first() else {
+            return 0;
+        };
+        let Some(last) = chain.writable.last().filter(|buffer| buffer.len > 0) else {
+            self.violation(
+                CONTROL,
+                format_args!("queue {index}: a command without room for its acknowledgement"),
+            );
+            return 0;
+        };
+        let result = match job.bytes.as_slice() {
+            [class, command, data @ ..] => {
+                let result = self.steering.control(*class, *command, data);
+                result.map_err(|why| format!("control command {class}.{command}: {why}"))
+            }
+            _ => Err("a control command without class and command".into()),
+        };
+        let mut acknowledgement = 0;
+        if let Err(text) = result {
+            self.violation(CONTROL, format_args!("{text}"));
+            acknowledgement = 1;
+        }
+        if self.function.faults().fires(Fault::AdminWrongId) {
+            self.function.fault(format_args!(
+                "control command acknowledged with an unknown code"
+            ));
+            acknowledgement = 0x5a;
+        }
+        let place = last.address.as_u64().wrapping_add(last.len as u64 - 1);
+        let place = parakernel_core::address::BusAddress::new(place);
+        if self.function.write(place, &[acknowledgement]).is_err() {
+            self.need_reset();
+        }
+        chain.writable_len()
+    }
+
+    /// Queue pairs that frames can be received on now.
+    pub(super) fn receiving(&self) -> usize {
+        let queues = (0_u16..).zip(&self.queues);
+        queues
+            .filter(|(index, queue)| {
+                matches!(self.role(*index), Some(Role::Receive(_))) && queue.ring.is_some()
+            })
+            .count()
+    }
+}

@@ -1,0 +1,529 @@
+//! The device behind either transport: status, features, queues and configuration (virtio 1.3, 2 and 3).
+
+use core::{fmt, time::Duration};
+
+use parakernel_core::{mmio::Width, time::Instant};
+
+use super::{
+    Config, Counts,
+    chain::Broken,
+    features::Features,
+    queue::{Queue, Ring, Role},
+    steering::Steering,
+};
+use crate::{
+    bytes::{extract, put},
+    fault::Fault,
+    pci::{Function, ones},
+    wire::Wire,
+};
+
+/// The transport's share of the device.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Offset of the capability that opens a window from configuration space.
+    Pci {
+        window: usize,
+    },
+    Mmio,
+}
+
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) function: Function,
+    pub(super) transport: Transport,
+    pub(super) config: Config,
+    pub(super) wire: Wire,
+    pub(super) status: u8,
+    /// Whether status was read since `FEATURES_OK` was set.
+    pub(super) features_seen: bool,
+    /// What the driver wrote, not yet checked.
+    pub(super) accepted: u64,
+    /// In force since `FEATURES_OK`.
+    pub(super) features: Features,
+    pub(super) device_select: u32,
+    pub(super) driver_select: u32,
+    pub(super) queue_select: u16,
+    pub(super) config_vector: u16,
+    pub(super) generation: u8,
+    pub(super) interrupt_status: u8,
+    pub(super) queues: Vec<Queue>,
+    pub(super) resetting: Option<Instant>,
+    pub(super) link_up: bool,
+    pub(super) link_back: Option<Instant>,
+    pub(super) steering: Steering,
+    pub(super) counts: Counts,
+}
+
+const STATUS: &str = "virtio 1.3, 2.1.1 and 3.1.1";
+
+/// Status bits.
+const ACKNOWLEDGE: u8 = 1;
+const DRIVER: u8 = 2;
+pub(super) const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const NEEDS_RESET: u8 = 64;
+const FAILED: u8 = 128;
+
+impl Net {
+    pub(super) fn new(function: Function, transport: Transport, config: Config) -> Self {
+        let queues = 2 * usize::from(config.queue_pairs) + 1;
+        Self {
+            function,
+            transport,
+            wire: Wire::default(),
+            status: 0,
+            features_seen: false,
+            accepted: 0,
+            features: Features::empty(),
+            device_select: 0,
+            driver_select: 0,
+            queue_select: 0,
+            config_vector: Queue::NO_VECTOR,
+            generation: 0,
+            interrupt_status: 0,
+            queues: (0..queues).map(|_| Queue::new(config.queue_size)).collect(),
+            resetting: None,
+            link_up: true,
+            link_back: None,
+            steering: Steering::new(&config),
+            counts: Counts::default(),
+            config,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.status & DRIVER_OK != 0 && self.status & NEEDS_RESET == 0 && self.resetting.is_none()
+    }
+
+    pub(super) fn violation(&self, section: &'static str, text: fmt::Arguments<'_>) {
+        self.function.violation(section, text);
+    }
+
+    /// What queue `index` is for, under the features in force (5.1.2).
+    pub(super) fn role(&self, index: u16) -> Option<Role> {
+        let many = self.features.intersects(Features::MQ | Features::RSS);
+        let pairs = if many { self.config.queue_pairs } else { 1 };
+        if index == 2 * pairs {
+            return self
+                .features
+                .contains(Features::CTRL_VQ)
+                .then_some(Role::Control);
+        }
+        let pair = index / 2;
+        if pair >= pairs {
+            return None;
+        }
+        Some(if index.is_multiple_of(2) {
+            Role::Receive(pair)
+        } else {
+            Role::Transmit(pair)
+        })
+    }
+
+    pub(super) fn offered_word(&self) -> u32 {
+        let offered = self.config.features.bits();
+        let shift = 32 * self.device_select;
+        if shift > 32 {
+            0
+        } else {
+            u32::try_from(offered >> shift & 0xffff_ffff).unwrap_or(0)
+        }
+    }
+
+    pub(super) fn accepted_word(&self) -> u32 {
+        let shift = 32 * self.driver_select;
+        if shift > 32 {
+            0
+        } else {
+            u32::try_from(self.accepted >> shift & 0xffff_ffff).unwrap_or(0)
+        }
+    }
+
+    pub(super) fn accept_word(&mut self, value: u32) {
+        if self.status & FEATURES_OK != 0 {
+            self.violation(STATUS, format_args!("features written after FEATURES_OK"));
+            return;
+        }
+        match self.driver_select {
+            0 => self.accepted = self.accepted & !0xffff_ffff | u64::from(value),
+            1 => self.accepted = self.accepted & 0xffff_ffff | u64::from(value) << 32,
+            _ if value != 0 => {
+                self.violation(STATUS, format_args!("feature bits above 63 accepted"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn read_status(&mut self) -> u8 {
+        self.features_seen |= self.status & FEATURES_OK != 0;
+        self.status
+    }
+
+    pub(super) fn write_status(&mut self, value: u8) {
+        if value == 0 {
+            self.begin_reset();
+            return;
+        }
+        if self.resetting.is_some() {
+            self.violation(
+                STATUS,
+                format_args!("status written before the reset was seen to be complete"),
+            );
+            return;
+        }
+        let old = self.status;
+        let kept = old & !NEEDS_RESET;
+        if kept & !value != 0 {
+            self.violation(
+                STATUS,
+                format_args!("status bits cleared: {old:#x} became {value:#x}"),
+            );
+        }
+        let new = value & !old;
+        let out_of_order = (new & DRIVER != 0 && value & ACKNOWLEDGE == 0)
+            || (new & FEATURES_OK != 0 && value & DRIVER == 0)
+            || (new & DRIVER_OK != 0 && old & FEATURES_OK == 0);
+        if out_of_order && value & FAILED == 0 {
+            self.violation(
+                STATUS,
+                format_args!("status {old:#x} became {value:#x} out of order"),
+            );
+        }
+        self.status = old | value & !NEEDS_RESET;
+        if new & FEATURES_OK != 0 {
+            self.check_features();
+        }
+        if new & DRIVER_OK != 0 && old & FEATURES_OK != 0 {
+            self.must_have_seen_features();
+        }
+    }
+
+    fn check_features(&mut self) {
+        let features = Features::from_bits_truncate(self.accepted);
+        self.features_seen = false;
+        let Some(objection) = features.objection(self.accepted, self.config.features) else {
+            self.features = features;
+            self.steering.begin(features);
+            return;
+        };
+        self.violation(
+            "virtio 1.3, 2.2.1 and 5.1.3.1",
+            format_args!("FEATURES_OK refused: {objection}"),
+        );
+        self.status &= !FEATURES_OK;
+    }
+
+    fn must_have_seen_features(&self) {
+        if !self.features_seen {
+            self.violation(
+                STATUS,
+                format_args!("status not read again after FEATURES_OK was set"),
+            );
+        }
+    }
+
+    fn begin_reset(&mut self) {
+        let mut delay = self.config.reset_delay;
+        if self.function.faults().fires(Fault::SlowReady) {
+            self.function.fault(format_args!("reset takes long"));
+            delay = Duration::from_secs(30);
+        }
+        if self.status == 0 || delay.is_zero() {
+            self.reset_device();
+        } else {
+            self.resetting = Some(self.later(delay));
+        }
+    }
+
+    /// Everything but the offer back to its start.
+    pub(super) fn reset_device(&mut self) {
+        let max = self.config.queue_size;
+        self.queues
+            .iter_mut()
+            .for_each(|queue| *queue = Queue::new(max));
+        self.status = 0;
+        self.features_seen = false;
+        self.accepted = 0;
+        self.features = Features::empty();
+        self.config_vector = Queue::NO_VECTOR;
+        self.interrupt_status = 0;
+        self.resetting = None;
+        self.steering = Steering::new(&self.config);
+    }
+
+    pub(super) fn later(&self, delay: Duration) -> Instant {
+        self.function.clock().now().saturating_add(delay)
+    }
+
+    /// The ring cannot go on: the device asks for a reset (2.1.2).
+    pub(super) fn break_ring(&mut self, index: u16, why: &Broken) {
+        match why {
+            Broken::Rule(section, text) => {
+                self.violation(section, format_args!("queue {index}: {text}"));
+            }
+            Broken::Transfer(error) => self.function.note(format_args!("queue {index}: {error}")),
+        }
+        self.need_reset();
+    }
+
+    pub(super) fn need_reset(&mut self) {
+        self.status |= NEEDS_RESET;
+        self.config_changed();
+    }
+
+    /// Tells the driver that configuration or status changed.
+    pub(super) fn config_changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.status & DRIVER_OK == 0 {
+            return;
+        }
+        self.interrupt_status |= 2;
+        self.interrupt(self.config_vector);
+    }
+
+    pub(super) fn queue_used(&mut self, index: u16) {
+        let vector = self.queues[usize::from(index)].vector;
+        self.interrupt_status |= 1;
+        self.interrupt(vector);
+    }
+
+    fn interrupt(&mut self, vector: u16) {
+        match self.transport {
+            Transport::Mmio => self.function.interrupt(0),
+            Transport::Pci { .. } if vector != Queue::NO_VECTOR => self.function.interrupt(vector),
+            Transport::Pci { .. } => {}
+        }
+    }
+}
+
+/// Queue registers.
+impl Net {
+    const QUEUE: &str = "virtio 1.3, 4.1.4.3.2 and 4.2.2.2";
+
+    pub(super) fn selected(&self) -> Option<&Queue> {
+        self.queues.get(usize::from(self.queue_select))
+    }
+
+    /// The selected queue, if it may be set up now.
+    fn setting_up(&mut self, what: &str) -> Option<&mut Queue> {
+        let index = self.queue_select;
+        if self.status & FEATURES_OK == 0 {
+            self.violation(
+                Self::QUEUE,
+                format_args!("queue {index}: {what} before FEATURES_OK"),
+            );
+        }
+        let Some(queue) = self.queues.get(usize::from(index)) else {
+            self.violation(
+                Self::QUEUE,
+                format_args!("queue {index}: {what}, and there is none"),
+            );
+            return None;
+        };
+        if queue.ring.is_some() {
+            self.violation(
+                Self::QUEUE,
+                format_args!("queue {index}: {what} while enabled"),
+            );
+            return None;
+        }
+        self.queues.get_mut(usize::from(index))
+    }
+
+    pub(super) fn set_queue_size(&mut self, size: u16) {
+        if let Some(queue) = self.setting_up("size written") {
+            queue.size = size;
+        }
+    }
+
+    /// Writes the low or high half of an area's address.
+    pub(super) fn set_area(&mut self, area: usize, high: bool, value: u32) {
+        if let Some(queue) = self.setting_up("area written") {
+            let old = queue.areas[area];
+            let value = u64::from(value);
+            queue.areas[area] = if high {
+                old & 0xffff_ffff | value << 32
+            } else {
+                old & !0xffff_ffff | value
+            };
+        }
+    }
+
+    /// Takes `vector` if there is one; reading back tells (4.1.5.1.2).
+    pub(super) fn map_vector(&self, vector: u16) -> u16 {
+        if self.function.has_vector(vector) {
+            vector
+        } else {
+            Queue::NO_VECTOR
+        }
+    }
+
+    pub(super) fn set_queue_vector(&mut self, vector: u16) {
+        let vector = self.map_vector(vector);
+        if let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) {
+            queue.vector = vector;
+        }
+    }
+
+    pub(super) fn enable_queue(&mut self) {
+        self.must_have_seen_features();
+        let (index, features) = (self.queue_select, self.features);
+        if self.role(index).is_none() {
+            self.violation(
+                "virtio 1.3, 5.1.2",
+                format_args!("queue {index} enabled, and there is none"),
+            );
+            return;
+        }
+        let Some(queue) = self.setting_up("enabled") else {
+            return;
+        };
+        if let Some(objection) = queue.objection(features) {
+            self.violation(
+                Self::QUEUE,
+                format_args!("queue {index} enabled with {objection}"),
+            );
+            return;
+        }
+        queue.ring = Some(Ring::new(queue.size, queue.areas, features));
+        // Receive queues are looked at when a frame comes; the others wait for a notification.
+        queue.awake = false;
+    }
+
+    /// Stops the selected queue: after a time no byte of it is touched any more (2.6.1).
+    pub(super) fn reset_queue(&mut self) {
+        let index = self.queue_select;
+        if !self.features.contains(Features::RING_RESET) {
+            self.violation(
+                "virtio 1.3, 2.6.1",
+                format_args!("queue {index} reset without RING_RESET"),
+            );
+            return;
+        }
+        let mut delay = self.config.reset_delay;
+        if self.function.faults().fires(Fault::SlowReady) {
+            self.function
+                .fault(format_args!("reset of queue {index} takes long"));
+            delay = Duration::from_secs(30);
+        }
+        let until = self.later(delay);
+        match self.queues.get_mut(usize::from(index)) {
+            Some(queue) if queue.ring.is_some() => queue.resetting = Some(until),
+            _ => self.violation(
+                "virtio 1.3, 2.6.1",
+                format_args!("queue {index} reset while not enabled"),
+            ),
+        }
+    }
+
+    pub(super) fn stop_queue(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = Queue::new(queue.max_size);
+        }
+    }
+
+    /// A notification: the queue's index, and with `NOTIFICATION_DATA` its position (2.9).
+    pub(super) fn notify(&mut self, value: u32, width: Width) {
+        const SECTION: &str = "virtio 1.3, 4.1.5.2 and 4.2.3.3";
+        let [low, high, third, fourth] = value.to_le_bytes();
+        let index = u16::from_le_bytes([low, high]);
+        let position = u16::from_le_bytes([third, fourth]);
+        if self.status & DRIVER_OK == 0 {
+            self.violation(
+                "virtio 1.3, 3.1.1",
+                format_args!("queue {index} notified before DRIVER_OK"),
+            );
+            return;
+        }
+        let with_data = self.features.contains(Features::NOTIFICATION_DATA);
+        let mmio = matches!(self.transport, Transport::Mmio);
+        let expected = if with_data || mmio {
+            Width::U32
+        } else {
+            Width::U16
+        };
+        if width != expected {
+            self.violation(
+                SECTION,
+                format_args!("queue {index} notified with {width:?}, not {expected:?}"),
+            );
+        }
+        let queue = self.queues.get(usize::from(index));
+        let Some(ring) = queue.and_then(|queue| queue.ring.as_ref()) else {
+            self.violation(
+                SECTION,
+                format_args!("queue {index} notified, and it is not enabled"),
+            );
+            return;
+        };
+        if with_data && self.is_live() {
+            match ring.notified_position(&self.function) {
+                Ok(expected) if expected != position => {
+                    let text = format_args!(
+                        "queue {index} notified with position {position:#x}, not {expected:#x}"
+                    );
+                    self.violation("virtio 1.3, 2.9", text);
+                }
+                Ok(_) => {}
+                Err(why) => return self.break_ring(index, &why),
+            }
+        }
+        self.queues[usize::from(index)].awake = true;
+    }
+}
+
+/// The configuration of virtio-net (5.1.4).
+impl Net {
+    fn config_bytes(&self) -> [u8; 24] {
+        let config = &self.config;
+        let mut bytes = [0; 24];
+        put(&mut bytes, 0, &config.mac);
+        put(&mut bytes, 6, &u16::from(self.link_up).to_le_bytes());
+        put(&mut bytes, 8, &config.queue_pairs.to_le_bytes());
+        put(&mut bytes, 10, &config.mtu.to_le_bytes());
+        // Speed and duplex are unknown.
+        put(&mut bytes, 12, &u32::MAX.to_le_bytes());
+        put(&mut bytes, 16, &[0xff]);
+        if config
+            .features
+            .intersects(Features::RSS | Features::HASH_REPORT)
+        {
+            put(&mut bytes, 17, &[40]);
+            put(&mut bytes, 18, &Steering::TABLE_LIMIT.to_le_bytes());
+            put(&mut bytes, 20, &Steering::HASH_TYPES.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn read_config_field(&self, offset: usize, width: Width) -> u64 {
+        let bytes = self.config_bytes();
+        let natural = match offset {
+            0..6 | 16 | 17 => Width::U8,
+            6 | 8 | 10 | 18 => Width::U16,
+            12 | 20 => Width::U32,
+            _ => {
+                self.violation(
+                    "virtio 1.3, 5.1.4",
+                    format_args!("configuration read at {offset}"),
+                );
+                return ones(width);
+            }
+        };
+        if natural != width {
+            let text =
+                format_args!("configuration at {offset} read with {width:?}, not {natural:?}");
+            self.violation("virtio 1.3, 4.1.3.1 and 4.2.2.2", text);
+        }
+        let start = offset / 8 * 8;
+        let word = u64::from_le_bytes(crate::bytes::array_at(&bytes, start));
+        extract(word, offset - start, width.bytes())
+    }
+
+    pub(super) fn write_config_field(&self, offset: usize) {
+        self.violation(
+            "virtio 1.3, 5.1.4.1",
+            format_args!("configuration written at {offset}"),
+        );
+    }
+}
