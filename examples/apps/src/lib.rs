@@ -1,5 +1,18 @@
 //! Processes for a parakernel, generic over the queue traits.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`runtime`] | what a process needs of its kernel |
+//! | [`executor`] | `async` tasks: poll under load, sleep when idle |
+//! | [`pattern`], [`nonce`] | contents of blocks and datagrams that prove who wrote them |
+//! | `net`, `echo` | a TCP/IP stack for tasks, and the echo process (feature `net`) |
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(feature = "net")]
+pub mod echo;
+pub mod executor;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod nonce;
 pub mod pattern;
+pub mod runtime;
