@@ -113,6 +113,11 @@ handle! {
 }
 
 handle! {
+    /// Memory that a process registered; valid for the control plane, whatever the process.
+    MemoryId
+}
+
+handle! {
     /// A flow rule that belongs to a lease.
     RuleId
 }

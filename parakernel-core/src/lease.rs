@@ -102,9 +102,11 @@ impl Step {
     }
 
     /// Whether a reset of the device does what this step does.
+    ///
+    /// Steering is not among them: after a reset rules lead to the drop queue, but they have not been taken out.
     #[must_use]
     pub const fn is_done_by_reset(self) -> bool {
-        matches!(self, Self::Steer | Self::Drain | Self::Stop | Self::Flush)
+        matches!(self, Self::Drain | Self::Stop | Self::Flush)
     }
 }
 
@@ -199,7 +201,12 @@ impl Revocation {
     /// Takes note that the device was reset: steps that the reset did are left out, and a quarantine ends.
     pub fn device_was_reset(&mut self) {
         self.was_reset = true;
-        if matches!(self.phase, Phase::Ended(Ending::Quarantined(_))) {
+        let is_void = match self.phase {
+            Phase::Begun(_) => self.step.is_done_by_reset(),
+            Phase::Ended(ending) => ending != Ending::Reclaimed,
+            Phase::Due => false,
+        };
+        if is_void {
             self.phase = Phase::Due;
         }
     }
@@ -378,6 +385,33 @@ mod tests {
             let after = script.log.iter().filter(|step| **step > Step::Flush);
             assert_eq!(after.count(), 4);
         }
+    }
+
+    #[test]
+    fn a_reset_while_a_queue_stops_makes_an_end_of_it() {
+        let mut script = Script::new([Conduct::DoneAfter(0); 9]);
+        script.conduct[Step::Stop as usize] = Conduct::Never;
+        let mut revocation = Revocation::new();
+        assert!(
+            revocation
+                .poll(Instant::from_nanos(0), &mut script)
+                .is_pending()
+        );
+        revocation.device_was_reset();
+        let ending = revocation.poll(Instant::from_nanos(1), &mut script);
+        assert_eq!(ending, Poll::Ready(Ending::Reclaimed));
+        assert_eq!(
+            script.log,
+            [
+                Step::Fence,
+                Step::Steer,
+                Step::Drain,
+                Step::Isolate,
+                Step::Mask,
+                Step::Unmap,
+                Step::Zero
+            ]
+        );
     }
 
     proptest! {

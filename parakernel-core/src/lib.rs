@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod abi;
 pub mod access;
 pub mod address;
+pub mod control;
 pub mod device;
 pub mod error;
 pub mod handle;

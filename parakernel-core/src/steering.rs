@@ -49,7 +49,8 @@ pub enum Change {
 
 /// A device that leads frames to queues by exact rules.
 ///
-/// At most one change is under way on a device. Learned steering, and a hash of what the sender may choose, are no
+/// At most one change is under way on a device. A reset of the device ends it; afterwards the rules that had been added
+/// lead to the drop queue, and one whose addition was not confirmed is forgotten. Learned steering, and a hash of what the sender may choose, are no
 /// rules: a spoofed frame would steal the flow.
 pub trait Steering {
     /// What can go wrong with a change.

@@ -83,13 +83,15 @@ pub struct FlowRule {
     pub to: LeaseId,
 }
 
-/// A rule in the table.
+/// A rule in the table, with what its owner keeps about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct InstalledRule {
+pub struct InstalledRule<S = ()> {
     /// The NIC that receives the frames.
     pub device: DeviceId,
     /// The rule.
     pub rule: FlowRule,
+    /// Whatever the table's owner keeps.
+    pub state: S,
 }
 
 /// Why a rule was not installed.
@@ -128,14 +130,14 @@ impl Error for RuleError {
 
 /// All rules; no frame can match two on one NIC.
 #[derive(Debug)]
-pub struct RuleTable<'a> {
-    rules: HandleTable<'a, RuleId, InstalledRule>,
+pub struct RuleTable<'a, S = ()> {
+    rules: HandleTable<'a, RuleId, InstalledRule<S>>,
 }
 
-impl<'a> RuleTable<'a> {
+impl<'a, S> RuleTable<'a, S> {
     /// An empty table in the caller's memory.
     #[must_use]
-    pub fn new(slots: &'a mut [Slot<InstalledRule>]) -> Self {
+    pub fn new(slots: &'a mut [Slot<InstalledRule<S>>]) -> Self {
         Self {
             rules: HandleTable::new(slots),
         }
@@ -146,36 +148,56 @@ impl<'a> RuleTable<'a> {
     /// # Errors
     ///
     /// [`RuleError`]; the table is then as before.
-    pub fn insert(&mut self, device: DeviceId, rule: FlowRule) -> Result<RuleId, RuleError> {
-        let clashes = |other: &InstalledRule| {
+    pub fn insert(
+        &mut self,
+        device: DeviceId,
+        rule: FlowRule,
+        state: S,
+    ) -> Result<RuleId, RuleError> {
+        let clashes = |other: &InstalledRule<S>| {
             other.device == device && other.rule.matches.overlaps(&rule.matches)
         };
         if let Some((other, _)) = self.iter().find(|(_, other)| clashes(other)) {
             return Err(RuleError::Conflict { other });
         }
-        let installed = InstalledRule { device, rule };
+        let installed = InstalledRule {
+            device,
+            rule,
+            state,
+        };
         self.rules.insert(installed).map_err(|_| RuleError::Full)
     }
 
     /// Takes a rule out. Only after the device no longer leads its frames anywhere but to the drop queue.
-    pub fn remove(&mut self, id: RuleId) -> Option<InstalledRule> {
+    pub fn remove(&mut self, id: RuleId) -> Option<InstalledRule<S>> {
         self.rules.remove(id)
     }
 
     /// The rule, unless the handle is stale.
     #[must_use]
-    pub fn get(&self, id: RuleId) -> Option<&InstalledRule> {
+    pub fn get(&self, id: RuleId) -> Option<&InstalledRule<S>> {
         self.rules.get(id)
     }
 
+    /// The rule, unless the handle is stale.
+    #[must_use]
+    pub fn get_mut(&mut self, id: RuleId) -> Option<&mut InstalledRule<S>> {
+        self.rules.get_mut(id)
+    }
+
     /// The rules of a lease.
-    pub fn of(&self, lease: LeaseId) -> impl Iterator<Item = (RuleId, &InstalledRule)> {
+    pub fn of(&self, lease: LeaseId) -> impl Iterator<Item = (RuleId, &InstalledRule<S>)> {
         self.iter()
             .filter(move |(_, installed)| installed.rule.to == lease)
     }
 
+    /// All rules, to change what is kept about them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (RuleId, &mut InstalledRule<S>)> {
+        self.rules.iter_mut()
+    }
+
     /// All rules.
-    pub fn iter(&self) -> impl Iterator<Item = (RuleId, &InstalledRule)> {
+    pub fn iter(&self) -> impl Iterator<Item = (RuleId, &InstalledRule<S>)> {
         self.rules.iter()
     }
 }
@@ -266,7 +288,7 @@ mod tests {
             for matches in rules {
                 let rule = FlowRule { matches, to: LeaseId::new(0, 0) };
                 let clash = table.iter().any(|(_, other)| both_match(&other.rule.matches, &matches));
-                match table.insert(DeviceId::new(0), rule) {
+                match table.insert(DeviceId::new(0), rule, ()) {
                     Ok(_) => prop_assert!(!clash),
                     Err(RuleError::Conflict { .. }) => prop_assert!(clash),
                     Err(RuleError::Full) => prop_assert_eq!(table.iter().count(), 8),

@@ -1,0 +1,227 @@
+//! Devices that fail: fenced, reset, and given back; or given up.
+
+use core::{task::Poll, time::Duration};
+
+use super::{
+    ControlPlane, Cut, Event, Job, Outcome, Platform, Progress, Refusal,
+    devices::{AfterFence, Health},
+    entries::{RuleStage, Stage},
+};
+use crate::{
+    device::{DeviceId, Operation, QueueDevice},
+    handle::LeaseId,
+    lease::Revocation,
+    time::{Deadline, Instant},
+};
+
+/// How long a process's core may take to let go of a failed device's queues.
+const FENCE_LIMIT: Duration = Duration::from_millis(100);
+
+/// How a device failed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Failure {
+    /// It says that it needs a reset, or reports a fatal error.
+    NeedsReset,
+    /// It is gone: its registers read as all ones.
+    Removed,
+}
+
+impl<P: Platform> ControlPlane<'_, P> {
+    /// Takes note that a device failed. Never called because of what a process does, or does not do, with its queue.
+    ///
+    /// All leases on it are fenced, then the device is reset, or given up where it is gone.
+    pub fn device_failed(&mut self, device: DeviceId, failure: Failure, now: Instant) {
+        match self.health(device) {
+            Health::Up => {}
+            Health::Fencing { left, .. } if failure == Failure::Removed => {
+                let next = AfterFence::GiveUp;
+                return self.set_health(device, Health::Fencing { left, next });
+            }
+            Health::Fencing { .. }
+            | Health::Resetting(_)
+            | Health::Restoring { .. }
+            | Health::Gone => {
+                return;
+            }
+        }
+        let mut left = 0;
+        for index in 0..self.leases.capacity() {
+            if let Some((lease, entry)) = self.leases.at(index)
+                && entry.spec.device == device
+                && entry.spec.queue.is_some()
+                && self.begin_fencing(lease, now)
+            {
+                left += 1;
+            }
+        }
+        let next = match failure {
+            Failure::NeedsReset => AfterFence::Reset,
+            Failure::Removed => AfterFence::GiveUp,
+        };
+        self.set_health(device, Health::Fencing { left, next });
+        self.enqueue(Job::Device(device));
+    }
+
+    /// Begins to shut the process of a lease out; `false` where that is under way, or done, anyway.
+    fn begin_fencing(&mut self, lease: LeaseId, now: Instant) -> bool {
+        let Some(entry) = self.leases.get_mut(lease) else {
+            return false;
+        };
+        match entry.stage {
+            Stage::Active => {}
+            Stage::Claiming { .. } => {
+                entry.is_ending = true;
+                entry.failure = entry.failure.or(Some(Refusal::DeviceDown));
+            }
+            Stage::Lost(_) => {
+                // Fenced before, and not connected again since.
+                entry.stage = Stage::Fenced;
+                return false;
+            }
+            Stage::Fencing(_) | Stage::Fenced | Stage::Revoking(_) | Stage::Quarantined(..) => {
+                return false;
+            }
+        }
+        entry.stage = Stage::Fencing(Deadline::after(now, FENCE_LIMIT));
+        self.platform.cut(&entry.spec, Cut::Fence);
+        self.enqueue(Job::Lease(lease));
+        true
+    }
+
+    /// Takes note that one more lease of a failed device is fenced, or cannot be.
+    pub(super) fn one_fenced(&mut self, device: DeviceId) {
+        if let Some(entry) = self.device_mut(device)
+            && let Health::Fencing { left, .. } = &mut entry.health
+        {
+            *left = left.saturating_sub(1);
+        }
+        self.enqueue(Job::Device(device));
+    }
+
+    pub(super) fn step_device(&mut self, device: DeviceId, now: Instant) -> Progress {
+        match self.health(device) {
+            Health::Up | Health::Gone => Progress::Idle,
+            // The last lease that is fenced takes this job up again.
+            Health::Fencing { left: 1.., .. } => Progress::Idle,
+            Health::Fencing { next, .. } => {
+                self.begin_reset(device, next, now);
+                Progress::Again
+            }
+            Health::Resetting(deadline) => self.step_reset(device, deadline, now),
+            Health::Restoring { lease, is_gone } => self.step_restoring(device, lease, is_gone),
+        }
+    }
+
+    fn begin_reset(&mut self, device: DeviceId, next: AfterFence, now: Instant) {
+        let begun = match (next, self.platform.device(device)) {
+            (AfterFence::Reset, Some(it)) => it.begin(Operation::Reset, now).is_ok(),
+            (AfterFence::Reset, None) | (AfterFence::GiveUp, _) => false,
+        };
+        let limit = self
+            .device_mut(device)
+            .map_or(Duration::ZERO, |entry| entry.limits.waits.reset);
+        if begun {
+            self.set_health(device, Health::Resetting(Deadline::after(now, limit)));
+        } else {
+            self.begin_restoring(device, true);
+        }
+    }
+
+    fn step_reset(&mut self, device: DeviceId, deadline: Deadline, now: Instant) -> Progress {
+        let polled = match self.platform.device(device) {
+            Some(it) => it.poll(Operation::Reset, now).map_err(drop),
+            None => Poll::Ready(Err(())),
+        };
+        match polled {
+            Poll::Ready(result) => self.begin_restoring(device, result.is_err()),
+            Poll::Pending if deadline.check(now).is_ok() => {}
+            Poll::Pending => self.begin_restoring(device, true),
+        }
+        Progress::Again
+    }
+
+    /// The reset is over: no queue does anything, and rules lead to the drop queue.
+    fn begin_restoring(&mut self, device: DeviceId, is_gone: bool) {
+        if let Some(entry) = self.device_mut(device) {
+            entry.epoch = entry.epoch.next();
+            entry.steering = None;
+        }
+        self.set_health(device, Health::Restoring { lease: 0, is_gone });
+        for (rule, installed) in self.rules.iter_mut().filter(|(_, it)| it.device == device) {
+            let state = &mut installed.state;
+            state.stage = match state.stage {
+                RuleStage::Hardware => RuleStage::Dropped,
+                RuleStage::Adding(_) => RuleStage::Waiting,
+                RuleStage::Removing(_) | RuleStage::Stuck => RuleStage::Leaving { in_device: true },
+                RuleStage::Waiting
+                | RuleStage::Software
+                | RuleStage::Dropped
+                | RuleStage::Leaving { .. } => state.stage,
+            };
+            state.queued = self.jobs.add(Job::Rule(rule), state.queued);
+        }
+    }
+
+    /// Tells the leases of the device one after the other.
+    fn step_restoring(&mut self, device: DeviceId, first: usize, is_gone: bool) -> Progress {
+        for index in first..self.leases.capacity() {
+            if let Some((lease, entry)) = self.leases.at(index)
+                && entry.spec.device == device
+                && entry.spec.queue.is_some()
+            {
+                self.restore(lease, is_gone);
+                let lease = index + 1;
+                self.set_health(device, Health::Restoring { lease, is_gone });
+                return Progress::Again;
+            }
+        }
+        let epoch = self
+            .device_mut(device)
+            .map_or_else(Default::default, |entry| entry.epoch);
+        if is_gone {
+            self.set_health(device, Health::Gone);
+            self.say(Event::DeviceGone(device));
+        } else {
+            self.set_health(device, Health::Up);
+            self.say(Event::DeviceUp(device, epoch));
+        }
+        Progress::Idle
+    }
+
+    fn restore(&mut self, lease: LeaseId, is_gone: bool) {
+        let Some(entry) = self.leases.get_mut(lease) else {
+            return;
+        };
+        let epoch = self
+            .devices
+            .get(entry.spec.device.index())
+            .and_then(Option::as_ref);
+        let epoch = epoch.map_or_else(Default::default, |device| device.epoch);
+        match entry.stage {
+            Stage::Fenced if is_gone || entry.is_ending => {
+                entry.is_ending = true;
+                entry.stage = Stage::Revoking(Revocation::after_reset());
+            }
+            Stage::Fenced => {
+                entry.stage = Stage::Lost(epoch);
+                let process = entry.spec.process;
+                return self.answer(process, None, Outcome::Lost { lease, epoch });
+            }
+            Stage::Revoking(mut revocation) | Stage::Quarantined(mut revocation, _) => {
+                revocation.device_was_reset();
+                entry.is_ending = true;
+                entry.stage = Stage::Revoking(revocation);
+            }
+            // Not on a device that failed.
+            Stage::Active | Stage::Claiming { .. } | Stage::Fencing(_) | Stage::Lost(_) => return,
+        }
+        self.enqueue(Job::Lease(lease));
+    }
+
+    fn set_health(&mut self, device: DeviceId, health: Health) {
+        if let Some(entry) = self.device_mut(device) {
+            entry.health = health;
+        }
+    }
+}
