@@ -212,16 +212,7 @@ fn run_counted(
         "{}-{batch}-{rounds}.callgrind",
         name.replace('/', "-")
     ));
-    let mut command = Command::new("valgrind");
-    command.args([
-        "--tool=callgrind",
-        "--dump-instr=yes",
-        "--compress-strings=no",
-        "--compress-pos=no",
-    ]);
-    command
-        .arg(format!("--toggle-collect={COUNTED}"))
-        .arg(format!("--callgrind-out-file={}", output.display()));
+    let mut command = callgrind(&output);
     command
         .arg(program)
         .args(["run", name])
@@ -253,6 +244,17 @@ fn run_counted(
         instructions,
         barriers: disassembly.barriers_in(&profile),
     })
+}
+
+/// Callgrind, counting in the one function, each instruction on a line of its own.
+fn callgrind(output: &Path) -> Command {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--dump-instr=yes"])
+        .args(["--compress-strings=no", "--compress-pos=no"])
+        .arg(format!("--toggle-collect={COUNTED}"))
+        .arg(format!("--callgrind-out-file={}", output.display()));
+    command
 }
 
 #[cfg(test)]

@@ -71,8 +71,6 @@ pub(crate) struct Network {
     pub(crate) key: u64,
     /// Queue pairs of the card.
     pub(crate) queues: u16,
-    /// Whether the host sends it requests.
-    pub(crate) serves: bool,
 }
 
 /// A process of the boot.
@@ -87,8 +85,8 @@ pub(crate) struct Process {
     pub(crate) volumes: Vec<Volume>,
     /// How often it is started again after its end.
     pub(crate) restarts: u32,
-    /// Further words of its line.
-    pub(crate) more: Option<String>,
+    /// Whether it waits for the host's word.
+    pub(crate) starts_later: bool,
 }
 
 /// What the kernel is told about itself.
@@ -112,56 +110,19 @@ pub(crate) struct Cast {
 impl Cast {
     /// Two network processes, two block processes, and one that tries to break out.
     pub(crate) fn of_the_demo(settings: Settings) -> Self {
-        let network = |last, key, serves| {
-            Some(Network {
-                address: Ipv4Addr::new(10, 0, 0, last),
-                key,
-                queues: 1,
-                serves,
-            })
-        };
-        let volume = |namespace, first, blocks, owner| Volume {
-            namespace,
-            first,
-            blocks,
-            owner,
-        };
-        let process = |name, program, core| Process {
-            name,
-            program,
-            core,
-            network: None,
-            block_queues: 0,
-            volumes: Vec::new(),
-            restarts: 0,
-            more: None,
-        };
-        let echo = Process {
-            network: network(2, 0x6563_686f_0000_0001, true),
-            ..process("echo0", "echo", 1)
-        };
-        let store = Process {
-            network: network(3, 0x6b76_0000_0000_0002, true),
-            ..process("kv0", "kv", 2)
-        };
-        let rogue = Process {
-            network: network(4, 0x726f_6775_6500_0003, false),
-            block_queues: 1,
-            volumes: vec![volume(1, 16_384, 1024, 0x66)],
-            restarts: 32,
-            more: Some("start=later".into()),
-            ..process("rogue", "rogue", 3)
-        };
-        let one = Process {
-            block_queues: 1,
-            volumes: vec![volume(1, 1024, 2048, 0x50)],
-            ..process("blk0", "blockbench", 4)
-        };
-        let many = Process {
-            block_queues: 4,
-            volumes: vec![volume(1, 8192, 4096, 0x51), volume(2, 512, 1024, 0x51)],
-            ..process("blk1", "blockbench", 5)
-        };
+        let echo = Process::new("echo0", "echo", 1).on_network(2, 0x6563_686f_0000_0001);
+        let store = Process::new("kv0", "kv", 2).on_network(3, 0x6b76_0000_0000_0002);
+        let mut rogue = Process::new("rogue", "rogue", 3)
+            .on_network(4, 0x726f_6775_6500_0003)
+            .with_volumes(1, &[(1, 16_384, 1024)], 0x66);
+        rogue.restarts = 32;
+        rogue.starts_later = true;
+        let one = Process::new("blk0", "blockbench", 4).with_volumes(1, &[(1, 1024, 2048)], 0x50);
+        let many = Process::new("blk1", "blockbench", 5).with_volumes(
+            4,
+            &[(1, 8192, 4096), (2, 512, 1024)],
+            0x51,
+        );
         Self {
             settings,
             processes: vec![echo, store, rogue, one, many],
@@ -195,6 +156,50 @@ impl fmt::Display for Settings {
 }
 
 impl Process {
+    fn new(name: &'static str, program: &'static str, core: u16) -> Self {
+        Self {
+            name,
+            program,
+            core,
+            network: None,
+            block_queues: 0,
+            volumes: Vec::new(),
+            restarts: 0,
+            starts_later: false,
+        }
+    }
+
+    /// With a queue pair of the card and an address that ends in `last`.
+    fn on_network(mut self, last: u8, key: u64) -> Self {
+        let address = Ipv4Addr::new(10, 0, 0, last);
+        self.network = Some(Network {
+            address,
+            key,
+            queues: 1,
+        });
+        self
+    }
+
+    /// With queue pairs of the SSD, and volumes by namespace, first block and number of blocks.
+    fn with_volumes(mut self, queues: u16, volumes: &[(u32, u64, u64)], owner: u64) -> Self {
+        self.block_queues = queues;
+        self.volumes = volumes
+            .iter()
+            .map(|&(namespace, first, blocks)| Volume {
+                namespace,
+                first,
+                blocks,
+                owner,
+            })
+            .collect();
+        self
+    }
+
+    /// Where the host sends requests, and the key of the answers; nobody waits for the rogue process's.
+    pub(crate) fn service(&self) -> Option<Network> {
+        self.network.filter(|_| !self.starts_later)
+    }
+
     fn line(&self) -> String {
         let mut line = format!(
             "process name={} elf={} core={}",
@@ -224,8 +229,8 @@ impl Process {
         if self.restarts > 0 {
             word(format_args!("restart={}", self.restarts));
         }
-        if let Some(more) = &self.more {
-            word(format_args!("{more}"));
+        if self.starts_later {
+            word(format_args!("start=later"));
         }
         line
     }

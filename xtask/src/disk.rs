@@ -144,31 +144,29 @@ impl Verified {
             return;
         }
         self.written += 1;
-        match owner {
-            Some((owner, generations)) if stamp.owner == owner && stamp.generation > 0 => {
-                let expected = Stamp {
-                    owner,
-                    namespace: namespace.id,
-                    lba,
-                    generation: stamp.generation,
-                };
-                if stamp != expected {
-                    return self.reject(
-                        namespace,
-                        lba,
-                        &format!("stamped for another place: {stamp:?}"),
-                    );
-                }
-                generations.see(stamp.generation);
-                self.verified += 1;
-            }
-            Some(_) => self.reject(namespace, lba, &format!("not its owner's: {stamp:?}")),
-            None => self.reject(
+        let Some((owner, generations)) = owner else {
+            return self.reject(
                 namespace,
                 lba,
                 &format!("outside every volume, but changed: {stamp:?}"),
-            ),
+            );
+        };
+        let generation = stamp.generation;
+        let expected = Stamp {
+            owner,
+            namespace: namespace.id,
+            lba,
+            generation,
+        };
+        if stamp != expected || generation == 0 {
+            return self.reject(
+                namespace,
+                lba,
+                &format!("not its owner's, or of another place: {stamp:?}"),
+            );
         }
+        generations.see(generation);
+        self.verified += 1;
     }
 
     fn reject(&mut self, namespace: &Namespace, lba: u64, why: &str) {

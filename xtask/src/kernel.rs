@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 /// Name of the kernel's binary; every other binary of its workspace is a process.
@@ -45,6 +45,21 @@ pub(crate) fn build(workspace: &Workspace, features: &[&str]) -> Result<Build> {
     if !manifest.exists() {
         bail!("there is no reference kernel in {}", manifest.display());
     }
+    let mut command = build_command(workspace, features);
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start `{}`", display(&command)))?;
+    if !output.status.success() {
+        bail!(
+            "the kernel does not build: `{}`: {}",
+            display(&command),
+            output.status
+        );
+    }
+    collect(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn build_command(workspace: &Workspace, features: &[&str]) -> Command {
     let mut command = cargo();
     command
         .args([
@@ -54,7 +69,7 @@ pub(crate) fn build(workspace: &Workspace, features: &[&str]) -> Result<Build> {
             "--message-format=json-render-diagnostics",
             "--manifest-path",
         ])
-        .arg(&manifest);
+        .arg(workspace.kernel_manifest());
     command
         .arg("--target-dir")
         .arg(workspace.target.join("kernel"));
@@ -72,19 +87,9 @@ pub(crate) fn build(workspace: &Workspace, features: &[&str]) -> Result<Build> {
     }
     // Cargo looks for `.cargo/config.toml` from the folder it is started in.
     command
-        .current_dir(manifest.parent().unwrap_or(&workspace.root))
+        .current_dir(workspace.kernel_folder())
         .stderr(Stdio::inherit());
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start `{}`", display(&command)))?;
-    if !output.status.success() {
-        bail!(
-            "the kernel does not build: `{}`: {}",
-            display(&command),
-            output.status
-        );
-    }
-    collect(&String::from_utf8_lossy(&output.stdout))
+    command
 }
 
 fn collect(messages: &str) -> Result<Build> {

@@ -33,8 +33,20 @@ pub(crate) const ATTACKS: [&str; 12] = [
 /// Name of the process that is expected to misbehave.
 pub(crate) const ROGUE: &str = "rogue";
 
-/// What everybody saw.
+/// What happened in a boot, as everybody saw it.
 #[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) observed: Observed,
+    pub(crate) ended: Ended,
+    pub(crate) tallies: BTreeMap<Ipv4Addr, Tally>,
+    pub(crate) capture: Option<Analysis>,
+    pub(crate) disk: disk::Verified,
+    /// What went wrong on the host's side.
+    pub(crate) failures: Vec<String>,
+}
+
+/// What there is to judge.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Evidence<'a> {
     pub(crate) cast: &'a Cast,
     pub(crate) qemu: &'a str,
@@ -42,13 +54,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) multi_queue: bool,
     /// Requests wanted over all network processes.
     pub(crate) wanted: u64,
-    pub(crate) observed: &'a Observed,
-    pub(crate) tallies: &'a BTreeMap<Ipv4Addr, Tally>,
-    pub(crate) capture: Option<&'a Analysis>,
-    pub(crate) disk: &'a disk::Verified,
-    pub(crate) ended: &'a Ended,
-    /// What went wrong on the host's side.
-    pub(crate) host_failures: &'a [String],
+    pub(crate) outcome: &'a Outcome,
 }
 
 /// The judgement, as `--json` writes it.
@@ -92,13 +98,13 @@ impl Report {
     /// Weighs the evidence.
     pub(crate) fn judge(evidence: &Evidence<'_>) -> Result<Self> {
         let mut total = Tally::new()?;
-        for tally in evidence.tallies.values() {
+        for tally in evidence.outcome.tallies.values() {
             total.add(tally)?;
         }
         let failures = evidence.failures(&total);
         let quantile = |q| total.latency.value_at_quantile(q);
-        let boot = evidence.observed.boot.clone().unwrap_or_default();
-        let disk = evidence.disk;
+        let boot = evidence.outcome.observed.boot.clone().unwrap_or_default();
+        let disk = &evidence.outcome.disk;
         Ok(Self {
             verdict: if failures.is_empty() { "pass" } else { "fail" },
             failures,
@@ -117,12 +123,18 @@ impl Report {
                 max: total.latency.max(),
             },
             blocks: Blocks {
-                written: evidence.observed.reported("written"),
-                verified: evidence.observed.reported("verified"),
-                bad: disk.bad + evidence.observed.reported("bad"),
+                written: evidence.outcome.observed.reported("written"),
+                verified: evidence.outcome.observed.reported("verified"),
+                bad: disk.bad + evidence.outcome.observed.reported("bad"),
             },
-            processes: evidence.observed.processes.values().cloned().collect(),
-            attacks: evidence.observed.attacks.clone(),
+            processes: evidence
+                .outcome
+                .observed
+                .processes
+                .values()
+                .cloned()
+                .collect(),
+            attacks: evidence.outcome.observed.attacks.clone(),
         })
     }
 
@@ -169,8 +181,8 @@ impl Report {
 
 impl Evidence<'_> {
     fn failures(&self, total: &Tally) -> Vec<String> {
-        let mut failures = self.host_failures.to_vec();
-        failures.extend(self.observed.malformed.iter().cloned());
+        let mut failures = self.outcome.failures.clone();
+        failures.extend(self.outcome.observed.malformed.iter().cloned());
         self.judge_machine(&mut failures);
         self.judge_traffic(total, &mut failures);
         self.judge_counters(&mut failures);
@@ -182,18 +194,18 @@ impl Evidence<'_> {
     }
 
     fn judge_machine(&self, failures: &mut Vec<String>) {
-        failures.extend(self.ended.failure.clone());
-        if let Some(first) = self.ended.objections.first() {
+        failures.extend(self.outcome.ended.failure.clone());
+        if let Some(first) = self.outcome.ended.objections.first() {
             failures.push(format!(
                 "QEMU objected {} times, first: {first}",
-                self.ended.objections.len()
+                self.outcome.ended.objections.len()
             ));
         }
-        match &self.observed.verdict {
+        match &self.outcome.observed.verdict {
             Some(verdict) => failures.extend(verdict.failures.iter().cloned()),
             None => failures.push("the kernel gave no verdict".into()),
         }
-        match &self.observed.boot {
+        match &self.outcome.observed.boot {
             Some(boot) if self.multi_queue && boot.steering != "hardware" => {
                 failures.push(format!(
                     "steering is done in {}: {}",
@@ -203,7 +215,7 @@ impl Evidence<'_> {
             Some(_) => {}
             None => failures.push("the kernel did not say what it found".into()),
         }
-        match self.observed.drops {
+        match self.outcome.observed.drops {
             Some((first, last)) if first != last => {
                 failures.push(format!("frames were dropped: {first:?} became {last:?}"));
             }
@@ -219,7 +231,7 @@ impl Evidence<'_> {
                 total.sent, self.wanted
             ));
         }
-        for (address, tally) in self.tallies {
+        for (address, tally) in &self.outcome.tallies {
             if tally.verified != tally.sent || tally.lost > 0 || tally.wrong > 0 || tally.sent == 0
             {
                 let Tally {
@@ -239,8 +251,8 @@ impl Evidence<'_> {
         for process in &self.cast.processes {
             let tally = process
                 .network
-                .and_then(|network| self.tallies.get(&network.address));
-            let state = self.observed.processes.get(process.name);
+                .and_then(|network| self.outcome.tallies.get(&network.address));
+            let state = self.outcome.observed.processes.get(process.name);
             if let (
                 Some(tally),
                 Some(ProcessState {
@@ -260,10 +272,10 @@ impl Evidence<'_> {
     }
 
     fn judge_capture(&self, failures: &mut Vec<String>) {
-        let Some(capture) = self.capture else {
+        let Some(capture) = &self.outcome.capture else {
             return;
         };
-        for (address, tally) in self.tallies {
+        for (address, tally) in &self.outcome.tallies {
             let seen = capture.by_address.get(address).copied().unwrap_or_default();
             let requests = tally.sent + tally.first_tries;
             let answers = tally.verified + tally.first_answers;
@@ -283,7 +295,7 @@ impl Evidence<'_> {
     }
 
     fn judge_disk(&self, failures: &mut Vec<String>) {
-        failures.extend(self.disk.failures.iter().cloned());
+        failures.extend(self.outcome.disk.failures.iter().cloned());
         let rogue = self
             .cast
             .processes
@@ -292,6 +304,7 @@ impl Evidence<'_> {
             .flat_map(|process| process.volumes.clone());
         let rogues: Vec<_> = rogue.collect();
         for volume in self
+            .outcome
             .disk
             .untouched
             .iter()
@@ -303,7 +316,7 @@ impl Evidence<'_> {
 
     fn judge_processes(&self, failures: &mut Vec<String>) {
         for expected in &self.cast.processes {
-            let Some(state) = self.observed.processes.get(expected.name) else {
+            let Some(state) = self.outcome.observed.processes.get(expected.name) else {
                 failures.push(format!(
                     "{}: the kernel said nothing about it",
                     expected.name
@@ -331,6 +344,7 @@ impl Evidence<'_> {
     fn judge_attacks(&self, failures: &mut Vec<String>) {
         for name in ATTACKS {
             if !self
+                .outcome
                 .observed
                 .attacks
                 .iter()
@@ -340,7 +354,8 @@ impl Evidence<'_> {
             }
         }
         failures.extend(
-            self.observed
+            self.outcome
+                .observed
                 .attacks
                 .iter()
                 .filter(|attack| !attack.stopped)
@@ -361,11 +376,7 @@ mod tests {
     /// A demonstration in which everything went well, to be spoiled.
     struct Case {
         cast: Cast,
-        observed: Observed,
-        tallies: BTreeMap<Ipv4Addr, Tally>,
-        capture: Analysis,
-        disk: disk::Verified,
-        ended: Ended,
+        outcome: Outcome,
     }
 
     impl Case {
@@ -429,14 +440,15 @@ mod tests {
                 .into(),
                 spoofed: Vec::new(),
             };
-            Self {
-                cast,
+            let outcome = Outcome {
                 observed,
-                tallies: [(address, tally)].into(),
-                capture,
-                disk: disk::Verified::default(),
                 ended: Ended::default(),
-            }
+                tallies: [(address, tally)].into(),
+                capture: Some(capture),
+                disk: disk::Verified::default(),
+                failures: Vec::new(),
+            };
+            Self { cast, outcome }
         }
 
         fn report(&self) -> Report {
@@ -445,12 +457,7 @@ mod tests {
                 qemu: "7.2",
                 multi_queue: true,
                 wanted: 10,
-                observed: &self.observed,
-                tallies: &self.tallies,
-                capture: Some(&self.capture),
-                disk: &self.disk,
-                ended: &self.ended,
-                host_failures: &[],
+                outcome: &self.outcome,
             })
             .unwrap()
         }
@@ -478,38 +485,54 @@ mod tests {
     #[test]
     fn each_promise_that_is_broken_is_named() {
         let address = Ipv4Addr::new(10, 0, 0, 2);
-        let echo = |case: &mut Case| case.observed.processes.get_mut("echo0").unwrap().strays = 1;
+        let echo = |case: &mut Case| {
+            case.outcome
+                .observed
+                .processes
+                .get_mut("echo0")
+                .unwrap()
+                .strays = 1;
+        };
         assert!(Case::spoiled(echo).starts_with("echo0: Running, 0 violations, 1 strays"));
         assert!(
-            Case::spoiled(|case| case.observed.attacks[3].stopped = false)
+            Case::spoiled(|case| case.outcome.observed.attacks[3].stopped = false)
                 .starts_with("attack foreign-lba")
         );
         assert_eq!(
-            Case::spoiled(|case| drop(case.observed.attacks.pop())),
+            Case::spoiled(|case| drop(case.outcome.observed.attacks.pop())),
             "attack no-stop was not tried"
         );
         assert!(
-            Case::spoiled(|case| case.tallies.get_mut(&address).unwrap().lost = 1)
+            Case::spoiled(|case| case.outcome.tallies.get_mut(&address).unwrap().lost = 1)
                 .contains("1 lost")
         );
         assert!(
-            Case::spoiled(|case| case.capture.by_address.clear()).contains("tshark saw 0 requests")
+            Case::spoiled(|case| case.outcome.capture.as_mut().unwrap().by_address.clear())
+                .contains("tshark saw 0 requests")
         );
         assert!(
-            Case::spoiled(|case| case.capture.spoofed.push("10.0.0.9".into())).contains("10.0.0.9")
+            Case::spoiled(|case| case
+                .outcome
+                .capture
+                .as_mut()
+                .unwrap()
+                .spoofed
+                .push("10.0.0.9".into()))
+            .contains("10.0.0.9")
         );
-        assert!(Case::spoiled(|case| case.observed.verdict = None).contains("no verdict"));
+        assert!(Case::spoiled(|case| case.outcome.observed.verdict = None).contains("no verdict"));
         assert!(
-            Case::spoiled(|case| case.observed.drops.as_mut().unwrap().1.ring = 1)
+            Case::spoiled(|case| case.outcome.observed.drops.as_mut().unwrap().1.ring = 1)
                 .contains("dropped")
         );
         assert!(
-            Case::spoiled(|case| case.ended.objections.push("pci_nvme_err_x".into()))
+            Case::spoiled(|case| case.outcome.ended.objections.push("pci_nvme_err_x".into()))
                 .contains("pci_nvme_err_x")
         );
         let volumes = Case::good().cast.processes[4].volumes.clone();
         assert!(
-            Case::spoiled(|case| case.disk.untouched.push(volumes[0])).contains("wrote nothing")
+            Case::spoiled(|case| case.outcome.disk.untouched.push(volumes[0]))
+                .contains("wrote nothing")
         );
     }
 

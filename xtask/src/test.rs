@@ -6,7 +6,7 @@ mod stage;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use clap::Args;
-use stage::{Outcome, Stage};
+use stage::{Finished, Outcome, Stage};
 use std::{process::ExitCode, time::Instant};
 
 /// What to check.
@@ -52,16 +52,30 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         println!("{}", result.line());
         results.push(result);
     }
-    println!("\n{:<14} {:>9} {:>9}  result", "stage", "time", "limit");
-    for result in &results {
-        println!("{}", result.row());
-    }
+    print_table(&results);
     println!(
         "{} stages in {:.0} s; logs in {}\n",
         results.len(),
         started.elapsed().as_secs_f64(),
         logs.display()
     );
+    let failed = print_closing_line(&results);
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print_table(results: &[Finished]) {
+    println!("\n{:<14} {:>9} {:>9}  result", "stage", "time", "limit");
+    for result in results {
+        println!("{}", result.row());
+    }
+}
+
+/// The line for machines; returns how many stages failed.
+fn print_closing_line(results: &[Finished]) -> usize {
     let count = |wanted: fn(&Outcome) -> bool| {
         results
             .iter()
@@ -72,11 +86,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let passed = count(|outcome| matches!(outcome, Outcome::Passed));
     let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    failed
 }
 
 fn selected(options: &Options) -> Result<Vec<&'static Stage>> {

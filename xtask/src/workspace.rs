@@ -95,9 +95,14 @@ impl Workspace {
             .filter(|package| package.is_published())
     }
 
-    /// The manifest of the reference kernel, which is a workspace of its own.
+    /// The folder of the reference kernel, which is a workspace of its own.
+    pub(crate) fn kernel_folder(&self) -> PathBuf {
+        self.root.join("examples/reference-kernel")
+    }
+
+    /// The manifest of the reference kernel.
     pub(crate) fn kernel_manifest(&self) -> PathBuf {
-        self.root.join("examples/reference-kernel/Cargo.toml")
+        self.kernel_folder().join("Cargo.toml")
     }
 
     /// The manifest of the fuzz targets, which are a workspace of their own.

@@ -173,29 +173,10 @@ impl Machine<'_> {
     }
 
     fn network(&self, qemu: &Qemu, words: &mut Words) {
-        let pairs = match self.wire {
-            Wire::None => return,
-            Wire::Tap(name) => {
-                words.option(
-                    "-netdev",
-                    format!(
-                        "tap,id=wire,ifname={name},script=no,downscript=no,queues={QUEUE_PAIRS}"
-                    ),
-                );
-                QUEUE_PAIRS
-            }
-            Wire::User(forwards) => {
-                let forwards: String = forwards
-                    .iter()
-                    .map(|rule| format!(",hostfwd={rule}"))
-                    .collect();
-                words.option(
-                    "-netdev",
-                    format!("user,id=wire,net=10.0.0.0/24,host=10.0.0.1,restrict=on{forwards}"),
-                );
-                1
-            }
+        let Some((wire, pairs)) = netdev(self.wire) else {
+            return;
         };
+        words.option("-netdev", wire);
         let multi = if pairs > 1 { "on" } else { "off" };
         let packed = if self.ring == Ring::Packed {
             "on"
@@ -241,6 +222,26 @@ impl Machine<'_> {
             );
         }
         Ok(())
+    }
+}
+
+/// The wire's option and its number of queue pairs.
+fn netdev(wire: &Wire) -> Option<(String, u32)> {
+    match wire {
+        Wire::None => None,
+        Wire::Tap(name) => {
+            let tap =
+                format!("tap,id=wire,ifname={name},script=no,downscript=no,queues={QUEUE_PAIRS}");
+            Some((tap, QUEUE_PAIRS))
+        }
+        Wire::User(forwards) => {
+            let forwards: String = forwards
+                .iter()
+                .map(|rule| format!(",hostfwd={rule}"))
+                .collect();
+            let user = format!("user,id=wire,net=10.0.0.0/24,host=10.0.0.1,restrict=on{forwards}");
+            Some((user, 1))
+        }
     }
 }
 

@@ -75,16 +75,10 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?);
         let mut group = Group::spawn(&mut command)?;
-        let input = group
-            .child()
-            .stdin
-            .take()
-            .context("QEMU has no standard input")?;
-        let output = group
-            .child()
-            .stdout
-            .take()
-            .context("QEMU has no standard output")?;
+        let streams = (group.child().stdin.take(), group.child().stdout.take());
+        let (Some(input), Some(output)) = streams else {
+            bail!("QEMU has no standard streams");
+        };
         let follower = log::Follower::start(
             machine.kernel,
             &frames,

@@ -5,12 +5,12 @@ use super::{
     scene::{Scene, service, store},
 };
 use crate::{
-    capture::{Analysis, Capture},
-    cast::{Cast, Network},
+    capture::Capture,
+    cast::{Cast, Network, Process},
     disk,
     observed::Observed,
-    qemu::{machine::Wire, run::Ended},
-    report::{ATTACKS, ROGUE},
+    qemu::machine::Wire,
+    report::{ATTACKS, Outcome, ROGUE},
     store as store_clients,
     traffic::{Load, Pace, Tally, drive},
 };
@@ -64,18 +64,6 @@ impl Goal<'_> {
             Self::Restarts => observed.leaks.is_some(),
         }
     }
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) observed: Observed,
-    pub(crate) ended: Ended,
-    pub(crate) tallies: BTreeMap<Ipv4Addr, Tally>,
-    pub(crate) capture: Option<Analysis>,
-    pub(crate) disk: disk::Verified,
-    /// What went wrong on the host's side.
-    pub(crate) failures: Vec<String>,
 }
 
 /// Plays it.
@@ -140,28 +128,7 @@ fn perform(
     thread::scope(|scope| {
         let senders = start_senders(scope, spec, cast, plot.requests, &pace);
         let clients = start_clients(scope, spec, cast);
-        let result = (|| {
-            // Everybody is at work before the rogue process begins.
-            scene.until("the first requests were answered", |observed| {
-                senders.iter().all(|(_, sender)| sender.is_finished())
-                    || observed
-                        .processes
-                        .values()
-                        .any(|process| process.tx_frames > 0)
-            })?;
-            if plot.rogue {
-                scene.say(&format!("start {ROGUE}"));
-            }
-            scene.until(plot.goal.about(), |observed| plot.goal.is_reached(observed))?;
-            scene.until(
-                "all requests were sent and the store's clients done",
-                |_| {
-                    let sent = pace.satisfied.load(Ordering::Relaxed) == senders.len();
-                    (sent || senders.iter().any(|(_, sender)| sender.is_finished()))
-                        && clients.as_ref().is_none_or(ScopedJoinHandle::is_finished)
-                },
-            )
-        })();
+        let result = unfold(scene, plot, &pace, &senders, clients.as_ref());
         pace.company.store(false, Ordering::Relaxed);
         let mut results = vec![result];
         for (address, sender) in senders {
@@ -176,6 +143,36 @@ fn perform(
 }
 
 type Sender<'scope> = (Ipv4Addr, ScopedJoinHandle<'scope, Result<Tally>>);
+type Client<'scope> = ScopedJoinHandle<'scope, Result<()>>;
+
+/// Lets the rogue process loose among the others at work, and waits for all that is wanted.
+fn unfold(
+    scene: &mut Scene,
+    plot: Plot<'_>,
+    pace: &Pace,
+    senders: &[Sender<'_>],
+    client: Option<&Client<'_>>,
+) -> Result<()> {
+    let somebody_gave_up = || senders.iter().any(|(_, sender)| sender.is_finished());
+    scene.until("the first requests were answered", |observed| {
+        somebody_gave_up()
+            || observed
+                .processes
+                .values()
+                .any(|process| process.tx_frames > 0)
+    })?;
+    if plot.rogue {
+        scene.say(&format!("start {ROGUE}"));
+    }
+    scene.until(plot.goal.about(), |observed| plot.goal.is_reached(observed))?;
+    scene.until(
+        "all requests were sent and the store's clients done",
+        |_| {
+            let all_sent = pace.satisfied.load(Ordering::Relaxed) == senders.len();
+            (all_sent || somebody_gave_up()) && client.is_none_or(ScopedJoinHandle::is_finished)
+        },
+    )
+}
 
 fn start_senders<'scope>(
     scope: &'scope Scope<'scope, '_>,
@@ -188,11 +185,7 @@ fn start_senders<'scope>(
     let seed = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(1, |time| time.as_secs());
-    let serving = cast
-        .processes
-        .iter()
-        .filter_map(|process| process.network)
-        .filter(|network| network.serves);
+    let serving = cast.processes.iter().filter_map(Process::service);
     serving
         .map(|Network { address, key, .. }| {
             let load = Load {
@@ -211,7 +204,7 @@ fn start_clients<'scope>(
     scope: &'scope Scope<'scope, '_>,
     spec: &Spec,
     cast: &Cast,
-) -> Option<ScopedJoinHandle<'scope, Result<()>>> {
+) -> Option<Client<'scope>> {
     let holder = cast
         .processes
         .iter()

@@ -2,7 +2,7 @@
 
 use super::{
     Spec,
-    play::{Goal, Outcome, Plot, play},
+    play::{Goal, Plot, play},
     scene::Scene,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     console::{Attack, Leaks},
     observed::Observed,
     qemu::{machine::Wire, run::Ended},
-    report::{Evidence, Report},
+    report::{Evidence, Outcome, Report},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl Spec {
         let serving = cast
             .processes
             .iter()
-            .filter(|process| process.network.is_some_and(|network| network.serves))
+            .filter(|process| process.service().is_some())
             .count();
         let each = requests.div_ceil(u64::try_from(serving)?);
         let plot = Plot {
@@ -93,25 +93,13 @@ impl Spec {
             rogue: true,
             goal: Goal::EveryAttack,
         };
-        let Outcome {
-            observed,
-            ended,
-            tallies,
-            capture,
-            disk,
-            failures,
-        } = play(self, &cast, plot)?;
+        let outcome = play(self, &cast, plot)?;
         let report = Report::judge(&Evidence {
             cast: &cast,
             qemu: &self.qemu.version,
             multi_queue: matches!(self.wire, Wire::Tap(_)),
             wanted: requests,
-            observed: &observed,
-            tallies: &tallies,
-            capture: capture.as_ref(),
-            disk: &disk,
-            ended: &ended,
-            host_failures: &failures,
+            outcome: &outcome,
         })?;
         report.print();
         if let Some(path) = json {
