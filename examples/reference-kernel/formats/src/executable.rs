@@ -172,3 +172,194 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    extern crate alloc;
+
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALLOWED: Range<u64> = 0x1_0000..0x1000_0000;
+    const HEADER: usize = 64;
+    const PROGRAM_HEADER: usize = 56;
+
+    /// A program header as the ELF specification lays it out, by hand.
+    #[derive(Clone, Copy, Debug)]
+    struct Load {
+        flags: u32,
+        offset: u64,
+        at: u64,
+        file_len: u64,
+        memory_len: u64,
+    }
+
+    const TEXT: Load = Load {
+        flags: 5,
+        offset: 0,
+        at: 0x40_0000,
+        file_len: 64,
+        memory_len: 64,
+    };
+    const DATA: Load = Load {
+        flags: 6,
+        offset: 16,
+        at: 0x40_1000,
+        file_len: 16,
+        memory_len: 0x3000,
+    };
+
+    fn file(entry: u64, loads: &[Load]) -> Vec<u8> {
+        let mut file = vec![0; HEADER];
+        file[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+        file[20] = 1;
+        file[24..32].copy_from_slice(&entry.to_le_bytes());
+        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        file[52..58].copy_from_slice(&[64, 0, 56, 0, u8::try_from(loads.len()).unwrap(), 0]);
+        for load in loads {
+            file.extend(1_u32.to_le_bytes());
+            file.extend(load.flags.to_le_bytes());
+            for word in [
+                load.offset,
+                load.at,
+                load.at,
+                load.file_len,
+                load.memory_len,
+                4096,
+            ] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file
+    }
+
+    fn refusal(loads: &[Load]) -> Option<Error> {
+        Executable::parse(&file(0x40_0000, loads), ALLOWED).err()
+    }
+
+    #[test]
+    fn a_plain_executable_is_taken_as_it_is() {
+        let file = file(0x40_0010, &[TEXT, DATA]);
+        let executable = Executable::parse(&file, ALLOWED).unwrap();
+        assert_eq!(executable.entry(), 0x40_0010);
+        let segments: Vec<_> = executable.segments().collect();
+        assert_eq!(segments[0].bytes, &file[..64]);
+        assert_eq!(
+            (segments[1].access, segments[1].pages()),
+            (Access::ReadWrite, 0x40_1000..0x40_4000)
+        );
+    }
+
+    #[test]
+    fn each_rule_is_kept() {
+        assert_eq!(refusal(&[TEXT, DATA]), None);
+        assert_eq!(refusal(&[Load { flags: 7, ..TEXT }]), Some(Error::Access));
+        assert_eq!(
+            refusal(&[TEXT, Load { flags: 2, ..DATA }]),
+            Some(Error::Access)
+        );
+        assert_eq!(refusal(&[Load { flags: 4, ..TEXT }]), Some(Error::Entry));
+        assert_eq!(refusal(&[DATA, TEXT]), Some(Error::OutOfBounds));
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    at: 0x40_0800,
+                    ..DATA
+                }
+            ]),
+            Some(Error::OutOfBounds)
+        );
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    at: 0xfff_f000,
+                    ..DATA
+                }
+            ]),
+            Some(Error::OutOfBounds)
+        );
+        assert_eq!(
+            refusal(&[Load { at: 0xf000, ..TEXT }]),
+            Some(Error::OutOfBounds)
+        );
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    at: u64::MAX - 8,
+                    ..DATA
+                }
+            ]),
+            Some(Error::OutOfBounds)
+        );
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    memory_len: u64::MAX,
+                    ..DATA
+                }
+            ]),
+            Some(Error::OutOfBounds)
+        );
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    file_len: 0x4000,
+                    ..DATA
+                }
+            ]),
+            Some(Error::Truncated)
+        );
+        assert_eq!(
+            refusal(&[
+                TEXT,
+                Load {
+                    offset: u64::MAX,
+                    ..DATA
+                }
+            ]),
+            Some(Error::Truncated)
+        );
+        let many: Vec<_> = (0..9)
+            .map(|n| Load {
+                at: TEXT.at + n * PAGE,
+                ..TEXT
+            })
+            .collect();
+        assert_eq!(refusal(&many), Some(Error::TooManySegments));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_keeps_the_rules(
+            damage in prop::collection::vec((0..HEADER + 2 * PROGRAM_HEADER, any::<u8>()), 0..4),
+            cut in 0..HEADER + 2 * PROGRAM_HEADER + 40,
+        ) {
+            let mut file = file(0x40_0010, &[TEXT, DATA]);
+            for (at, value) in damage {
+                file[at] = value;
+            }
+            file.truncate(file.len().min(cut + 8));
+            let Ok(executable) = Executable::parse(&file, ALLOWED) else {
+                return Ok(());
+            };
+            let mut free = ALLOWED.start;
+            for segment in executable.segments() {
+                prop_assert!(free <= segment.pages().start && segment.pages().end <= ALLOWED.end);
+                prop_assert!(segment.bytes.len() as u64 <= segment.len);
+                free = segment.pages().end;
+            }
+            let entered = executable.segments().find(|s| (s.start..s.start + s.len).contains(&executable.entry()));
+            prop_assert_eq!(entered.map(|segment| segment.access), Some(Access::ReadExecute));
+        }
+    }
+}

@@ -6,5 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod command;
 pub mod command_line;
 pub mod executable;
+pub mod json;
+pub mod manifest;
