@@ -14,6 +14,7 @@ mod mmio;
 mod packed;
 mod pci;
 mod queue;
+mod setup;
 mod split;
 mod steering;
 

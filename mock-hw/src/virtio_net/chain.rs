@@ -49,12 +49,19 @@ impl Chain {
         self.readable.iter().map(|buffer| buffer.len).sum()
     }
 
-    /// Adds a buffer; device-readable ones come first (2.7.4.2 and 2.8.7).
+    /// Adds a buffer: device-readable ones come first (2.7.4.2), and all together have at most 2^32 bytes (2.7.5.2).
     pub(super) fn add(&mut self, descriptor: &Descriptor) -> Result<(), Broken> {
         let buffer = Buffer {
             address: BusAddress::new(descriptor.address),
             len: descriptor.len,
         };
+        let total = (self.readable_len() + self.writable_len()).saturating_add(buffer.len);
+        if total as u64 > 1 << 32 {
+            return Err(Broken::rule(
+                "virtio 1.3, 2.7.5.2",
+                "a chain of more than 2^32 bytes",
+            ));
+        }
         if descriptor.writable() {
             self.writable.push(buffer);
             return Ok(());

@@ -31,7 +31,8 @@ impl Net {
         }
         let (pair, hash, report) = self.steering.queue(&headers);
         let queue = &mut self.queues[2 * usize::from(pair)];
-        if queue.ring.is_none() || queue.backlog.len() >= self.config.backlog {
+        let stopped = queue.ring.is_none() || queue.resetting.is_some();
+        if stopped || queue.backlog.len() >= self.config.backlog {
             self.counts.dropped += 1;
             return;
         }
@@ -158,6 +159,9 @@ impl Net {
         let result = match job.bytes.as_slice() {
             [class, command, data @ ..] => {
                 let result = self.steering.control(*class, *command, data);
+                if result.is_ok() && (*class, *command) == (4, 1) {
+                    self.check_targets();
+                }
                 result.map_err(|why| format!("control command {class}.{command}: {why}"))
             }
             _ => Err("a control command without class and command".into()),
@@ -179,6 +183,17 @@ impl Net {
             self.need_reset();
         }
         chain.writable_len()
+    }
+
+    /// RSS leads to enabled queues only (5.1.6.5.7.1).
+    fn check_targets(&self) {
+        let missing = |pair: &u16| self.queues[2 * usize::from(*pair)].ring.is_none();
+        if let Some(pair) = self.steering.targets().find(missing) {
+            self.violation(
+                "virtio 1.3, 5.1.6.5.7.1",
+                format_args!("RSS leads to pair {pair}, which is not enabled"),
+            );
+        }
     }
 
     /// Queue pairs that frames can be received on now.

@@ -242,9 +242,9 @@ impl Packed {
         Ok(available(u16_at(&flags, 0), place.wrap))
     }
 
-    /// In an indirect table only WRITE means anything (2.8.19).
+    /// In an indirect table the driver sets no flag but WRITE (2.8.19).
     fn add_indirect(chain: &mut Chain, descriptor: &Descriptor) -> Result<(), Broken> {
-        if descriptor.flags & !2 & 0x7f7f != 0 {
+        if descriptor.flags & !2 != 0 {
             return Err(Broken::rule(
                 "virtio 1.3, 2.8.19",
                 "flags other than WRITE in an indirect table",

@@ -27,6 +27,8 @@ pub(super) struct Split {
     next_used: u16,
     /// Where `next_used` was at the last decision about an interrupt.
     reported: u16,
+    /// Where the next chain starts in the table, with `IN_ORDER`.
+    next_entry: u16,
     /// Table entries of chains that were taken and not used.
     busy: Vec<bool>,
 }
@@ -43,6 +45,7 @@ impl Split {
             next_available: 0,
             next_used: 0,
             reported: 0,
+            next_entry: 0,
             busy: vec![false; usize::from(size)],
         }
     }
@@ -56,11 +59,28 @@ impl Split {
         let slot = u64::from(self.next_available % self.size);
         let head = self.read16(function, self.available + 4 + 2 * slot)?;
         let chain = self.chain(function, head)?;
+        self.check_order(&chain)?;
         for entry in &chain.entries {
             self.busy[usize::from(*entry)] = true;
         }
         self.next_available = self.next_available.wrapping_add(1);
         Ok(Some(chain))
+    }
+
+    /// With `IN_ORDER` the driver uses the table in ring order (2.7.5).
+    fn check_order(&mut self, chain: &Chain) -> Result<(), Broken> {
+        let (Some(first), Some(last)) = (chain.entries.first(), chain.entries.last()) else {
+            return Ok(());
+        };
+        if self.features.contains(Features::IN_ORDER) && *first != self.next_entry {
+            let text = format!(
+                "IN_ORDER, and a chain starts at {first}, not at {}",
+                self.next_entry
+            );
+            return Err(Broken::rule("virtio 1.3, 2.7.5", text));
+        }
+        self.next_entry = (last + 1) % self.size;
+        Ok(())
     }
 
     /// Whether something is available.
@@ -168,14 +188,8 @@ impl Split {
             let bytes: [u8; 16] = function.read_array(at(self.table, 16 * u64::from(index)))?;
             let descriptor = Descriptor::split(&bytes);
             if descriptor.indirect() {
-                if chain.entries.len() > 1 {
-                    return Err(Broken::rule(
-                        "virtio 1.3, 2.7.5.3.1",
-                        "INDIRECT in the middle of a chain",
-                    ));
-                }
                 let table = descriptor.table(function, self.features, self.size)?;
-                Self::indirect(&table, &mut chain)?;
+                self.indirect(&table, &mut chain)?;
                 return Ok(chain);
             }
             chain.add(&descriptor)?;
@@ -195,8 +209,10 @@ impl Split {
         Ok(next)
     }
 
-    fn indirect(table: &[u8], chain: &mut Chain) -> Result<(), Broken> {
+    /// A table ends a chain, which may have ordinary descriptors before it (2.7.5.3.2).
+    fn indirect(&self, table: &[u8], chain: &mut Chain) -> Result<(), Broken> {
         let count = table.len() / 16;
+        let in_order = self.features.contains(Features::IN_ORDER);
         let mut seen = vec![false; count];
         let mut index = 0;
         loop {
@@ -217,6 +233,12 @@ impl Split {
             chain.add(&descriptor)?;
             if !descriptor.continues() {
                 return Ok(());
+            }
+            if in_order && usize::from(descriptor.next) != index + 1 {
+                return Err(Broken::rule(
+                    "virtio 1.3, 2.7.5.3.1",
+                    "IN_ORDER, and an indirect table out of order",
+                ));
             }
             index = usize::from(descriptor.next);
         }
@@ -302,3 +324,6 @@ impl Split {
 fn at(base: u64, offset: u64) -> BusAddress {
     BusAddress::new(base.wrapping_add(offset))
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,12 @@ impl Steering {
         )
     }
 
+    /// The queue pairs that RSS leads to.
+    pub(super) fn targets(&self) -> impl Iterator<Item = u16> {
+        let table = self.table.iter();
+        table.flat_map(|table| table.entries.iter().chain([&table.unclassified]).copied())
+    }
+
     /// A frame was sent on `pair`: answers come there (5.1.6.5.5), unless RSS decides.
     pub(super) fn learn(&mut self, headers: &Headers, pair: u16) {
         if self.pairs > 1 && self.table.is_none() && headers.protocol.is_some() {
@@ -278,7 +284,7 @@ impl Steering {
             return Err("a number of transmit queues out of range");
         }
         self.set_types(types, key)?;
-        self.pairs = self.max_pairs;
+        self.pairs = transmit;
         self.table = Some(Table {
             entries,
             unclassified,

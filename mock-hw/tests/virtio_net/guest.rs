@@ -38,6 +38,8 @@ pub(crate) struct Ring {
     wrap: bool,
     used_wrap: bool,
     free: Vec<u16>,
+    /// The next table entry, with `IN_ORDER`.
+    next: u16,
     /// Table entries, or slots, of a chain by its id.
     chains: Vec<Vec<u16>>,
 }
@@ -242,6 +244,7 @@ impl Guest {
             wrap: true,
             used_wrap: true,
             free: (0..size).rev().collect(),
+            next: 0,
             chains: vec![Vec::new(); usize::from(size)],
         }
     }
@@ -270,7 +273,8 @@ impl Guest {
     fn offer_split(&self, ring: &mut Ring, parts: &[Part]) -> u16 {
         let in_order = self.features.contains(Features::IN_ORDER);
         let entries: Vec<u16> = if in_order {
-            let first = ring.free.pop().unwrap();
+            let first = ring.next;
+            ring.next = (first + parts.len() as u16) % ring.size;
             let rest = (1..parts.len() as u16).map(|n| (first + n) % ring.size);
             let entries: Vec<u16> = core::iter::once(first).chain(rest).collect();
             ring.free.retain(|free| !entries.contains(free));
