@@ -1,55 +1,24 @@
-//! What core 0 decides: which processes run, and what becomes of their requests.
+//! The control plane: what processes ask for, and what they are given.
 
-use kernel_formats::{archive, command_line};
 use parakernel_core::abi::Message;
 use parakernel_core::address::CoreId;
 
 use crate::boot::Kernel;
 use crate::housekeeping::Turn;
-use crate::panic::{Verdict, power_off};
-use crate::print;
-use crate::process::Plan;
-use crate::runner::End;
+use crate::report::Counters;
 
-/// The processes named on the command line (`run=a,b,…`, on cores 1, 2, …), until all have ended.
-#[derive(Debug)]
-pub(crate) struct Control {
-    running: usize,
-    verdict: Verdict,
-}
+/// What all processes together were given.
+#[derive(Debug, Default)]
+pub(crate) struct Control {}
 
 impl Control {
-    /// Starts the processes.
-    pub(crate) fn start(kernel: &mut Kernel) -> Self {
-        let mut control = Self {
-            running: 0,
-            verdict: Verdict::Pass,
-        };
-        let list = command_line::value(kernel.command_line, "run").unwrap_or("");
-        for (name, core) in list.split(',').filter(|name| !name.is_empty()).zip(1..) {
-            let arguments = command_line::value(kernel.command_line, name).unwrap_or("");
-            let file = archive::find(kernel.archive, name).unwrap_or(&[]);
-            let plan = Plan {
-                name,
-                file,
-                arguments,
-                core: CoreId::new(core),
-            };
-            match kernel
-                .seats
-                .start(&mut kernel.frames, kernel.tables.tables(), &plan)
-            {
-                Ok(()) => control.running += 1,
-                Err(error) => {
-                    print!("{name} does not start: {error:?}\n");
-                    control.verdict = Verdict::Fail;
-                }
-            }
-        }
-        control
+    /// A control plane that has given nothing to anybody.
+    pub(crate) fn new(_kernel: &mut Kernel) -> Self {
+        Self::default()
     }
 
-    /// Takes a request. There is nothing to be had yet, so each is answered with itself.
+    /// Takes a request of the process on `core`. There is nothing to be had yet, so each is answered with itself.
+    #[expect(clippy::unused_self, reason = "nothing is given yet")]
     pub(crate) fn request(&mut self, kernel: &mut Kernel, core: CoreId, request: &Message) {
         let Some(seat) = kernel.seats.at(core) else {
             return;
@@ -59,28 +28,25 @@ impl Control {
         }
     }
 
-    /// Takes note that the process on `core` has ended.
-    pub(crate) fn ended(&mut self, kernel: &mut Kernel, core: CoreId, end: End) {
-        let Some(seat) = kernel.seats.at(core) else {
-            return;
-        };
-        let name = seat.process.as_ref().map_or("", |process| &process.name);
-        print!("{name} ended: {end:?}\n");
-        if end != End::Exited(0) {
-            self.verdict = Verdict::Fail;
-        }
-        if let Err(leak) = seat.reclaim(&mut kernel.frames) {
-            print!("frames are missing: {leak:?}\n");
-            self.verdict = Verdict::Fail;
-        }
-        self.running = self.running.saturating_sub(1);
+    /// Takes back all that the process on `core` was given, because it has ended or is to give it up.
+    #[expect(clippy::unused_self, reason = "nothing is given yet")]
+    pub(crate) const fn revoke(&mut self, _kernel: &mut Kernel, _core: CoreId) {}
+
+    /// Whether the process on `core` has nothing any more: only then may its memory be used again.
+    #[expect(clippy::unused_self, reason = "nothing is given yet")]
+    pub(crate) const fn has_nothing(&self, _core: CoreId) -> bool {
+        true
+    }
+
+    /// What the process on `core` has done.
+    #[expect(clippy::unused_self, reason = "nothing is given yet")]
+    pub(crate) fn counters(&self, _core: CoreId) -> Counters {
+        Counters::default()
     }
 
     /// Does what there is to do without being asked.
-    pub(crate) fn turn(&mut self, _kernel: &mut Kernel) -> Turn {
-        if self.running == 0 {
-            power_off(self.verdict);
-        }
+    #[expect(clippy::unused_self, reason = "nothing is given yet")]
+    pub(crate) const fn turn(&mut self, _kernel: &mut Kernel) -> Turn {
         Turn::Idle(None)
     }
 }

@@ -1,19 +1,27 @@
 //! The event loop of core 0: whatever must be done without a process asking, each step to completion, never waiting.
 
+use core::time::Duration;
+
+use kernel_formats::command::Command;
+use kernel_formats::command_line;
+use parakernel_core::time::Instant;
+
 use crate::arch::traps;
 use crate::boot::Kernel;
+use crate::console::Console;
 use crate::control::Control;
 use crate::cores::Core;
 use crate::mailbox::Message;
 use crate::panic::{Verdict, power_off};
-use crate::{sabotage, selftest, time};
-use kernel_formats::command_line;
-use parakernel_core::time::Instant;
+use crate::supervisor::Supervisor;
+use crate::{print, sabotage, selftest, time};
 
 /// Most messages of a core in one turn, so that none keeps the others waiting.
 const BUDGET: usize = 16;
+/// How often the console is looked at: its port interrupts nobody.
+const CONSOLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Whether a turn of the loop leaves something to do.
+/// Whether a turn leaves something to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
     /// It does: go on at once.
@@ -31,44 +39,58 @@ pub(crate) fn run(mut kernel: Kernel) -> ! {
     if let Some(rounds) = command_line::value(kernel.command_line, "selftest") {
         selftest::run(&mut kernel, rounds.parse().unwrap_or(1));
     }
-    let mut control = Control::start(&mut kernel);
+    let mut control = Control::new(&mut kernel);
+    let mut supervisor = Supervisor::start(&mut kernel);
+    let mut console = Console::default();
     loop {
         // What happens from here on ends the sleep below at once.
         let _noted = Core::this().take_events();
-        let received = receive(&mut kernel, &mut control);
-        match control.turn(&mut kernel) {
-            Turn::Idle(until) if !received => sleep(until),
-            Turn::Idle(_) | Turn::Busy => {}
+        let has_received = receive(&mut kernel, &mut control, &mut supervisor);
+        if let Some(line) = console.poll() {
+            match Command::parse(&line) {
+                Some(command) => supervisor.command(&mut kernel, &mut control, command),
+                None => print!("no such command: {line}\n"),
+            }
+        }
+        let turns = (
+            control.turn(&mut kernel),
+            supervisor.turn(&mut kernel, &mut control),
+        );
+        if let (Turn::Idle(first), Turn::Idle(second), false) = (turns.0, turns.1, has_received) {
+            let console = time::now().saturating_add(CONSOLE_INTERVAL);
+            sleep_until(
+                [first, second]
+                    .into_iter()
+                    .flatten()
+                    .fold(console, Instant::min),
+            );
         }
     }
 }
 
-/// Hands the messages of all cores to the control plane; whether there were any.
-fn receive(kernel: &mut Kernel, control: &mut Control) -> bool {
-    let mut received = false;
+/// Hands on the messages of all cores; whether there were any.
+fn receive(kernel: &mut Kernel, control: &mut Control, supervisor: &mut Supervisor) -> bool {
+    let mut has_received = false;
     for index in 0..kernel.seats.len() {
         for _ in 0..BUDGET {
             let Some((core, message)) = kernel.seats.receive(index) else {
                 break;
             };
-            received = true;
+            has_received = true;
             match message {
                 Message::Request(request) => control.request(kernel, core, &request),
-                Message::Ended(end) => control.ended(kernel, core, end),
+                Message::Ended(end) => supervisor.ended(kernel, control, core, end),
             }
         }
     }
-    received
+    has_received
 }
 
-/// Sleeps until an event or an instant.
-fn sleep(until: Option<Instant>) {
-    if Core::this().has_events() {
-        return;
+/// Sleeps until an event, or until `instant`.
+fn sleep_until(instant: Instant) {
+    time::wake_at(instant);
+    // Interrupts are off: an event after this question ends the sleep at once.
+    if !Core::this().has_events() {
+        traps::sleep();
     }
-    if let Some(instant) = until {
-        time::wake_at(instant);
-    }
-    // Interrupts are off since the events were looked at, so one that comes now ends the sleep at once.
-    traps::sleep();
 }

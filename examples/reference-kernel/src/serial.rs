@@ -60,6 +60,11 @@ impl Port {
         }
     }
 
+    /// A byte that the other side has sent, if there is one.
+    pub(crate) fn receive(&self) -> Option<u8> {
+        self.uart().try_receive_byte().ok()
+    }
+
     fn uart(&self) -> Uart16550<PioBackend> {
         // SAFETY: the ports are those of a PC's first two serial ports, which touch no memory; `acquire` keeps other cores out.
         let uart = unsafe { Uart16550::new_port(self.base) };

@@ -38,10 +38,9 @@ impl fmt::Display for Error<'_> {
 impl core::error::Error for Error<'_> {}
 
 /// Form of a network card's rings.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ring {
     /// Descriptors, available and used rings.
-    #[default]
     Split,
     /// One ring.
     Packed,
@@ -76,6 +75,18 @@ pub struct Kernel<'a> {
     /// Rings to be used.
     pub ring: Ring,
 }
+
+/// What holds where a manifest says nothing.
+pub const DEFAULTS: Kernel<'static> = Kernel {
+    policy: Policy::INTEGRITY,
+    report_ms: 500,
+    seconds: None,
+    network: None,
+    gateway: None,
+    attack: None,
+    restarts: 0,
+    ring: Ring::Split,
+};
 
 /// A part of a namespace, granted to an owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,14 +153,14 @@ pub fn kernel(manifest: &str) -> Result<Kernel<'_>, Error<'_>> {
     Ok(Kernel {
         policy: line
             .parse_with("policy", policy)?
-            .unwrap_or(Policy::INTEGRITY),
-        report_ms: line.parse("report_ms")?.unwrap_or(500),
+            .unwrap_or(DEFAULTS.policy),
+        report_ms: line.parse("report_ms")?.unwrap_or(DEFAULTS.report_ms),
         seconds: line.parse("seconds")?,
         network: line.parse_with("net", network)?,
         gateway: line.parse("gateway")?,
         attack: line.values("attack").next(),
-        restarts: line.parse("restarts")?.unwrap_or(0),
-        ring: line.parse_with("ring", ring)?.unwrap_or_default(),
+        restarts: line.parse("restarts")?.unwrap_or(DEFAULTS.restarts),
+        ring: line.parse_with("ring", ring)?.unwrap_or(DEFAULTS.ring),
     })
 }
 

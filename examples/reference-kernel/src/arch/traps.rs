@@ -5,6 +5,7 @@
 )]
 
 use core::arch::{asm, global_asm};
+use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,6 +109,33 @@ pub(crate) struct Fault {
     pub(crate) instruction: u64,
     /// The address that it touched; meaningful for page faults.
     pub(crate) address: u64,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            vector,
+            error,
+            instruction,
+            address,
+        } = self;
+        let name = match vector {
+            0 => "division by zero",
+            1 | 3 => "trap",
+            6 => "illegal instruction",
+            13 => "forbidden instruction or address",
+            14 => {
+                return write!(
+                    f,
+                    "page fault at {address:#x} by {instruction:#x} (error {error:#x})"
+                );
+            }
+            16 | 19 => "floating-point exception",
+            17 => "misaligned access",
+            _ => return write!(f, "exception {vector} by {instruction:#x}"),
+        };
+        write!(f, "{name} by {instruction:#x}")
+    }
 }
 
 global_asm!(
