@@ -1,38 +1,7 @@
 //! What a process needs of its kernel, besides its queues.
 
+pub use parakernel_core::abi::Metric;
 use parakernel_core::time::Instant;
-
-/// A number that a process publishes about itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Metric {
-    /// Blocks written.
-    Written,
-    /// Blocks read back and found to be what was written.
-    Verified,
-    /// Blocks read back that were something else.
-    Bad,
-    /// Requests answered.
-    Served,
-    /// Steps done, of a process that has no other measure.
-    Progress,
-    /// Attacks that the process outlived.
-    Survived,
-}
-
-impl Metric {
-    /// The name under which the kernel shows the number.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Written => "written",
-            Self::Verified => "verified",
-            Self::Bad => "bad",
-            Self::Served => "served",
-            Self::Progress => "progress",
-            Self::Survived => "survived",
-        }
-    }
-}
 
 /// The calls of a process to its kernel.
 pub trait Runtime {

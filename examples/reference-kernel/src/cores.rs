@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
+use parakernel_core::abi::Metric;
 use parakernel_core::address::{CoreId, NodeId};
 
 use crate::arch::{apic, traps};
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     events: AtomicU64,
     /// The run that is to be stopped: 0 for none.
     stop: AtomicU32,
+    /// What its process says of itself, by [`Metric`].
+    pub(crate) metrics: [AtomicU64; Metric::ALL.len()],
     /// How often this core was asked to forget translations.
     flushes_asked: AtomicU64,
     /// How many of those it has done.
@@ -52,6 +55,7 @@ impl Core {
             vectors: [const { AtomicU64::new(0) }; VECTORS],
             events: AtomicU64::new(0),
             stop: AtomicU32::new(0),
+            metrics: [const { AtomicU64::new(0) }; _],
             flushes_asked: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
         }

@@ -35,6 +35,9 @@ const ARGUMENTS_MAX: usize = 1024;
 /// Where the outcome ring is, and how many outcomes it holds.
 const OUTCOMES: u64 = 0x7ffe_0010_0000;
 const OUTCOME_ENTRIES: u32 = 32;
+/// Where the pages of the lease with index 0 are mapped, and how far apart those of one and the next are.
+pub(crate) const LEASES: u64 = 0x40_0000_0000;
+pub(crate) const LEASE_STRIDE: u64 = 0x40_0000;
 
 /// What a process is to be.
 #[derive(Clone, Copy, Debug)]
@@ -203,8 +206,10 @@ fn fill_info(space: &AddressSpace, plan: &Plan<'_>, run: u32) {
         outcome_entries: OUTCOME_ENTRIES,
         arguments_len: word(arguments.len()),
         arguments: INFO + ARGUMENTS,
+        leases: LEASES,
+        lease_stride: LEASE_STRIDE,
     };
-    const { assert!(size_of::<ProcessInfo>() == 6 * size_of::<u32>() + 4 * size_of::<u64>()) };
+    const { assert!(size_of::<ProcessInfo>() == 6 * size_of::<u32>() + 6 * size_of::<u64>()) };
     let start = (&raw const info).cast::<u8>();
     // SAFETY: the fields fill the structure (as asserted), so each of its bytes is initialised.
     let bytes = unsafe { core::slice::from_raw_parts(start, size_of::<ProcessInfo>()) };

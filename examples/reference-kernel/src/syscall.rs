@@ -1,6 +1,8 @@
 //! The system calls. Each decodes its arguments here, and nowhere else does a process's word count.
 
-use parakernel_core::abi::{Call, CallError, LOG_MAX, MESSAGE_WORDS, Message};
+use core::sync::atomic::Ordering;
+
+use parakernel_core::abi::{Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, Metric};
 use parakernel_core::time::Instant;
 
 use crate::arch::{apic, traps};
@@ -41,6 +43,7 @@ pub(crate) fn call(process: &mut Running<'_>, number: u64, arguments: [u64; 2]) 
         Some(Call::Request) => request(process, first).into(),
         Some(Call::Submit) => process.leases.submit(first).into(),
         Some(Call::Wait) => wait(process, Instant::from_nanos(first)),
+        Some(Call::Report) => report(process, first, second).into(),
         None => Err(CallError::UnknownCall).into(),
     }
 }
@@ -73,6 +76,13 @@ fn request(process: &mut Running<'_>, pointer: u64) -> Result<u64, CallError> {
         .request(message)
         .map_err(|_| CallError::Busy)?;
     cores::wake_kernel();
+    Ok(0)
+}
+
+/// Keeps a number that the process publishes about itself, for core 0 to show.
+fn report(process: &Running<'_>, metric: u64, value: u64) -> Result<u64, CallError> {
+    let metric = Metric::from_number(metric).ok_or(CallError::BadArgument)?;
+    process.core.metrics[metric as usize].store(value, Ordering::Relaxed);
     Ok(0)
 }
 
