@@ -9,6 +9,7 @@
 
 mod control;
 mod nothing;
+mod nvme;
 mod peer;
 pub mod phases;
 

@@ -1,12 +1,17 @@
 //! All phases by name.
 
-use crate::{Entry, control::Control, entry, nothing::Nothing, peer};
+use crate::{Entry, control::Control, entry, nothing::Nothing, nvme, peer};
 
 /// Every phase, in the order of the report.
 pub const PHASES: &[Entry] = &[
     entry::<Nothing>("harness/nothing"),
     entry::<Control>("harness/control"),
     entry::<peer::Forward>("peer/virtio-drivers-forward"),
+    entry::<nvme::Process<4096>>("nvme/read-4k"),
+    entry::<nvme::Process<16384>>("nvme/read-16k"),
+    entry::<nvme::Kernel<4096>>("nvme/checked-4k"),
+    entry::<nvme::Kernel<8192>>("nvme/checked-8k"),
+    entry::<nvme::Kernel<65536>>("nvme/checked-64k"),
 ];
 
 /// The phase of that name.

@@ -7,6 +7,7 @@
 
 use core::{
     fmt,
+    ops::Range,
     sync::atomic::{Ordering, fence},
 };
 
@@ -19,7 +20,7 @@ use parakernel_core::{
 };
 
 use crate::{
-    command::SubmissionEntry,
+    command::{Command, SubmissionEntry},
     completion::{CompletionEntry, State},
     controller::QueueId,
     error::CompletionError,
@@ -174,34 +175,41 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
     /// Sees the completions that have come: their ids are free again.
     fn harvest(&mut self) -> Result<(), CompletionError> {
         let start = self.harvested;
-        let mut position = start;
-        let outcome = loop {
-            // Every completion is of a command in flight, so this ends.
-            if position == self.accepted {
-                break Ok(());
-            }
-            let success = State::success(self.queue, !self.size.is_odd_round(position));
-            let Some(entry) = self.completions.get(self.size.slot(position).index()) else {
-                break Ok(());
-            };
-            let state = entry.state();
-            if !state.is_new(success) {
-                break Ok(());
-            }
-            if !state.is_of(success) {
-                break Err(CompletionError::QueueId { id: state.queue() });
-            }
-            let id = state.command();
-            if !self.validator.complete(id) {
-                break Err(CompletionError::CommandId { id });
-            }
-            position = position.after();
-        };
-        self.harvested = position;
-        if position != start {
+        let mut outcome = Ok(true);
+        // Every completion is of a command in flight, so this ends.
+        while outcome == Ok(true) && self.in_flight() > 0 {
+            outcome = self.harvest_run();
+        }
+        if self.harvested != start {
             // What the ids are used for next comes after the completions that freed them.
             fence(Ordering::Acquire);
         }
+        outcome.map(|_| ())
+    }
+
+    /// The same as far as the ring goes without a wrap; whether there may be more.
+    fn harvest_run(&mut self) -> Result<bool, CompletionError> {
+        let success = State::success(self.queue, !self.size.is_odd_round(self.harvested));
+        let run = run(self.size, self.harvested, self.in_flight());
+        let validator = &mut self.validator;
+        let entries = self.completions.get(run.clone()).unwrap_or_default();
+        let mut seen = 0;
+        let mut outcome = Ok(true);
+        for entry in entries {
+            let state = entry.state();
+            if !state.matches(success) {
+                outcome = no_match(state, success);
+                break;
+            }
+            if !validator.complete(state.command()) {
+                outcome = Err(CompletionError::CommandId {
+                    id: state.command(),
+                });
+                break;
+            }
+            seen += 1;
+        }
+        self.harvested = self.harvested.advanced(seen);
         outcome
     }
 
@@ -235,26 +243,64 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
         let access = Access::new(regions);
         let end = start.advanced(wanted.min(budget));
         let mut outcome = Ok(());
-        while self.accepted != end {
-            let slot = self.size.slot(self.accepted).index();
-            let (Some(shadow), Some(entry)) = (self.shadow.get(slot), self.submissions.get(slot))
-            else {
-                break;
-            };
-            match self.validator.accept(&shadow.read(), &access) {
-                Ok(command) => write(entry, command),
-                Err(violation) => {
-                    outcome = Err(violation);
-                    break;
-                }
-            }
-            self.accepted = self.accepted.after();
+        while self.accepted != end && outcome.is_ok() {
+            let odd = self.take_over_usual(end.since(self.accepted), &access);
+            outcome = odd.map_or(Ok(()), |command| self.take_over_odd(command, &access));
         }
         if self.accepted != start {
             self.tail_doorbell.ring(self.accepted);
         }
         outcome.map(|()| self.accepted)
     }
+
+    /// Takes over up to `count` commands, as far as the ring goes without a wrap; gives back the first that is none of
+    /// the usual ones, as it was copied.
+    fn take_over_usual(&mut self, count: u32, access: &Access<'_>) -> Option<Command> {
+        let run = run(self.size, self.accepted, count);
+        let shadow = self.shadow.get(run.clone()).unwrap_or_default();
+        let entries = self.submissions.get(run).unwrap_or_default();
+        let Validator { rules, busy } = &mut self.validator;
+        let mut taken = 0;
+        let mut odd = None;
+        for (shadow, entry) in shadow.iter().zip(entries) {
+            let command = shadow.read();
+            let Some(accepted) = Validator::accept_usual(rules, busy, &command, access) else {
+                odd = Some(command);
+                break;
+            };
+            write(entry, accepted);
+            taken += 1;
+        }
+        self.accepted = self.accepted.advanced(taken);
+        odd
+    }
+
+    /// Takes over one command.
+    #[cold]
+    fn take_over_odd(&mut self, command: Command, access: &Access<'_>) -> Result<(), Violation> {
+        let accepted = self.validator.accept(command, access)?;
+        if let Some(entry) = self.submissions.get(self.size.slot(self.accepted).index()) {
+            write(entry, accepted);
+            self.accepted = self.accepted.after();
+        }
+        Ok(())
+    }
+}
+
+/// What an entry is that is not a completion of this round and queue: none yet, or one that must not be there.
+#[cold]
+const fn no_match(state: State, success: State) -> Result<bool, CompletionError> {
+    if state.is_new(success) {
+        return Err(CompletionError::QueueId { id: state.queue() });
+    }
+    Ok(false)
+}
+
+/// The slots of up to `count` entries from `position` on that follow each other in a ring of `size`.
+fn run(size: RingSize, position: Position, count: u32) -> Range<usize> {
+    let first = size.slot(position).index();
+    let end = size.entries() as usize;
+    first..end.min(first + count as usize)
 }
 
 /// The only way into a controller's ring.

@@ -21,10 +21,6 @@ unsafe impl Shared for SubmissionEntry {}
 pub(crate) mod word {
     /// Opcode, FUSE, PSDT, command id; namespace.
     pub(crate) const HEAD: usize = 0;
-    /// Dwords 2 and 3: reserved.
-    pub(crate) const RESERVED: usize = 1;
-    /// Metadata pointer.
-    pub(crate) const METADATA: usize = 2;
     /// PRP entry 1, or the address of an SGL descriptor.
     pub(crate) const PRP1: usize = 3;
     /// PRP entry 2, or length and type of an SGL descriptor.
@@ -33,8 +29,6 @@ pub(crate) mod word {
     pub(crate) const LBA: usize = 5;
     /// Dwords 12 and 13: number of blocks, flags, hints.
     pub(crate) const LENGTH: usize = 6;
-    /// Dwords 14 and 15: tags of end-to-end protection.
-    pub(crate) const TAGS: usize = 7;
 }
 
 impl SubmissionEntry {

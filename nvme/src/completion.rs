@@ -63,6 +63,12 @@ impl State {
         (self.0 ^ success.0) & (Self::STATUS | Self::QUEUE) == 0
     }
 
+    /// Whether the entry is of the round and the queue that `success` is of, however the command ended.
+    #[inline]
+    pub(crate) const fn matches(self, success: Self) -> bool {
+        (self.0 ^ success.0) & (Self::PHASE | Self::QUEUE) == 0
+    }
+
     /// Whether the entry is of the round that `success` is of.
     #[inline]
     pub(crate) const fn is_new(self, success: Self) -> bool {

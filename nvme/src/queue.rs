@@ -86,14 +86,14 @@ impl<'m, const N: usize> Rings<'m, N> {
     }
 }
 
-/// Room for what a queue knows of one command in flight.
-#[derive(Clone, Copy, Debug)]
-pub struct CommandSlot {
-    user: u64,
+/// What a queue knows of its commands in flight, by id.
+#[derive(Debug)]
+pub struct CommandTable<const N: usize> {
+    users: [u64; N],
     /// The word of the command's buffer, or one of the two below.
-    buffer: u32,
+    buffers: [u32; N],
     /// The id that will be given after this one, while both are free.
-    next: u32,
+    next: [u16; N],
 }
 
 /// In flight, without a buffer.
@@ -101,13 +101,31 @@ const NO_BUFFER: u32 = u32::MAX - 1;
 /// Not in flight.
 const FREE: u32 = u32::MAX;
 
-impl CommandSlot {
-    /// An unused slot, to fill a queue's table with.
-    pub const EMPTY: Self = Self {
-        user: 0,
-        buffer: FREE,
-        next: 0,
-    };
+impl<const N: usize> CommandTable<N> {
+    /// A table with nothing in flight.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            users: [0; N],
+            buffers: [FREE; N],
+            next: [0; N],
+        }
+    }
+
+    /// Links all ids, in order.
+    fn clear(&mut self) {
+        self.buffers.fill(FREE);
+        // The last link is made when the first id comes free; at 65,536 entries the count ends there.
+        for (next, link) in (1..=u16::MAX).zip(&mut self.next) {
+            *link = next;
+        }
+    }
+}
+
+impl<const N: usize> Default for CommandTable<N> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// One queue pair with `N` entries in each ring, a power of two from 2 to 65,536.
@@ -117,15 +135,15 @@ impl CommandSlot {
 #[derive(Debug)]
 pub struct Queue<'m, D, const N: usize> {
     rings: Rings<'m, N>,
-    commands: &'m mut [CommandSlot; N],
+    commands: &'m mut CommandTable<N>,
     shape: Shape,
     ranges: Option<Ranges<'m>>,
     tail: Position,
     head: Position,
     /// The id to give next.
-    first_free: u32,
+    first_free: usize,
     /// The id that came free last.
-    last_free: u32,
+    last_free: usize,
     tail_doorbell: D,
     head_doorbell: D,
 }
@@ -171,7 +189,7 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
     pub fn new(
         config: QueueConfig<'m>,
         rings: Rings<'m, N>,
-        commands: &'m mut [CommandSlot; N],
+        commands: &'m mut CommandTable<N>,
         arena: &BlockArena<'_>,
         doorbells: [D; 2],
     ) -> Option<Self> {
@@ -183,12 +201,7 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
                 address,
             }),
         };
-        for (next, slot) in (1..).zip(commands.iter_mut()) {
-            *slot = CommandSlot {
-                next,
-                ..CommandSlot::EMPTY
-            };
-        }
+        commands.clear();
         let [tail_doorbell, head_doorbell] = doorbells;
         Some(Self {
             rings,
@@ -198,7 +211,7 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
             tail: Position::START,
             head: Position::START,
             first_free: 0,
-            last_free: Self::SIZE.entries() - 1,
+            last_free: N - 1,
             tail_doorbell,
             head_doorbell,
         })
@@ -213,10 +226,9 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
     /// Ids and user words of the commands in flight, to name one that takes too long to
     /// [`begin_abort`](crate::controller::Controller::begin_abort).
     pub fn in_flight(&self) -> impl Iterator<Item = (u16, u64)> {
-        let slots = (0_u16..=u16::MAX).zip(self.commands.iter());
-        slots
-            .filter(|(_, slot)| slot.buffer != FREE)
-            .map(|(id, slot)| (id, slot.user))
+        let ids = (0_u16..=u16::MAX).zip(self.commands.users.iter().zip(&self.commands.buffers));
+        ids.filter(|(_, (_, word))| **word != FREE)
+            .map(|(id, (user, _))| (id, *user))
     }
 
     /// Gives up: hands the user word and buffer of every command in flight to `lost`. The queue is of no more use.
@@ -225,58 +237,12 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
     ///
     /// The controller must have deleted the queue pair, or have been reset: it moves no more data of these commands.
     pub unsafe fn abandon(self, mut lost: impl FnMut(u64, Option<BlockBuffer>)) {
-        for slot in self.commands.iter_mut().filter(|slot| slot.buffer != FREE) {
-            let word = core::mem::replace(&mut slot.buffer, FREE);
-            lost(slot.user, buffer_of(word));
-        }
-    }
-
-    /// The words of a request that moves no data.
-    #[cold]
-    fn without_data(&self, request: &BlockRequest) -> Result<IoWords, RequestError> {
-        if request.buffer.is_some() {
-            return Err(RequestError::Buffer);
-        }
-        let head = |opcode: u8| self.shape.head & !PSDT_SGL | u64::from(opcode);
-        let blocks = u64::from(request.blocks);
-        let empty = IoWords {
-            head: 0,
-            prp1: 0,
-            prp2: 0,
-            lba: 0,
-            length: 0,
-        };
-        match request.operation {
-            BlockOperation::Flush => Ok(IoWords {
-                head: head(opcode::FLUSH),
-                ..empty
-            }),
-            BlockOperation::WriteZeroes if (1..=MAX_BLOCKS).contains(&blocks) => Ok(IoWords {
-                head: head(opcode::WRITE_ZEROES),
-                lba: request.lba.as_u64(),
-                length: blocks - 1,
-                ..empty
-            }),
-            BlockOperation::Deallocate if blocks > 0 => {
-                // One range; the number of ranges counts less one.
-                let ranges = self.ranges.as_ref().ok_or(RequestError::Operation)?;
-                let range = ranges
-                    .ranges
-                    .get(self.first_free as usize)
-                    .ok_or(RequestError::Operation)?;
-                range.write(request.lba, request.blocks);
-                Ok(IoWords {
-                    head: head(opcode::DATASET_MANAGEMENT),
-                    prp1: ranges.address
-                        + u64::from(self.first_free) * size_of::<DatasetRange>() as u64,
-                    lba: DEALLOCATE,
-                    ..empty
-                })
-            }
-            BlockOperation::WriteZeroes | BlockOperation::Deallocate => Err(RequestError::Blocks),
-            BlockOperation::Read | BlockOperation::Write | BlockOperation::WriteThrough | _ => {
-                Err(RequestError::Operation)
-            }
+        let CommandTable { users, buffers, .. } = self.commands;
+        for (user, word) in users.iter().zip(buffers).filter(|(_, word)| **word != FREE) {
+            let word = core::mem::replace(word, FREE);
+            // SAFETY: as in `poll_plain`.
+            let buffer = (word < NO_BUFFER).then(|| unsafe { BlockBuffer::from_word(word) });
+            lost(*user, buffer);
         }
     }
 }
@@ -338,6 +304,49 @@ impl Shape {
         })
     }
 
+    /// The words of a request that moves no data, under command id `id`.
+    #[cold]
+    fn without_data(
+        self,
+        request: &BlockRequest,
+        id: usize,
+        ranges: Option<Ranges<'_>>,
+    ) -> Result<IoWords, RequestError> {
+        if request.buffer.is_some() {
+            return Err(RequestError::Buffer);
+        }
+        let words = |opcode: u8, lba: u64, length: u64| IoWords {
+            head: self.head & !PSDT_SGL | u64::from(opcode),
+            prp1: 0,
+            prp2: 0,
+            lba,
+            length,
+        };
+        let blocks = u64::from(request.blocks);
+        match request.operation {
+            BlockOperation::Flush => Ok(words(opcode::FLUSH, 0, 0)),
+            BlockOperation::WriteZeroes if (1..=MAX_BLOCKS).contains(&blocks) => Ok(words(
+                opcode::WRITE_ZEROES,
+                request.lba.as_u64(),
+                blocks - 1,
+            )),
+            BlockOperation::Deallocate if blocks > 0 => {
+                // One range; the number of ranges counts less one.
+                let Ranges { ranges, address } = ranges.ok_or(RequestError::Operation)?;
+                let range = ranges.get(id).ok_or(RequestError::Operation)?;
+                range.write(request.lba, request.blocks);
+                Ok(IoWords {
+                    prp1: address + (id * size_of::<DatasetRange>()) as u64,
+                    ..words(opcode::DATASET_MANAGEMENT, DEALLOCATE, 0)
+                })
+            }
+            BlockOperation::WriteZeroes | BlockOperation::Deallocate => Err(RequestError::Blocks),
+            BlockOperation::Read | BlockOperation::Write | BlockOperation::WriteThrough | _ => {
+                Err(RequestError::Operation)
+            }
+        }
+    }
+
     /// What stands where PRP 2 does, for data on more than one page or an SGL. Buffers begin at a page.
     fn second(&self, prp1: u64, len: u64) -> u64 {
         const PAGE: u64 = PAGE_SIZE as u64;
@@ -351,16 +360,6 @@ impl Shape {
     }
 }
 
-/// The buffer of a word out of the command table, if it is one.
-#[inline]
-fn buffer_of(word: u32) -> Option<BlockBuffer> {
-    if word >= NO_BUFFER {
-        return None;
-    }
-    // SAFETY: the word was put into the table by `into_word`, and whoever takes it out marks its slot free.
-    Some(unsafe { BlockBuffer::from_word(word) })
-}
-
 impl<D: Doorbell, const N: usize> BlockQueue for Queue<'_, D, N> {
     type Error = QueueError;
     type Status = Status;
@@ -371,9 +370,11 @@ impl<D: Doorbell, const N: usize> BlockQueue for Queue<'_, D, N> {
         requests: impl IntoIterator<Item = BlockRequest>,
     ) -> Result<usize, QueueError> {
         let mut requests = requests.into_iter();
+        // Locals, because every store to a ring makes the compiler reload what is behind `self`.
+        let (shape, ranges, submissions) = (self.shape, self.ranges, self.rings.submissions);
+        let commands = &mut *self.commands;
         let (start, end) = (self.tail, self.head.advanced(Self::SIZE.entries() - 1));
-        let shape = self.shape;
-        let mut tail = start;
+        let (mut tail, mut id) = (start, self.first_free);
         let mut refused = None;
         while tail != end {
             let Some(request) = requests.next() else {
@@ -386,7 +387,7 @@ impl<D: Doorbell, const N: usize> BlockQueue for Queue<'_, D, N> {
                 BlockOperation::Flush
                 | BlockOperation::WriteZeroes
                 | BlockOperation::Deallocate
-                | _ => self.without_data(&request),
+                | _ => shape.without_data(&request, id, ranges),
             };
             let mut words = match words {
                 Ok(words) => words,
@@ -395,15 +396,15 @@ impl<D: Doorbell, const N: usize> BlockQueue for Queue<'_, D, N> {
                     break;
                 }
             };
-            let id = self.first_free;
-            words.head |= u64::from(id) << 16;
-            let slot = &mut self.commands[id as usize % N];
-            self.first_free = slot.next;
-            slot.user = request.user;
-            slot.buffer = request.buffer.map_or(NO_BUFFER, BlockBuffer::into_word);
-            self.rings.submissions[Self::SIZE.slot(tail).index() % N].write_io(&words);
+            words.head |= (id as u64) << 16;
+            let slot = id % N;
+            id = commands.next[slot].into();
+            commands.users[slot] = request.user;
+            commands.buffers[slot] = request.buffer.map_or(NO_BUFFER, BlockBuffer::into_word);
+            submissions[tail.as_u32() as usize % N].write_io(&words);
             tail = tail.after();
         }
+        self.first_free = id;
         let submitted = tail.since(start) as usize;
         if submitted > 0 {
             self.tail = tail;
@@ -426,61 +427,101 @@ impl<D: Doorbell, const N: usize> BlockQueue for Queue<'_, D, N> {
         mut done: impl FnMut(BlockCompletion<Status>),
     ) -> Result<usize, QueueError> {
         let start = self.head;
-        let mut head = start;
-        let mut broken = Ok(());
-        while (head.since(start) as usize) < budget {
-            let success = State::success(self.shape.queue, !Self::SIZE.is_odd_round(head));
-            let state = self.rings.completions[Self::SIZE.slot(head).index() % N].state();
-            let mut status = Ok(());
-            if !state.is(success) {
-                match examine(state, success) {
-                    None => break,
-                    Some(Ok(failed)) => status = failed,
-                    Some(Err(error)) => {
-                        broken = Err(QueueError::Completion(error));
-                        break;
-                    }
-                }
-            }
-            let id = state.command();
-            let slot = self
-                .commands
-                .get_mut(usize::from(id))
-                .filter(|slot| slot.buffer != FREE);
-            let Some(slot) = slot else {
-                broken = Err(QueueError::Completion(CompletionError::CommandId { id }));
+        let budget = u32::try_from(budget).unwrap_or(u32::MAX);
+        let mut outcome = Ok(true);
+        while outcome == Ok(true) {
+            self.poll_plain(budget - self.head.since(start), &mut done);
+            if self.head.since(start) == budget {
                 break;
-            };
-            let (user, word) = (slot.user, slot.buffer);
-            slot.buffer = FREE;
-            self.commands[self.last_free as usize % N].next = u32::from(id);
-            self.last_free = u32::from(id);
-            head = head.after();
-            // What the device wrote before the completion is read after it.
-            fence(Ordering::Acquire);
-            let buffer = buffer_of(word);
-            done(BlockCompletion {
-                user,
-                status,
-                buffer,
-            });
+            }
+            outcome = self.poll_one(&mut done);
         }
-        if head != start {
-            self.head = head;
-            self.head_doorbell.ring(head);
+        let taken = self.head.since(start) as usize;
+        if taken > 0 {
+            self.head_doorbell.ring(self.head);
         }
-        broken.map(|()| head.since(start) as usize)
+        outcome.map(|_| taken).map_err(QueueError::Completion)
     }
 }
 
-/// A completion that is not plainly a success: `None` where it is none yet.
-#[cold]
-fn examine(state: State, success: State) -> Option<Result<Result<(), Status>, CompletionError>> {
-    if !state.is_new(success) {
-        return None;
+impl<D: Doorbell, const N: usize> Queue<'_, D, N> {
+    /// Takes up to `budget` completions, as long as they are successes of commands with buffers and the ring does not
+    /// wrap. Whatever else there is, is left to [`poll_one`](Self::poll_one).
+    #[inline]
+    fn poll_plain(&mut self, budget: u32, done: &mut impl FnMut(BlockCompletion<Status>)) {
+        let first = self.head.as_u32() as usize % N;
+        let run = (budget as usize).min(N - first);
+        let success = State::success(self.shape.queue, !Self::SIZE.is_odd_round(self.head));
+        let CommandTable {
+            users,
+            buffers,
+            next,
+        } = &mut *self.commands;
+        let mut last_free = self.last_free % N;
+        let mut taken = 0;
+        for entry in &self.rings.completions[first..first + run] {
+            let state = entry.state();
+            let id = usize::from(state.command());
+            if !state.is(success) || id >= N || buffers[id] >= NO_BUFFER {
+                break;
+            }
+            let word = core::mem::replace(&mut buffers[id], FREE);
+            next[last_free] = state.command();
+            last_free = id;
+            taken += 1;
+            // What the device wrote before the completion is read after it.
+            fence(Ordering::Acquire);
+            // SAFETY: `submit` put the word there, and it was just replaced: the buffer comes back once.
+            let buffer = Some(unsafe { BlockBuffer::from_word(word) });
+            done(BlockCompletion {
+                user: users[id],
+                status: Ok(()),
+                buffer,
+            });
+        }
+        self.last_free = last_free;
+        self.head = self.head.advanced(taken);
     }
-    if !state.is_of(success) {
-        return Some(Err(CompletionError::QueueId { id: state.queue() }));
+
+    /// Takes one completion of any kind; `false` where there is none.
+    #[cold]
+    fn poll_one(
+        &mut self,
+        done: &mut impl FnMut(BlockCompletion<Status>),
+    ) -> Result<bool, CompletionError> {
+        let success = State::success(self.shape.queue, !Self::SIZE.is_odd_round(self.head));
+        let state = self.rings.completions[self.head.as_u32() as usize % N].state();
+        if !state.is_new(success) {
+            return Ok(false);
+        }
+        if !state.is_of(success) {
+            return Err(CompletionError::QueueId { id: state.queue() });
+        }
+        let id = usize::from(state.command());
+        let CommandTable {
+            users,
+            buffers,
+            next,
+        } = &mut *self.commands;
+        let word = buffers
+            .get_mut(id)
+            .map_or(FREE, |word| core::mem::replace(word, FREE));
+        if word == FREE {
+            return Err(CompletionError::CommandId {
+                id: state.command(),
+            });
+        }
+        next[self.last_free % N] = state.command();
+        self.last_free = id;
+        self.head = self.head.after();
+        fence(Ordering::Acquire);
+        // SAFETY: as in `poll_plain`.
+        let buffer = (word != NO_BUFFER).then(|| unsafe { BlockBuffer::from_word(word) });
+        done(BlockCompletion {
+            user: users[id],
+            status: state.status(),
+            buffer,
+        });
+        Ok(true)
     }
-    Some(Ok(state.status()))
 }

@@ -6,14 +6,14 @@
 
 use parakernel_core::{
     address::{BusAddress, Direction, Iova},
-    memory::{PAGE_SIZE, PageLists, PagedAccess, RegionTable, RegionWindow},
+    memory::{PAGE_SIZE, PageLists, RegionTable, RegionWindow},
     queue::Lba,
     validate::{DescriptorValidator, Validated, Violation},
     volume::Volume,
 };
 
 use crate::{
-    command::{Command, FUA, IoWords, opcode, word},
+    command::{Command, FUA, IoWords, opcode},
     identify::NamespaceData,
     namespace::NamespaceId,
     prp::{ListTables, MAX_TRANSFER, PAGE_MASK, pages},
@@ -53,6 +53,14 @@ impl Rules {
         })
     }
 
+    /// The number of blocks of a command, if all of them lie in the volume.
+    #[inline]
+    fn blocks(&self, lba: u64, length: u64) -> Option<u64> {
+        // The field counts less one. A block before the volume becomes a huge offset.
+        let last = lba.wrapping_sub(self.first).checked_add(length & COUNT)?;
+        (last < self.blocks).then_some((length & COUNT) + 1)
+    }
+
     /// The most bytes that one command may move.
     #[must_use]
     pub const fn max_transfer(&self) -> u64 {
@@ -63,10 +71,13 @@ impl Rules {
 /// A process's regions, the largest of them at hand: for the length of one batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
-    to_device: RegionWindow,
-    from_device: RegionWindow,
+    /// For data to the controller, and from it: in the order of the opcodes for write and read.
+    windows: [RegionWindow; 2],
     regions: &'a RegionTable<'a>,
 }
+
+/// The directions in the same order.
+const DIRECTIONS: [Direction; 2] = [Direction::ToDevice, Direction::FromDevice];
 
 impl<'a> Access<'a> {
     /// Access to `regions`.
@@ -74,8 +85,7 @@ impl<'a> Access<'a> {
     #[must_use]
     pub const fn new(regions: &'a RegionTable<'a>) -> Self {
         Self {
-            to_device: regions.window(Direction::ToDevice),
-            from_device: regions.window(Direction::FromDevice),
+            windows: [regions.window(DIRECTIONS[0]), regions.window(DIRECTIONS[1])],
             regions,
         }
     }
@@ -154,10 +164,9 @@ impl<'m> Validator<'m> {
     /// # Errors
     ///
     /// The rule that the command breaks.
-    #[inline]
     pub fn accept(
         &mut self,
-        command: &Command,
+        command: Command,
         access: &Access<'_>,
     ) -> Result<Validated<Self>, Violation> {
         let words = check(self.rules, command, access)?;
@@ -169,6 +178,21 @@ impl<'m> Validator<'m> {
             return Err(Violation::Busy { id: id.into() });
         }
         Ok(Validated::new(HardwareCommand(words), Seal(())))
+    }
+
+    /// The same for the usual commands: reads and writes with data in the largest region. `None` means that
+    /// [`accept`](Self::accept) has to look closer; nothing has changed then.
+    #[inline]
+    pub(crate) fn accept_usual(
+        rules: &Rules,
+        busy: &mut [BusyMark],
+        command: &Command,
+        access: &Access<'_>,
+    ) -> Option<Validated<Self>> {
+        let words = check_usual(rules, command, access)?;
+        let mark = busy.get_mut(usize::from(command.id()))?;
+        mark.set()
+            .then(|| Validated::new(HardwareCommand(words), Seal(())))
     }
 }
 
@@ -182,39 +206,111 @@ impl DescriptorValidator for Validator<'_> {
         submission: Command,
         regions: &RegionTable<'_>,
     ) -> Result<Validated<Self>, Violation> {
-        self.accept(&submission, &Access::new(regions))
+        self.accept(submission, &Access::new(regions))
+    }
+}
+
+/// What [`check`] says about a command, if it is an ordinary one; in as few instructions as that takes.
+#[inline]
+fn check_usual(rules: &Rules, command: &Command, access: &Access<'_>) -> Option<IoWords> {
+    let [head, reserved, metadata, prp1, prp2, lba, length, tags] = command.0;
+    // Apart from the id, the first word of a write or read is fixed: opcode 1 or 2, no fusing, PRPs, namespace.
+    let kind = (head & !ID ^ rules.head).wrapping_sub(1);
+    let unused = reserved | metadata | tags | length & !(COUNT | FUA);
+    if kind > 1 || unused != 0 {
+        return None;
+    }
+    let len = rules.blocks(lba, length)? << rules.block_shift;
+    if len > rules.max_bytes {
+        return None;
+    }
+    let place = access.windows[usize::from(kind != 0)].translate_paged(Iova::new(prp1), len)?;
+    let (bus, end) = (place.bus.as_u64(), (prp1 & PAGE_MASK) + len);
+    // What PRP 2 has to be, and what it becomes. Pages that follow each other in the window do so on the bus.
+    let (expected, second) = if end <= PAGE {
+        (0, 0)
+    } else if end <= 2 * PAGE {
+        ((prp1 | PAGE_MASK) + 1, (bus | PAGE_MASK) + 1)
+    } else {
+        (0, ListTables::from(place.lists?).list(place.page + 1))
+    };
+    if prp2 != expected || prp1 & 3 != 0 {
+        return None;
+    }
+    Some(IoWords {
+        head,
+        prp1: bus,
+        prp2: second,
+        lba,
+        length,
+    })
+}
+
+/// What a command that processes may give allows: bits of its length word, and which way its data moves.
+const fn allowed(opcode: u8) -> Result<(u64, Option<Direction>), Violation> {
+    match opcode {
+        opcode::FLUSH => Ok((0, None)),
+        opcode::WRITE => Ok((COUNT | FUA, Some(Direction::ToDevice))),
+        opcode::READ => Ok((COUNT | FUA, Some(Direction::FromDevice))),
+        opcode::WRITE_ZEROES => Ok((COUNT | FUA, None)),
+        opcode => Err(Violation::Opcode { opcode }),
     }
 }
 
 /// The command for the controller, or the rule that it breaks. The id is not looked at.
-#[inline]
-fn check(rules: Rules, command: &Command, access: &Access<'_>) -> Result<IoWords, Violation> {
-    let head = command.0[word::HEAD];
-    let length = command.0[word::LENGTH];
-    // Apart from the id, the first word of a read or write is fixed: opcode, no fusing, PRPs, namespace.
-    let kind = (head & !ID) ^ rules.head;
-    let unused = command.0[word::RESERVED] | command.0[word::METADATA] | command.0[word::TAGS];
-    let is_transfer = kind == u64::from(opcode::WRITE) || kind == u64::from(opcode::READ);
-    if !is_transfer || unused | length & !(COUNT | FUA) != 0 {
-        return check_other(rules, command);
+fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords, Violation> {
+    let [head, reserved, metadata, prp1, prp2, lba, length, tags] = command.0;
+    let (allowed_length, data) = allowed(command.opcode())?;
+    if head >> 32 != rules.head >> 32 {
+        return Err(Violation::Namespace {
+            id: (head >> 32) as u32,
+        });
     }
-    let lba = command.0[word::LBA];
-    let blocks = check_blocks(rules, lba, length)?;
+    // FUSE, reserved bits and PSDT; then everything that belongs to no command here.
+    refuse_any([
+        head & 0xff00,
+        reserved,
+        metadata,
+        tags,
+        length & !allowed_length,
+    ])?;
+    if command.opcode() == opcode::FLUSH {
+        refuse_any([prp1, prp2, lba])?;
+        return Ok(IoWords {
+            head,
+            prp1,
+            prp2,
+            lba,
+            length,
+        });
+    }
+    let blocks = (length & COUNT) + 1;
+    let outside = Violation::OutsideVolume {
+        lba: Lba::new(lba),
+        blocks,
+    };
+    let blocks = rules.blocks(lba, length).ok_or(outside)?;
+    let Some(wanted) = data else {
+        refuse_any([prp1, prp2])?;
+        return Ok(IoWords {
+            head,
+            prp1,
+            prp2,
+            lba,
+            length,
+        });
+    };
     let len = blocks << rules.block_shift;
     if len > rules.max_bytes {
         return Err(Violation::Length { len });
     }
-    let (window, wanted) = if kind == u64::from(opcode::WRITE) {
-        (&access.to_device, Direction::ToDevice)
-    } else {
-        (&access.from_device, Direction::FromDevice)
-    };
-    let pointer = Pointer {
-        iova: Iova::new(command.0[word::PRP1]),
-        second: command.0[word::PRP2],
+    let iova = Iova::new(prp1);
+    let [prp1, prp2] = Pointer {
+        iova,
+        second: prp2,
         len,
-    };
-    let [prp1, prp2] = pointer.translate(window, wanted, access.regions)?;
+    }
+    .translate(wanted, access.regions)?;
     Ok(IoWords {
         head,
         prp1,
@@ -224,18 +320,11 @@ fn check(rules: Rules, command: &Command, access: &Access<'_>) -> Result<IoWords
     })
 }
 
-/// The number of blocks, all of which lie in the volume.
-#[inline]
-fn check_blocks(rules: Rules, lba: u64, length: u64) -> Result<u64, Violation> {
-    // The field counts less one. A block before the volume becomes a huge offset.
-    let last = lba.wrapping_sub(rules.first).checked_add(length & COUNT);
-    let blocks = (length & COUNT) + 1;
-    match last {
-        Some(last) if last < rules.blocks => Ok(blocks),
-        _ => Err(Violation::OutsideVolume {
-            lba: Lba::new(lba),
-            blocks,
-        }),
+/// Refuses fields of which any bit is set.
+fn refuse_any<const N: usize>(fields: [u64; N]) -> Result<(), Violation> {
+    match fields.into_iter().find(|&field| field != 0) {
+        None => Ok(()),
+        Some(field) => Err(Violation::Forbidden { field }),
     }
 }
 
@@ -252,78 +341,32 @@ struct Pointer {
 
 impl Pointer {
     /// Both PRP entries with bus addresses.
-    #[inline]
     fn translate(
         self,
-        window: &RegionWindow,
         wanted: Direction,
         regions: &RegionTable<'_>,
     ) -> Result<[u64; 2], Violation> {
         let offset = self.iova.as_u64() & PAGE_MASK;
-        if offset & 3 != 0 {
-            return Err(Violation::Forbidden {
-                field: self.iova.as_u64(),
-            });
+        refuse_any([self.iova.as_u64() & 3])?;
+        let place = regions.translate_paged(self.iova, self.len, wanted)?;
+        let first = place.bus.as_u64();
+        match pages(offset, self.len) {
+            1 => {
+                refuse_any([self.second])?;
+                Ok([first, 0])
+            }
+            2 => {
+                let next = Iova::new(self.iova.as_u64() - offset + PAGE);
+                refuse_any([self.second ^ next.as_u64()])?;
+                Ok([first, regions.translate(next, 1, wanted)?.as_u64()])
+            }
+            _ => {
+                refuse_any([self.second])?;
+                // A region without tables is one that nobody registered for transfers of this length.
+                let lists = place.lists.ok_or(Violation::Length { len: self.len })?;
+                Ok([first, ListTables::from(lists).list(place.page + 1)])
+            }
         }
-        if offset + self.len > PAGE {
-            return self.translate_pages(window, wanted, regions);
-        }
-        if self.second != 0 {
-            return Err(Violation::Forbidden { field: self.second });
-        }
-        match window.translate(self.iova, self.len) {
-            Some(bus) => Ok([bus.as_u64(), 0]),
-            None => self
-                .ask_table(wanted, regions)
-                .map(|access| [access.bus.as_u64(), 0]),
-        }
-    }
-
-    /// The same for data on several pages.
-    fn translate_pages(
-        self,
-        window: &RegionWindow,
-        wanted: Direction,
-        regions: &RegionTable<'_>,
-    ) -> Result<[u64; 2], Violation> {
-        let offset = self.iova.as_u64() & PAGE_MASK;
-        let next = (self.iova.as_u64() - offset).wrapping_add(PAGE);
-        let has_two = offset + self.len <= 2 * PAGE;
-        if self.second != if has_two { next } else { 0 } {
-            return Err(Violation::Forbidden { field: self.second });
-        }
-        let windowed = window.translate_paged(self.iova, self.len);
-        let access = match windowed {
-            Some(access) => access,
-            None => self.ask_table(wanted, regions)?,
-        };
-        let first = access.bus.as_u64();
-        if !has_two {
-            return Ok([first, self.list(&access)?]);
-        }
-        // In the window the pages follow each other; in the table they need not.
-        let second = match windowed {
-            Some(_) => first - offset + PAGE,
-            None => regions.translate(Iova::new(next), 1, wanted)?.as_u64(),
-        };
-        Ok([first, second])
-    }
-
-    /// Where the list of all pages but the first lies. It has at most half a page of entries, as [`Rules`] see to.
-    fn list(self, access: &PagedAccess) -> Result<u64, Violation> {
-        let lists = access.lists.ok_or(Violation::Length { len: self.len })?;
-        debug_assert!(pages(self.iova.as_u64() & PAGE_MASK, self.len) <= crate::prp::MAX_LIST + 1);
-        Ok(ListTables::from(lists).list(access.page + 1))
-    }
-
-    /// The slower way, for data outside the largest extent.
-    #[cold]
-    fn ask_table(
-        self,
-        wanted: Direction,
-        regions: &RegionTable<'_>,
-    ) -> Result<PagedAccess, Violation> {
-        regions.translate_paged(self.iova, self.len, wanted)
     }
 }
 
@@ -332,51 +375,4 @@ impl From<PageLists> for ListTables {
         let [even, odd] = [lists.even, lists.odd].map(BusAddress::as_u64);
         Self { even, odd }
     }
-}
-
-/// The same as [`check`], for commands that move no data, and to name the rule that a command breaks.
-#[cold]
-fn check_other(rules: Rules, command: &Command) -> Result<IoWords, Violation> {
-    let [head, reserved, metadata, prp1, prp2, lba, length, tags] = command.0;
-    let allowed_length = match command.opcode() {
-        opcode::FLUSH => 0,
-        opcode::WRITE_ZEROES => COUNT | FUA,
-        opcode::READ | opcode::WRITE => COUNT | FUA,
-        opcode => return Err(Violation::Opcode { opcode }),
-    };
-    let namespace = head >> 32;
-    if namespace != rules.head >> 32 {
-        return Err(Violation::Namespace {
-            id: (namespace & 0xffff_ffff) as u32,
-        });
-    }
-    let forbidden = [
-        head & 0xff00,
-        reserved,
-        metadata,
-        tags,
-        length & !allowed_length,
-    ];
-    if let Some(&field) = forbidden.iter().find(|&&field| field != 0) {
-        return Err(Violation::Forbidden { field });
-    }
-    // Only commands without data are left: a read or write breaks one of the rules above.
-    let pointers = if command.opcode() == opcode::FLUSH {
-        [prp1, prp2, lba]
-    } else {
-        [prp1, prp2, 0]
-    };
-    if let Some(&field) = pointers.iter().find(|&&field| field != 0) {
-        return Err(Violation::Forbidden { field });
-    }
-    if command.opcode() == opcode::WRITE_ZEROES {
-        check_blocks(rules, lba, length)?;
-    }
-    Ok(IoWords {
-        head,
-        prp1: 0,
-        prp2: 0,
-        lba,
-        length,
-    })
 }

@@ -38,7 +38,7 @@ use parakernel_nvme::{
     log::Warnings,
     namespace::NamespaceSlot,
     prp::ListTables,
-    queue::{CommandSlot, DataPointer, Queue, QueueConfig, RangeMemory, Rings},
+    queue::{CommandTable, DataPointer, Queue, QueueConfig, RangeMemory, Rings},
     status::Status,
 };
 
@@ -149,7 +149,7 @@ impl<'m> Disk<'m> {
         bar: &Bar,
         controller: &mut Controller<'m, Bar>,
         memory: &'m Memory,
-        commands: &'m mut [CommandSlot; ENTRIES],
+        commands: &'m mut CommandTable<ENTRIES>,
         pointer: impl FnOnce(&BlockArena<'_>) -> DataPointer,
     ) -> Self {
         let (pair, rings) = create(bar, controller, memory);
@@ -263,7 +263,7 @@ fn exercise(
         return;
     };
     let mut tables = Tables::new(8);
-    let mut commands = [CommandSlot::EMPTY; ENTRIES];
+    let mut commands = CommandTable::new();
     let shadow = name.starts_with("shadow").then(|| ShadowMemory {
         values: memory.block(4096),
         events: memory.block(4096),

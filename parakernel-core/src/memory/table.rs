@@ -127,10 +127,9 @@ impl RegionWindow {
 const fn translate(base: u64, span: u64, delta: u64, iova: Iova, len: u64) -> Option<BusAddress> {
     // An address below `base` becomes a huge offset, and so does the last byte of an empty access.
     let offset = iova.as_u64().wrapping_sub(base);
-    if offset.saturating_add(len.wrapping_sub(1)) < span {
-        Some(BusAddress::new(iova.as_u64().wrapping_add(delta)))
-    } else {
-        None
+    match offset.checked_add(len.wrapping_sub(1)) {
+        Some(last) if last < span => Some(BusAddress::new(iova.as_u64().wrapping_add(delta))),
+        _ => None,
     }
 }
 
