@@ -5,9 +5,11 @@
 //! | [`runtime`] | what a process needs of its kernel |
 //! | [`executor`] | `async` tasks: poll under load, sleep when idle |
 //! | [`pattern`], [`nonce`] | contents of blocks and datagrams that prove who wrote them |
+//! | [`block`] | the block benchmark |
 //! | `net`, `echo` | a TCP/IP stack for tasks, and the echo process (feature `net`) |
 #![cfg_attr(not(test), no_std)]
 
+pub mod block;
 #[cfg(feature = "net")]
 pub mod echo;
 pub mod executor;
