@@ -101,8 +101,8 @@ impl AddressSpace {
         self.node
     }
 
-    /// Gives the process zeroed memory of its own at `range` (whole pages): it is never swapped, and freed with the address space. Large
-    /// pages are used where the range has room for them.
+    /// Gives the process zeroed memory of its own at `range` (whole pages): it is never swapped, and freed with the
+    /// address space. Large pages are used where the range has room for them.
     ///
     /// # Errors
     ///
@@ -174,7 +174,8 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// If the range is not the process's to have, is in use, or there is no frame for a table. What was mapped up to then stays.
+    /// If the range is not the process's to have, is in use, or there is no frame for a table. What was mapped up to
+    /// then stays.
     pub(crate) fn map(
         &mut self,
         frames: &mut Frames,
@@ -198,8 +199,8 @@ impl AddressSpace {
         tables.map_range(at, &backing, &mut source)
     }
 
-    /// Removes what is mapped in `range`. The core that runs the process must forget its translations before memory that the process
-    /// owned (which is handed to `freed`, as first frame and page size) or another's is used again.
+    /// Removes what is mapped in `range`. The core that runs the process must forget its translations before memory
+    /// that the process owned (which is handed to `freed`, as first frame and page size) or another's is used again.
     pub(crate) fn unmap(&mut self, range: Range<u64>, mut freed: impl FnMut(PhysAddr, PageSize)) {
         let mut at = range.start;
         while at < range.end {
@@ -215,6 +216,11 @@ impl AddressSpace {
         }
     }
 
+    /// Size of the page that `at` is in, if one is mapped.
+    pub(crate) fn page_size(&self, at: u64) -> Option<PageSize> {
+        self.tables.lookup(at).map(|page| page.size)
+    }
+
     /// Copies `bytes` to `at`, whatever the process may do there; what is not mapped is left out.
     pub(crate) fn fill(&self, at: u64, bytes: &[u8]) {
         let mut rest = bytes;
@@ -224,7 +230,8 @@ impl AddressSpace {
             let count = rest.len().min(native(page.size.bytes() - offset));
             let (part, behind) = rest.split_at(count);
             let to = paging::physical(page.frame).wrapping_add(native(offset));
-            // SAFETY: the frame is mapped with all memory and `count` bytes of it lie behind `offset`; no process runs on it yet.
+            // SAFETY: the frame is mapped with all memory and `count` bytes of it lie behind `offset`; no process
+            // runs on it yet.
             unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), to, count) };
             rest = behind;
             at += count as u64;

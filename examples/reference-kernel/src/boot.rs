@@ -17,7 +17,12 @@ use crate::seats::Seats;
 use crate::start_info::StartInfo;
 use crate::{housekeeping, print, serial, time};
 
-global_asm!(include_str!("boot.s"), AP_STACK_TOP = sym smp::AP_STACK_TOP, AP_TABLES = sym smp::AP_TABLES, options(att_syntax));
+global_asm!(
+    include_str!("boot.s"),
+    AP_STACK_TOP = sym smp::AP_STACK_TOP,
+    AP_TABLES = sym smp::AP_TABLES,
+    options(att_syntax)
+);
 
 /// What core 0 owns: the machine less what processes and drivers got.
 pub(crate) struct Kernel {

@@ -1,5 +1,6 @@
-// From the PVH entry (32-bit, paging off: Xen's x86/HVM direct boot ABI) or the start-up IPI (16-bit) to 64-bit code in the high half.
-// The first tables map the low 4 GiB three times: where they are, at PHYS_OFFSET, and (2 GiB of them) at KERNEL_BASE.
+// From the PVH entry (32-bit, paging off: Xen's x86/HVM direct boot ABI) or the start-up IPI (16-bit) to 64-bit code
+// in the high half. The first tables map the low 4 GiB three times: where they are, at PHYS_OFFSET, and (2 GiB of
+// them) at KERNEL_BASE.
 
 .section .note.Xen, "a", @note
 .balign 4
@@ -64,7 +65,8 @@ enter_long_mode:
 2:  movabsq $ap_high, %rax
     jmp *%rax
 
-// In the high half, where the code stays mapped when the kernel's tables, which map the core's stack, replace the boot tables.
+// In the high half, where the code stays mapped when the kernel's tables, which map the core's stack, replace the
+// boot tables.
 .text
 ap_high:
     movq {AP_TABLES}(%rip), %rax

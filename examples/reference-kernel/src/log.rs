@@ -21,7 +21,8 @@ unsafe impl Sync for Shared {}
 
 static ENCODER: Shared = Shared(UnsafeCell::new(Encoder::new()));
 
-// SAFETY: COM2's lock makes frames whole. Interrupts are off while the kernel logs, so no frame is begun within another on one core.
+// SAFETY: COM2's lock makes frames whole. Interrupts are off while the kernel logs, so no frame is begun within
+// another on one core.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
         COM2.acquire();

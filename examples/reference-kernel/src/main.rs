@@ -1,8 +1,9 @@
 //! A bare-metal x86-64 parakernel: it partitions a machine between processes and then stays out of their way.
 //!
-//! Core 0 runs the kernel's event loop ([`housekeeping`]), every other core at most one process ([`runner`]). Interrupts are on
-//! only in ring 3 and while a core sleeps, so kernel code runs to completion and needs no locks but the serial ports'. Frames,
-//! address spaces and devices belong to core 0; a core and core 0 talk through two single-producer queues.
+//! Core 0 runs the kernel's event loop ([`housekeeping`]), every other core at most one process ([`runner`]).
+//! Interrupts are on only in ring 3 and while a core sleeps, so kernel code runs to completion and needs no locks but
+//! the serial ports'. Frames, address spaces and devices belong to core 0; a core and core 0 talk through two
+//! single-producer queues.
 
 #![no_std]
 #![no_main]

@@ -90,7 +90,8 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Makes the free memory `ranges` allocatable, each part on its node, in `zones`: at least one for each of the [`parts`].
+    /// Makes the free memory `ranges` allocatable, each part on its node, in `zones`: at least one for each of the
+    /// [`parts`].
     ///
     /// `None` if these are too few.
     ///

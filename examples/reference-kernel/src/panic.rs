@@ -36,7 +36,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     power_off(Verdict::Panic)
 }
 
-/// An exception in the kernel; also reached by a non-maskable interrupt, with which a core that panics stops the others.
+/// An exception in the kernel; also reached by a non-maskable interrupt, with which a core that panics stops the
+/// others.
 pub(crate) fn exception(vector: u8, error: u64, frame: &[u64; 5], address: u64) -> ! {
     const NON_MASKABLE: u8 = 2;
     if vector == NON_MASKABLE && PANICKING.load(Ordering::Acquire) {
@@ -44,7 +45,8 @@ pub(crate) fn exception(vector: u8, error: u64, frame: &[u64; 5], address: u64) 
     }
     let [instruction, _, flags, stack, _] = frame;
     panic!(
-        "exception {vector} (error {error:#x}) at {instruction:#x}, flags {flags:#x}, stack {stack:#x}, address {address:#x}"
+        "exception {vector} (error {error:#x}) at {instruction:#x}, address {address:#x}, \
+         stack {stack:#x}, flags {flags:#x}"
     );
 }
 

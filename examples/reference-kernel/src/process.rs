@@ -186,8 +186,9 @@ fn outcome_ring(
     let len = (OutcomeRing::bytes(OUTCOME_ENTRIES) as u64).next_multiple_of(FRAME);
     let first = space.allocate_contiguous(frames, OUTCOMES..OUTCOMES + len, Access::ReadWrite)?;
     let base = NonNull::new(paging::physical(first)).ok_or(MapError::OutOfFrames)?;
-    // SAFETY: fresh, zeroed frames in a row, mapped with all memory. The space owns them, and the ring goes before the space does:
-    // both are parts of a `Process`, which is consumed to free them. Only the ring, which is made of atomics, views them.
+    // SAFETY: fresh, zeroed frames in a row, mapped with all memory. The space owns them, and the ring goes before
+    // the space does: both are parts of a `Process`, which is consumed to free them. Only the ring, which is made of
+    // atomics, views them.
     let memory = unsafe { SharedMemory::new(base, native(len)) };
     OutcomeRing::new(memory, OUTCOME_ENTRIES).ok_or(MapError::OutOfFrames)
 }

@@ -157,7 +157,8 @@ pub(crate) fn process(process: &Process<'_>) {
     line(
         "process",
         format_args!(
-            "{{\"name\":{name},\"core\":{core},\"node\":{node},\"mode\":{mode},\"rx_mode\":{rx_mode},\"queues\":{queues},\
+            "{{\"name\":{name},\"core\":{core},\"node\":{node},\
+             \"mode\":{mode},\"rx_mode\":{rx_mode},\"queues\":{queues},\
              \"rx_frames\":{rx_frames},\"tx_frames\":{tx_frames},\"rx_bytes\":{rx_bytes},\"tx_bytes\":{tx_bytes},\
              \"ios\":{ios},\"strays\":{strays},\"violations\":{violations},\"state\":{state},\"reason\":{reason}}}"
         ),
@@ -218,7 +219,8 @@ pub(crate) fn leaks(leaks: &Leaks) {
     line(
         "leaks",
         format_args!(
-            "{{\"restarts\":{restarts},\"frames\":{frames},\"vectors\":{vectors},\"rules\":{rules},\"queues\":{queues}}}"
+            "{{\"restarts\":{restarts},\"frames\":{frames},\"vectors\":{vectors},\
+             \"rules\":{rules},\"queues\":{queues}}}"
         ),
     );
 }

@@ -78,7 +78,8 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
     let core = Core::this();
     // What the process before this one did not take is nobody's.
     let _stale = core.take_events();
-    // SAFETY: core 0 made the tables with the kernel's half shared, and frees them only when told that the process has ended.
+    // SAFETY: core 0 made the tables with the kernel's half shared, and frees them only when told that the process
+    // has ended.
     unsafe { launch.tables.activate() };
     let mut context = Context::new(launch.entry, launch.stack, launch.argument);
     let mut process = Running {

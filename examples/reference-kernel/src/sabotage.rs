@@ -1,4 +1,5 @@
-//! `sabotage=WHAT` on the command line: the kernel does what its own protections must stop, so that a test sees them stop it.
+//! `sabotage=WHAT` on the command line: the kernel does what its own protections must stop, so that a test sees them
+//! stop it.
 #![expect(unsafe_code, reason = "breaks the kernel's own rules, on purpose")]
 
 use core::hint::black_box;

@@ -97,7 +97,8 @@ impl Seats {
         let (process, launch) =
             Process::load(frames, kernel, plan, run, seat.core.node).map_err(StartError::Load)?;
         if seat.mailbox.order(Order::Run(launch)).is_err() {
-            // A core without a process has taken all its orders, so this does not happen; the frames come back all the same.
+            // A core without a process has taken all its orders, so this does not happen; the frames come back all
+            // the same.
             let _leak = process.destroy(frames).is_err();
             return Err(StartError::NoSeat);
         }

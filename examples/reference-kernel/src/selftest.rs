@@ -1,4 +1,5 @@
-//! `selftest` (or `selftest=ROUNDS`) on the command line: probes that misbehave, each of which must end as it should and leave nothing behind.
+//! `selftest` (or `selftest=ROUNDS`) on the command line: probes that misbehave, each of which must end as it should
+//! and leave nothing behind.
 
 use core::time::Duration;
 
@@ -7,6 +8,7 @@ use parakernel_core::address::{CoreId, NodeId};
 
 use crate::address_space::{Access, Caching, Foreign};
 use crate::arch::apic;
+use crate::arch::paging::PageSize;
 use crate::boot::Kernel;
 use crate::mailbox::Message;
 use crate::memory::{FRAME, Owner};
@@ -23,6 +25,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Where the probe expects the page that is taken away from it.
 const PAGE: u64 = 0x2000_0000;
+/// Memory that the probe expects: two large pages and many small ones.
+const MEMORY: core::ops::Range<u64> = 0x4000_0000..0x4050_0000;
 /// What the probe expects there.
 const PAGE_CONTENT: u64 = 0x5afe;
 
@@ -45,7 +49,7 @@ enum Expected {
     Stopped,
 }
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     Case("exit", nothing, Expected::Exited),
     Case("log", nothing, Expected::Exited),
     Case("info", nothing, Expected::Exited),
@@ -54,6 +58,7 @@ const CASES: [Case; 22] = [
     Case("unknown-call", nothing, Expected::Exited),
     Case("wait", nothing, Expected::Exited),
     Case("request", nothing, Expected::Exited),
+    Case("memory", give_memory, Expected::Exited),
     Case("interrupt", interrupt_each, Expected::Exited),
     Case("interrupt", interrupt_all_through_one, Expected::Exited),
     Case("read-kernel", nothing, Expected::Faulted(PF)),
@@ -226,6 +231,24 @@ fn interrupt_all_through_one(kernel: &mut Kernel) -> bool {
     vector.release(first);
     others().for_each(|event| vector.release(event));
     shared && asked && arrived
+}
+
+/// Gives each probe memory of its own, part of it in large pages.
+fn give_memory(kernel: &mut Kernel) -> bool {
+    kernel.seats.iter_mut().all(|seat| {
+        let asked = await_request(seat);
+        let Some(process) = &mut seat.process else {
+            return false;
+        };
+        let given = process
+            .space
+            .allocate(&mut kernel.frames, MEMORY, Access::ReadWrite);
+        let is_large = [0, 2 << 20].map(|at| process.space.page_size(MEMORY.start + at))
+            == [Some(PageSize::Large); 2];
+        let is_on_node = process.space.node() == seat.core.node;
+        let delivered = seat.deliver(&parakernel_core::abi::Message::default());
+        asked && given.is_ok() && is_large && is_on_node && delivered.is_ok()
+    })
 }
 
 /// Lets each probe read a page of the kernel's for a while, then takes it away.

@@ -66,7 +66,8 @@ impl Port {
     }
 
     fn uart(&self) -> Uart16550<PioBackend> {
-        // SAFETY: the ports are those of a PC's first two serial ports, which touch no memory; `acquire` keeps other cores out.
+        // SAFETY: the ports are those of a PC's first two serial ports, which touch no memory; `acquire` keeps other
+        // cores out.
         let uart = unsafe { Uart16550::new_port(self.base) };
         match uart {
             Ok(uart) => uart,

@@ -130,7 +130,7 @@ impl Supervisor {
         };
         let node = kernel.frames.node_with_memory(NodeId::new(0));
         let member = kernel.frames.place(node, member);
-        if !member.is_some_and(|member| self.members.push(member).is_ok()) {
+        if member.is_none_or(|member| self.members.push(member).is_err()) {
             fail(&mut self.failures, "there are more processes than cores");
         }
     }
@@ -227,7 +227,7 @@ impl Supervisor {
         let is_tested = self.settings.restarts > 0 && member.restarts > 0;
         match member.state {
             State::Running(since) if is_tested && now > since.saturating_add(SHORT_LIFE) => {
-                member.stop(kernel)
+                member.stop(kernel);
             }
             State::Ending if control.has_nothing(member.core) => {
                 if !member.bury(kernel) {
@@ -279,8 +279,8 @@ impl Supervisor {
         }
         report::leaks(&Leaks {
             restarts: self.restarted,
-            frames: self.before.frames as i64 - after.frames as i64,
-            vectors: after.vectors as i64 - self.before.vectors as i64,
+            frames: difference(self.before.frames, after.frames),
+            vectors: difference(after.vectors, self.before.vectors),
             ..Leaks::default()
         });
         report::verdict(&self.failures);
@@ -387,4 +387,10 @@ fn fail(failures: &mut Vec<&'static str, FAILURES_MAX>, failure: &'static str) {
     if !failures.contains(&failure) {
         let _full = failures.push(failure).is_err();
     }
+}
+
+/// `more - less`, both counts of things in memory.
+fn difference(more: usize, less: usize) -> i64 {
+    let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    signed(more) - signed(less)
 }

@@ -45,7 +45,8 @@ struct Measurement {
 
 /// Measures the time-stamp counter and this core's interrupt timer.
 ///
-/// An emulator may be kept from its processor at any moment, so each comparison knows its own error, and the best of a few counts.
+/// An emulator may be kept from its processor at any moment, so each comparison knows its own error, and the best of
+/// a few counts.
 ///
 /// # Errors
 ///
@@ -164,8 +165,8 @@ fn scale(value: u64, factor: u64) -> u64 {
     u64::try_from((u128::from(value) * u128::from(factor)) >> 32).unwrap_or(u64::MAX)
 }
 
-/// Starts channel 0 of the interval timer in mode 0: its output is low until the count has run down. Its interrupt goes nowhere,
-/// because local interrupt controllers mask it.
+/// Starts channel 0 of the interval timer in mode 0: its output is low until the count has run down. Its interrupt
+/// goes nowhere, because local interrupt controllers mask it.
 fn start_interval() {
     let [low, high] = PIT_TICKS.to_le_bytes();
     for (port, value) in [
@@ -178,7 +179,8 @@ fn start_interval() {
     }
 }
 
-/// Whether the output is high: bit 7 of the status that the read-back command latches. So is everything where there is no timer.
+/// Whether the output is high: bit 7 of the status that the read-back command latches. So is everything where there
+/// is no timer.
 fn interval_is_over() -> bool {
     // SAFETY: this is the timer's command port; latching touches no memory.
     unsafe { cpu::write_port(PIT_COMMAND, 0xe2) };

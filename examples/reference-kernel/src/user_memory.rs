@@ -1,4 +1,5 @@
-//! Access to a process's memory, through the kernel's own map of it: no address that a process names is ever dereferenced.
+//! Access to a process's memory, through the kernel's own map of it: no address that a process names is ever
+//! dereferenced.
 #![expect(unsafe_code, reason = "copies from and to a process's frames")]
 
 use crate::arch::native;
@@ -6,8 +7,9 @@ use crate::arch::paging::{self, Flags, Tables, USER};
 
 /// The memory of a process, as the core that runs it may read and write it.
 ///
-/// Core 0 may change the tables meanwhile. It frees what it unmapped only after this core has flushed its translations, which it does
-/// when it is not in a system call: a page found here stays what it is until the copy is done.
+/// Core 0 may change the tables meanwhile. It frees what it unmapped only after this core has flushed its
+/// translations, which it does when it is not in a system call: a page found here stays what it is until the copy is
+/// done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserMemory(Tables);
 
@@ -26,8 +28,8 @@ impl UserMemory {
         let len = to.len();
         self.for_each_part(from, len, Flags::USER_ACCESSIBLE, |part, range| {
             let to = &mut to[range];
-            // SAFETY: `part` lies in a mapped frame for as many bytes; the process and devices may write it meanwhile, so it is copied from
-            // without a reference.
+            // SAFETY: `part` lies in a mapped frame for as many bytes; the process and devices may write it
+            // meanwhile, so it is copied from without a reference.
             unsafe { core::ptr::copy_nonoverlapping(part.cast_const(), to.as_mut_ptr(), to.len()) };
         })
     }
@@ -43,7 +45,8 @@ impl UserMemory {
         })
     }
 
-    /// Calls `copy` for each part of the range that lies in one page: where it is mapped, and which bytes of the whole it is.
+    /// Calls `copy` for each part of the range that lies in one page: where it is mapped, and which bytes of the
+    /// whole it is.
     fn for_each_part(
         self,
         start: u64,

@@ -1,7 +1,7 @@
 //! Interrupt vectors of devices: which events each stands for, on each core.
 //!
-//! Only core 0 gives vectors away; the core that a vector belongs to reads what it stands for when it fires. A vector that must serve
-//! processes on several cores passes the news on.
+//! Only core 0 gives vectors away; the core that a vector belongs to reads what it stands for when it fires. A vector
+//! that must serve processes on several cores passes the news on.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -53,7 +53,8 @@ fn entry(archive: &[u8], at: usize) -> Option<(File<'_>, usize)> {
     if !header.starts_with(b"070701") {
         return None;
     }
-    // Fields of eight hexadecimal digits follow the magic: the sixth is the file's length, the eleventh its name's with the final NUL.
+    // Fields of eight hexadecimal digits follow the magic: the sixth is the file's length, the eleventh its name's
+    // with the final NUL.
     let file_len = field(header, 6)?;
     let name_len = field(header, 11)?;
     let name_at = at.checked_add(HEADER)?;
@@ -101,7 +102,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_packed_is_found(contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6)) {
+        fn what_was_packed_is_found(
+            contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+        ) {
             let mut archive = Vec::new();
             for (index, bytes) in contents.iter().enumerate() {
                 append(&mut archive, &format!("file{index}"), bytes);
@@ -115,7 +118,10 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_archive_yields_only_what_lies_inside(damage in prop::collection::vec((0..300_usize, any::<u8>()), 0..6), cut in 0..300_usize) {
+        fn a_damaged_archive_yields_only_what_lies_inside(
+            damage in prop::collection::vec((0..300_usize, any::<u8>()), 0..6),
+            cut in 0..300_usize,
+        ) {
             let mut archive = Vec::new();
             append(&mut archive, "one", &[1; 33]);
             append(&mut archive, "two", &[2; 5]);

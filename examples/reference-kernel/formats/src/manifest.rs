@@ -1,7 +1,8 @@
 //! What the kernel is to run: the file `manifest` of the archive.
 //!
-//! ASCII lines of words `key=value` separated by single spaces, `#` for comments. The first word says what a line is about: `kernel`
-//! or `process`. In a process's line `args=` takes the rest. Keys that this kernel does not know are ignored.
+//! ASCII lines of words `key=value` separated by single spaces, `#` for comments. The first word says what a line is
+//! about: `kernel` or `process`. In a process's line `args=` takes the rest. Keys that this kernel does not know are
+//! ignored.
 //!
 //! ```
 //! use kernel_formats::manifest::{kernel, processes};
@@ -325,7 +326,7 @@ mod tests {
 # the default cast
 kernel policy=integrity,no-spoof report_ms=250 seconds=60 net=10.0.0.0/24 gateway=10.0.0.1 ring=packed later=unknown
 process name=echo0 elf=echo core=1 nic_queues=1 ip=10.0.0.2 key=0x1122334455667788 args=--verbose core=9
-process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 huge=1 start=later restart=3
+process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 huge=1 start=later
 ";
 
     #[test]
@@ -379,7 +380,9 @@ process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 vo
 
     proptest! {
         #[test]
-        fn any_text_is_read_to_its_end(text in "(kernel|process|#)?( (name|elf|core|volume|key|args)=?[0-9a-fx:+]{0,8}\n?){0,20}") {
+        fn any_text_is_read_to_its_end(
+            text in "(kernel|process|#)?( (name|elf|core|volume|key|args)=?[0-9a-fx:+]{0,8}\n?){0,20}",
+        ) {
             let _ = kernel(&text);
             prop_assert!(processes(&text).count() <= text.lines().count());
         }

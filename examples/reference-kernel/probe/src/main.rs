@@ -36,6 +36,7 @@ extern "sysv64" fn main(info: &'static ProcessInfo) -> ! {
         "wait" => wait(info),
         "request" => request(info),
         "interrupt" => interrupt(info),
+        "memory" => memory(info),
         "touch-revoked" => touch_revoked(info),
         other => misbehave(other, info),
     };
@@ -164,18 +165,53 @@ fn wait(info: &ProcessInfo) -> bool {
 /// An interrupt ends the wait long before the deadline.
 fn interrupt(info: &ProcessInfo) -> bool {
     let start = now(info);
+    ask_and_wait(info, 20);
+    now(info) < start + 15_000_000_000
+}
+
+/// Memory that the kernel gives is zeroed, writable, and its own in each page; system calls reach all of it.
+fn memory(info: &ProcessInfo) -> bool {
+    const START: usize = 0x4000_0000;
+    const LEN: usize = 5 << 20;
+    const PAGE: usize = 4096;
+    ask_and_wait(info, 20);
+    let word = |page: usize| ptr::with_exposed_provenance_mut::<u64>(START + page * PAGE);
+    let pages = 0..LEN / PAGE;
+    // SAFETY: the kernel has given the range to this process alone.
+    let is_zeroed = pages
+        .clone()
+        .all(|page| unsafe { word(page).read_volatile() } == 0);
+    for page in pages.clone() {
+        // SAFETY: as above.
+        unsafe { word(page).write_volatile(page as u64) };
+    }
+    // SAFETY: as above.
+    let is_kept = pages
+        .clone()
+        .all(|page| unsafe { word(page).read_volatile() } == page as u64);
+    // Zero bytes are text, but control characters: the kernel has read them, across pages of both sizes, and refuses
+    // them.
+    let crosses = [(4 << 20) - 100, (2 << 20) - 100, 4096 - 100];
+    let is_read = crosses.iter().all(|at| {
+        call(Call::Log as u64, (START + at) as u64, 200) == CallError::BadArgument as u64
+    });
+    let is_bounded =
+        call(Call::Log as u64, (START + LEN - 100) as u64, 200) == CallError::BadPointer as u64;
+    is_zeroed && is_kept && is_read && is_bounded
+}
+
+/// Sends a request and waits for the outcome, at most as many seconds.
+fn ask_and_wait(info: &ProcessInfo, seconds: u64) {
     let ready = Message::default();
     call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
-    call(Call::Wait as u64, start + 20_000_000_000, 0) == 0 && now(info) < start + 15_000_000_000
+    call(Call::Wait as u64, now(info) + seconds * 1_000_000_000, 0);
 }
 
 /// Reads a page that the kernel gives and takes away again.
 fn touch_revoked(info: &ProcessInfo) -> bool {
     const CONTENT: u64 = 0x5afe;
     let page = ptr::with_exposed_provenance::<u64>(0x2000_0000);
-    let ready = Message::default();
-    call(Call::Request as u64, (&raw const ready).addr() as u64, 0);
-    call(Call::Wait as u64, now(info) + 20_000_000_000, 0);
+    ask_and_wait(info, 20);
     // SAFETY: none; the kernel takes the page away, which must end the process.
     while unsafe { page.read_volatile() } == CONTENT {}
     false

@@ -1,4 +1,5 @@
-//! The local interrupt controller of each core, in x2APIC mode where the processor has it, else through its page (Intel SDM vol. 3, 11).
+//! The local interrupt controller of each core, in x2APIC mode where the processor has it, else through its page
+//! (Intel SDM vol. 3, 11).
 #![expect(unsafe_code, reason = "accesses the interrupt controller")]
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -156,7 +157,8 @@ pub(crate) fn timer_stop() {
 /// Sends an interrupt command and, in xAPIC mode, waits (bounded) until the bus has taken it.
 fn command(to: u32, command: u32) {
     if cpu::has_x2apic() {
-        // Earlier stores, such as the flag that the interrupt is about, must be visible first: WRMSR to an x2APIC does not order them.
+        // Earlier stores, such as the flag that the interrupt is about, must be visible first: WRMSR to an x2APIC
+        // does not order them.
         core::sync::atomic::fence(Ordering::SeqCst);
         let value = u64::from(to) << 32 | u64::from(command);
         // SAFETY: the register exists in this mode; interrupts touch only memory of the kernel's handlers.

@@ -7,8 +7,8 @@ use x86_64::instructions::port::Port;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
-/// Switches on the protections that the processor has: no-execute, write protection in the kernel, no execution of or access to user
-/// pages by the kernel, no descriptor-table reads by processes.
+/// Switches on the protections that the processor has: no-execute, write protection in the kernel, no execution of or
+/// access to user pages by the kernel, no descriptor-table reads by processes.
 pub(super) fn protect() {
     let features = __cpuid_count(7, 0);
     let mut flags =
@@ -28,7 +28,8 @@ pub(super) fn protect() {
     ] {
         flags.set(flag, register & (1 << bit) != 0);
     }
-    // SAFETY: long mode needs PAE, compiled code OSFXSR: both are kept. The others restrict only what the kernel never does.
+    // SAFETY: long mode needs PAE, compiled code OSFXSR: both are kept. The others restrict only what the kernel
+    // never does.
     unsafe { Cr4::write(flags) };
     // SAFETY: adds write protection and native error reporting to what boot.s set.
     unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR)) };
@@ -50,7 +51,8 @@ pub(super) fn has_x2apic() -> bool {
     __cpuid(1).ecx & (1 << 21) != 0
 }
 
-/// The number of this core's interrupt controller, before that is on: CPUID.0BH:EDX where there is such a leaf, else 01H:EBX.
+/// The number of this core's interrupt controller, before that is on: CPUID.0BH:EDX where there is such a leaf, else
+/// 01H:EBX.
 pub(super) fn initial_apic_id() -> u32 {
     let topology = if __cpuid(0).eax >= 0xb {
         __cpuid_count(0xb, 0)

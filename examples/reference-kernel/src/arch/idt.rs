@@ -42,7 +42,8 @@ pub(super) fn build() {
     let stubs = VirtAddr::from_ptr(&raw const interrupt_stubs);
     let mut table = Table([const { Entry::missing() }; 256]);
     for (entry, vector) in table.0.iter_mut().zip(0_u8..=255) {
-        // SAFETY: the stub of each vector lies 16 bytes after that of the one before, and deals with the frame of that vector.
+        // SAFETY: the stub of each vector lies 16 bytes after that of the one before, and deals with the frame of
+        // that vector.
         let options = unsafe { entry.set_handler_addr(stubs + 16 * u64::from(vector)) };
         // SAFETY: gdt::load makes this the kernel's code segment before the table is used.
         unsafe { options.set_code_selector(SegmentSelector(KERNEL_CODE)) };

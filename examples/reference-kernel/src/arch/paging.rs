@@ -121,7 +121,8 @@ impl Tables {
         }
     }
 
-    /// Gives each top-level entry in `range` of addresses a table, so that address spaces made later share what is mapped there.
+    /// Gives each top-level entry in `range` of addresses a table, so that address spaces made later share what is
+    /// mapped there.
     pub(crate) fn prepare(
         self,
         range: Range<u64>,
@@ -137,7 +138,8 @@ impl Tables {
     ///
     /// # Safety
     ///
-    /// The kernel's half must map the kernel as the current tables do, and the tables must not be freed while a core uses them.
+    /// The kernel's half must map the kernel as the current tables do, and the tables must not be freed while a core
+    /// uses them.
     pub(crate) unsafe fn activate(self) {
         let address = x86_64::PhysAddr::new(self.root.as_u64());
         let frame = PhysFrame::containing_address(address);
@@ -314,7 +316,8 @@ fn entry(table: PhysAddr, index: usize) -> &'static AtomicU64 {
         "the map of memory does not start at zero"
     );
     let entries = entries.unwrap_or(NonNull::dangling());
-    // SAFETY: tables are frames of page-table entries and mapped with all memory; they are only ever accessed as atomics.
+    // SAFETY: tables are frames of page-table entries and mapped with all memory; they are only ever accessed as
+    // atomics.
     let entries = unsafe { entries.as_ref() };
     &entries[index]
 }

@@ -16,7 +16,8 @@ use crate::cores::{self, CORES_MAX, Core};
 use crate::mailbox::{self, CoreEnd};
 use crate::{print, runner, time};
 
-/// Where the start-up code is copied to: a page below 1 MiB that neither firmware nor kernel uses. boot.s knows the number too.
+/// Where the start-up code is copied to: a page below 1 MiB that neither firmware nor kernel uses. boot.s knows the
+/// number too.
 const TRAMPOLINE_PAGE: u8 = 8;
 /// "10-millisecond delay" and "200-microsecond delay", Intel SDM vol. 3, 8.4.4.1.
 const INIT_DELAY: Duration = Duration::from_millis(10);
@@ -58,7 +59,8 @@ struct Descriptors {
 ///
 /// # Invariants
 ///
-/// Core 0 writes it while `AP_RUNS` is false and no core is starting; the core that starts takes it before it sets `AP_RUNS`.
+/// Core 0 writes it while `AP_RUNS` is false and no core is starting; the core that starts takes it before it sets
+/// `AP_RUNS`.
 struct Handover(UnsafeCell<Option<(Start, CoreEnd, paging::Tables)>>);
 
 // SAFETY: by the invariants, one core at a time uses the cell.
@@ -174,7 +176,8 @@ fn copy_trampoline() {
     let start = &raw const ap_trampoline;
     let len = (&raw const ap_trampoline_end).addr() - start.addr();
     let to = paging::physical(PhysAddr::new(u64::from(TRAMPOLINE_PAGE) << 12));
-    // SAFETY: the page is mapped, below the memory that the kernel gives out, and large enough for the few bytes between the symbols.
+    // SAFETY: the page is mapped, below the memory that the kernel gives out, and large enough for the few bytes
+    // between the symbols.
     unsafe { core::ptr::copy_nonoverlapping(start, to, len) };
 }
 

@@ -217,8 +217,8 @@ impl Context {
 
     /// Runs the process in the address space that is active, until it traps.
     pub(crate) fn run(&mut self) -> Trap {
-        // SAFETY: GS points to this core's anchor (`attach`) and interrupts are off. The assembly writes only `self` and the anchor, and
-        // restores what a function must preserve. Ring 3 reaches only pages mapped for it.
+        // SAFETY: GS points to this core's anchor (`attach`) and interrupts are off. The assembly writes only `self`
+        // and the anchor, and restores what a function must preserve. Ring 3 reaches only pages mapped for it.
         unsafe { enter_user(self) };
         if self.by == BY_SYSCALL {
             return Trap::Call(self.rax, [self.rdi, self.rsi]);

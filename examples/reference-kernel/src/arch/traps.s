@@ -1,6 +1,7 @@
-// Crossing between ring 0 and ring 3. `enter_user` looks like a function call to Rust: it returns when the process makes a system call,
-// is interrupted, or faults, and the context then says which. Interrupts are off in the kernel except inside `halt`.
-// Every vector has a stack of its own through the TSS: compiled code uses the red zone, so nothing may push onto an interrupted stack.
+// Crossing between ring 0 and ring 3. `enter_user` looks like a function call to Rust: it returns when the process
+// makes a system call, is interrupted, or faults, and the context then says which. Interrupts are off in the kernel
+// except inside `halt`. Every vector has a stack of its own through the TSS: compiled code uses the red zone, so
+// nothing may push onto an interrupted stack.
 
 .macro RESTORE                  // all but rsp, rcx and r11; rdi last
     movq {RAX}(%rdi), %rax
@@ -45,7 +46,7 @@ enter_user:
     swapgs
     iretq
 
-1:  // The vector registers are the caller's to save across a system call, but must not carry what the kernel left in them.
+1:  // Vector registers are the caller's to save across a system call, but must not carry what the kernel left in them.
     pxor %xmm0, %xmm0
     pxor %xmm1, %xmm1
     pxor %xmm2, %xmm2
@@ -107,14 +108,15 @@ save_and_return:                // rax: the context; its own value is saved
     popq %rbp
     ret
 
-// One stub of 16 bytes for each vector. They leave vector and error code (0 where the CPU pushes none) above the CPU's frame.
+// One stub of 16 bytes for each vector. They leave vector and error code (0 where the CPU pushes none) above the
+// CPU's frame.
 .balign 16
 .global interrupt_stubs
 interrupt_stubs:
 .set vector, 0
 .rept 256
     .balign 16
-    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+    .if ((1 << (vector & 31)) & 0x60227d00) && (vector < 32)    // 8, 10 to 14, 17, 21, 29, 30
     .else
     pushq $0
     .endif
@@ -145,7 +147,8 @@ interrupt_common:
     cld
     jmp save_and_return
 
-1:  // In the kernel: inside `halt`, whose caller expects its registers to be gone; or an exception, which does not come back.
+1:  // In the kernel: inside `halt`, whose caller expects its registers to be gone; or an exception, which does not
+    // come back.
     cld
     popq %rdi
     popq %rsi
@@ -155,7 +158,8 @@ interrupt_common:
     popq %rbp
     iretq
 
-// halt(): interrupts on, wait for one, interrupts off. `sti` takes effect after `hlt` began, so a wake-up cannot slip between.
+// halt(): interrupts on, wait for one, interrupts off. `sti` takes effect after `hlt` began, so a wake-up cannot slip
+// between.
 .global halt
 halt:
     sti

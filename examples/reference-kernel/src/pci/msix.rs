@@ -54,8 +54,8 @@ pub(crate) struct Claim {
 }
 
 impl MsiX {
-    /// The table of `function`, all entries masked, with MSI-X switched on; `None` where it has none. `registers` are the base address
-    /// that [`parakernel_core::pci::MsiX::table`] names.
+    /// The table of `function`, all entries masked, with MSI-X switched on; `None` where it has none. `registers` are
+    /// the base address that [`parakernel_core::pci::MsiX::table`] names.
     ///
     /// # Errors
     ///
@@ -94,8 +94,8 @@ impl MsiX {
         self.entries.len()
     }
 
-    /// Has an entry lead to `event`: one of its own while there are any, else one that others use; `None` when even that is not to
-    /// be had, and the event's process must poll.
+    /// Has an entry lead to `event`: one of its own while there are any, else one that others use; `None` when even
+    /// that is not to be had, and the event's process must poll.
     pub(crate) fn claim(&mut self, event: Event) -> Option<Claim> {
         let free = self.entries.iter().position(|entry| entry.users == 0);
         if let Some(index) = free
