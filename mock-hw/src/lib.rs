@@ -8,13 +8,20 @@ pub mod memory;
 pub mod nvme;
 pub mod pci;
 pub mod random;
+#[cfg(feature = "proptest")]
+pub mod strategy;
 pub mod trace;
 pub mod virtio_net;
 pub mod wire;
 pub mod world;
 
+#[doc = include_str!("../docs/models.md")]
+pub mod models {}
+
 mod bytes;
 mod sync;
 
 pub use memory::Memory;
+pub use nvme::Nvme;
+pub use virtio_net::VirtioNet;
 pub use world::World;

@@ -9,6 +9,12 @@
 #[path = "nvme/host.rs"]
 mod host;
 
+#[cfg(feature = "proptest")]
+#[path = "nvme/properties.rs"]
+mod properties;
+
+use core::time::Duration;
+
 use host::{Host, MIB};
 use parakernel_core::mmio::Registers;
 use parakernel_mock_hw::{
@@ -351,7 +357,7 @@ fn a_reset_ends_all_transfers_before_ready_clears_and_keeps_nothing() {
         }
         host.bar.write32(0x14, 0);
         while host.bar.read32(0x1c) & 1 == 1 {
-            host.world.run_for(core::time::Duration::from_micros(1));
+            host.world.run_for(Duration::from_micros(1));
         }
         host.end_lease();
         host.settle();
@@ -388,7 +394,7 @@ fn shutdown_completes_and_flushes() {
     let cc = host.bar.read32(0x14);
     host.bar.write32(0x14, cc | 0x4000);
     assert_eq!(host.bar.read32(0x1c) & 0xc, 0x4);
-    host.world.run_for(core::time::Duration::from_millis(10));
+    host.world.run_for(Duration::from_millis(10));
     assert_eq!(host.bar.read32(0x1c) & 0xc, 0x8);
     host.nvme.power_cycle();
     assert_eq!(host.nvme.read_blocks(1, 0, 1).unwrap(), pattern(3, 512));
@@ -432,5 +438,64 @@ fn transfers_larger_than_one_prp_list_page_follow_the_chain() {
     let bytes = pattern(5, 3 * MIB);
     assert_eq!(host.write(1, 0, &bytes, 4), 0);
     assert!(host.nvme.read_blocks(1, 0, 6144).unwrap() == bytes);
+    host.trace().assert_clean();
+}
+
+#[test]
+fn every_fault_but_a_bad_length_takes_effect() {
+    for fault in Fault::ALL {
+        let mut host = ready(3, host::config());
+        host.use_interrupts();
+        let faults = host.nvme.faults();
+        let admin = matches!(fault, Fault::AdminTimeout | Fault::AdminWrongId);
+        faults.inject(fault, When::NEXT);
+        if fault == Fault::SlowReady {
+            host.bar.write32(0x14, 0);
+            host.world.run_for(Duration::from_millis(2));
+            host.bar.write32(0x14, 0x0046_0001);
+        } else if admin {
+            host.hold_event_request();
+            host.submit_identify();
+        } else {
+            host.submit_reads(1, 3);
+        }
+        host.settle();
+        let expected = u64::from(fault != Fault::BadLength);
+        assert_eq!(faults.count(fault).activated, expected, "{fault:?}");
+    }
+}
+
+#[test]
+fn interrupts_are_coalesced_by_count_and_by_time() {
+    let mut host = ready(16, host::config());
+    host.use_interrupts();
+    let interrupts = host.world.interrupts();
+    let on_queue = |interrupts: &parakernel_mock_hw::interrupt::Interrupts| {
+        interrupts
+            .take_all()
+            .iter()
+            .filter(|message| message.vector == 1)
+            .count()
+    };
+    host.read_many(1, 6);
+    assert_eq!(on_queue(&interrupts), 6);
+    // Up to 4 completions, or 100 us.
+    assert_eq!(
+        host.admin(9, |command| (command[10], command[11]) = (8, 0x0103)),
+        0
+    );
+    host.submit_reads(1, 6);
+    host.settle();
+    assert_eq!(on_queue(&interrupts), 1);
+    host.world.run_for(Duration::from_micros(200));
+    assert_eq!(on_queue(&interrupts), 1);
+    host.collect(1, 6);
+    // Not for a vector that is excepted.
+    assert_eq!(
+        host.admin(9, |command| (command[10], command[11]) = (9, 0x0001_0001)),
+        0
+    );
+    host.read_many(1, 3);
+    assert_eq!(on_queue(&interrupts), 3);
     host.trace().assert_clean();
 }

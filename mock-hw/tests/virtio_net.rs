@@ -8,6 +8,10 @@
 #[path = "virtio_net/guest.rs"]
 mod guest;
 
+#[cfg(feature = "proptest")]
+#[path = "virtio_net/properties.rs"]
+mod properties;
+
 use core::time::Duration;
 
 use guest::{DEVICE, Guest, LEASE};
@@ -537,5 +541,88 @@ fn the_window_in_configuration_space_reaches_the_registers() {
     space.write32(at + 12, 1);
     space.write8(at + 16, 1);
     assert_eq!(guest.status(), 1);
+    world.trace().assert_clean();
+}
+
+#[test]
+fn every_fault_takes_effect() {
+    for packed in [Features::empty(), Features::RING_PACKED] {
+        for fault in Fault::ALL {
+            let world = World::new(5);
+            let mut guest = Guest::pci(&world, everything());
+            assert!(guest.negotiate(BASE | Features::CTRL_VQ | packed));
+            let (mut tx, mut control) = (guest.queue(1, 8), guest.queue(2, 8));
+            guest.use_interrupts();
+            guest.start();
+            let faults = guest.net.faults();
+            faults.inject(fault, When::NEXT);
+            if fault == Fault::SlowReady {
+                guest.set_status(0);
+            }
+            let at = guest.room(4096);
+            guest.poke(at + 12, &plain(60, 0));
+            guest.offer(&mut tx, &[(at, 72, false)]);
+            guest.offer(&mut control, &[(at, 2, false), (at + 3000, 1, true)]);
+            guest.notify(&tx);
+            guest.notify(&control);
+            guest.settle();
+            assert_eq!(faults.count(fault).activated, 1, "{fault:?}");
+        }
+    }
+}
+
+#[test]
+fn interrupts_come_where_they_are_wanted_and_not_where_they_are_not() {
+    for features in [
+        Features::empty(),
+        Features::EVENT_IDX,
+        Features::RING_PACKED,
+    ] {
+        let world = World::new(11);
+        let mut guest = Guest::pci(&world, everything());
+        assert!(guest.negotiate(BASE | Features::STATUS | features));
+        let mut tx = guest.queue(1, 8);
+        guest.use_interrupts();
+        guest.start();
+        let vectors = || {
+            world
+                .interrupts()
+                .take_all()
+                .iter()
+                .map(|message| message.vector)
+                .collect::<Vec<_>>()
+        };
+        guest.send(&mut tx, &[0; 12], &plain(60, 0));
+        assert_eq!(vectors(), [1]);
+        guest.suppress_interrupts(&tx);
+        guest.send(&mut tx, &[0; 12], &plain(60, 0));
+        assert_eq!(vectors(), [0_u16; 0]);
+        guest.net.set_link(false);
+        assert_eq!(vectors(), [3]);
+        world.trace().assert_clean();
+    }
+}
+
+#[test]
+fn an_answer_comes_to_the_pair_that_asked() {
+    let world = World::new(12);
+    let mut guest = Guest::pci(&world, everything());
+    assert!(guest.negotiate(BASE | Features::CTRL_VQ | Features::MQ));
+    let mut rings: Vec<guest::Ring> = (0..4).map(|queue| guest.queue(queue, 8)).collect();
+    let mut control = guest.queue(8, 8);
+    guest.start();
+    assert_eq!(guest.control(&mut control, 4, 0, &[2, 0]), 0);
+    for ring in [0, 2] {
+        let at = guest.room(2048);
+        guest.submit(&mut rings[ring], &[(at, 2048, true)]);
+    }
+    let (here, there) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    guest.send(&mut rings[3], &[0; 12], &udp(here, there, [7, 8], b"ask"));
+    guest.net.wire().send(&udp(there, here, [8, 7], b"answer"));
+    guest.settle();
+    assert!(guest.used(&mut rings[2]).is_some());
+    guest.net.wire().send(&udp(there, here, [9, 7], b"other"));
+    guest.settle();
+    assert!(guest.used(&mut rings[0]).is_some());
     world.trace().assert_clean();
 }

@@ -401,6 +401,11 @@ impl Host {
 
     pub(crate) fn read_many(&mut self, queue: u16, count: u16) -> Vec<u16> {
         self.submit_reads(queue, count);
+        self.collect(queue, count)
+    }
+
+    /// The ids of the next completions, in the order in which they come.
+    pub(crate) fn collect(&mut self, queue: u16, count: u16) -> Vec<u16> {
         (0..count)
             .map(|_| {
                 let (id, status, _) = self.wait(queue);
@@ -435,5 +440,47 @@ impl Host {
         });
         assert_eq!(status, 0);
         self.shadow = Some(pages);
+    }
+
+    /// Identify Controller, without waiting.
+    pub(crate) fn submit_identify(&mut self) {
+        let [low, high] = two(self.page());
+        let mut command = [0; 16];
+        command[0] = 6 | 901 << 16;
+        (command[6], command[7], command[10]) = (low, high, 1);
+        self.submit(0, command, true);
+    }
+
+    /// Enables MSI-X, its first vectors unmasked, and a queue pair with interrupts in place of pair 1.
+    pub(crate) fn use_interrupts(&mut self) {
+        let space = self.nvme.config_space();
+        let mut at = usize::from(space.read8(0x34));
+        while space.read8(at) != 0x11 {
+            at = usize::from(space.read8(at + 1));
+        }
+        let table = space.read32(at + 4) as usize & !7;
+        for vector in 0..2 {
+            self.bar.write64(table + 16 * vector, 0xfee0_0000);
+            self.bar
+                .write32(table + 16 * vector + 8, 0x40 + vector as u32);
+            self.bar.write32(table + 16 * vector + 12, 0);
+        }
+        space.write16(at + 2, 0x8000);
+        let queue = self.queue(16);
+        let size = 15 << 16 | 1;
+        for (opcode, base, attributes) in [
+            (0, 0, 0),
+            (4, 0, 0),
+            (5, queue.cq, 0x0001_0003),
+            (1, queue.sq, 0x0001_0001),
+        ] {
+            let status = self.admin(opcode, |command| {
+                command[6..8].copy_from_slice(&two(base));
+                (command[10], command[11]) = (size, attributes);
+            });
+            assert_eq!(status, 0);
+        }
+        self.queues.retain(|(id, _)| *id != 1);
+        self.queues.push((1, queue));
     }
 }

@@ -475,4 +475,40 @@ impl Guest {
         assert_eq!(self.used(ring).map(|(_, len)| len), Some(1));
         self.peek(at + 3000, 1)[0]
     }
+
+    /// Enables MSI-X and gives queues 0 to 2 and the configuration a vector each.
+    pub(crate) fn use_interrupts(&self) {
+        let space = self.net.config_space();
+        let mut at = usize::from(space.read8(0x34));
+        while space.read8(at) != 0x11 {
+            at = usize::from(space.read8(at + 1));
+        }
+        let table = self.net.bar(2);
+        for vector in 0..4 {
+            table.write64(16 * vector, 0xfee0_0000);
+            table.write32(16 * vector + 8, 0x40 + vector as u32);
+            table.write32(16 * vector + 12, 0);
+        }
+        space.write16(at + 2, 0x8000);
+        for queue in 0..3 {
+            self.write(0x16, Width::U16, 0, queue);
+            self.write(0x1a, Width::U16, 0, queue);
+        }
+        self.write(0x10, Width::U16, 0, 3);
+    }
+
+    /// Asks the device not to interrupt.
+    pub(crate) fn suppress_interrupts(&self, ring: &Ring) {
+        if self.is_packed() {
+            self.poke(ring.driver + 2, &1_u16.to_le_bytes());
+        } else if self.features.contains(Features::EVENT_IDX) {
+            let event = ring.used.wrapping_sub(1);
+            self.poke(
+                ring.driver + 4 + 2 * u64::from(ring.size),
+                &event.to_le_bytes(),
+            );
+        } else {
+            self.poke(ring.driver, &1_u16.to_le_bytes());
+        }
+    }
 }
