@@ -6,6 +6,7 @@
 //! | [`executor`] | `async` tasks: poll under load, sleep when idle |
 //! | [`pattern`], [`nonce`] | contents of blocks and datagrams that prove who wrote them |
 //! | [`block`] | the block benchmark |
+//! | [`fwd`] | forwards frames from queue to queue |
 //! | `net`, `echo` | a TCP/IP stack for tasks, and the echo process (feature `net`) |
 #![cfg_attr(not(test), no_std)]
 
@@ -13,6 +14,7 @@ pub mod block;
 #[cfg(feature = "net")]
 pub mod echo;
 pub mod executor;
+pub mod fwd;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod nonce;

@@ -180,6 +180,14 @@ impl<'a> SegmentList<'a> {
         unsafe { &*(core::ptr::from_ref(words) as *const [Segment]) }
     }
 
+    /// The segments as a slice, first to last, to write their bytes.
+    #[inline]
+    pub fn segments_mut(&mut self) -> &mut [Segment] {
+        let words = self.words.get_mut(self.start..self.end).unwrap_or_default();
+        // SAFETY: as in `segments`; whatever is put in the place of a segment is a segment moved into the list.
+        unsafe { &mut *(core::ptr::from_mut(words) as *mut [Segment]) }
+    }
+
     /// Number of segments of the first frame, or 0 where its last segment is not in the list.
     #[must_use]
     pub fn first_frame(&self) -> usize {
@@ -259,6 +267,8 @@ mod tests {
                 let held: alloc::collections::VecDeque<_> = list.iter().map(Segment::index).collect();
                 prop_assert_eq!(&held, &oracle);
             }
+            let first = list.segments_mut().first_mut();
+            prop_assert_eq!(first.map(|segment| segment.index()), oracle.pop_front());
             list.clear_into(&mut pool);
             prop_assert_eq!(pool.free(), 8);
         }
