@@ -1,7 +1,6 @@
 //! The machine's cores, and what one may say to another.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use core::time::Duration;
 
 use parakernel_core::abi::Metric;
 use parakernel_core::address::{CoreId, NodeId};
@@ -9,11 +8,14 @@ use parakernel_core::address::{CoreId, NodeId};
 use crate::arch::{apic, traps};
 use crate::interrupts::Interrupt;
 use crate::once::Once;
-use crate::time;
 use crate::vectors::{self, VECTORS};
 
 /// Most cores that the kernel uses; others stay stopped, and the boot log says so.
 pub(crate) const CORES_MAX: usize = 256;
+
+/// That a core was asked to forget translations: see [`Core::ask_to_flush`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Flush(u64);
 
 /// The event that says: another core has news.
 pub(crate) const EVENT_KERNEL: u64 = 1;
@@ -98,15 +100,17 @@ impl Core {
         self.stop.load(Ordering::Acquire) == run
     }
 
-    /// Has the core forget all translations of its process, and waits until it has.
-    ///
-    /// # Errors
-    ///
-    /// If the core does not answer within `limit`.
-    pub(crate) fn flush_translations(&self, limit: Duration) -> Result<(), time::Expired> {
+    /// Has the core forget all translations of its process. It does so between two instructions of ring 3 or while it
+    /// sleeps, never within a system call, and has taken all earlier interrupts by then.
+    pub(crate) fn ask_to_flush(&self) -> Flush {
         let asked = self.flushes_asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.kick(Interrupt::Flush);
-        time::spin_until(limit, || self.flushes_done.load(Ordering::Acquire) >= asked)
+        Flush(asked)
+    }
+
+    /// Whether the core has done what it was asked for.
+    pub(crate) fn has_flushed(&self, flush: Flush) -> bool {
+        self.flushes_done.load(Ordering::Acquire) >= flush.0
     }
 
     /// Says that translations have been forgotten, for all who asked before `asked` was read.

@@ -4,11 +4,12 @@ use heapless::spsc::{Consumer, Producer, Queue};
 use parakernel_core::abi;
 use parakernel_core::address::NodeId;
 
+use crate::leases;
 use crate::memory::Frames;
 use crate::runner::{End, Launch};
 
 /// Most orders under way to one core, plus one.
-const ORDERS: usize = 4;
+const ORDERS: usize = 16;
 /// Most messages under way from one core, plus one.
 const MESSAGES: usize = 32;
 
@@ -17,6 +18,8 @@ const MESSAGES: usize = 32;
 pub(crate) enum Order {
     /// Run a process.
     Run(Launch),
+    /// Change what the process on the core has.
+    Lease(leases::Change),
 }
 
 /// From a core to core 0.

@@ -162,6 +162,18 @@ impl Frames {
         self.allocator.transfer(run, from, to)
     }
 
+    /// Zeroes frames of `owner` that it still has; whether they are all its own, else nothing is done. No process may see
+    /// them any more.
+    pub(crate) fn wipe(&mut self, run: Run, owner: Owner) -> bool {
+        let is_own = run
+            .addresses()
+            .all(|frame| self.allocator.owner(frame) == Some(owner));
+        if is_own {
+            zero(run.base, run.frames);
+        }
+        is_own
+    }
+
     /// How many frames belong to `owner`. Looks at every frame.
     pub(crate) fn owned(&self, owner: Owner) -> usize {
         self.allocator.owned_by(owner).map(|run| run.frames).sum()

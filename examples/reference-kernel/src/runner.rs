@@ -58,15 +58,32 @@ pub(crate) struct Running<'a> {
     pub(crate) log_budget: usize,
 }
 
+impl Running<'_> {
+    /// Carries out what core 0 has ordered since the last time.
+    fn obey(&mut self) {
+        while let Some(order) = self.mailbox.orders.dequeue() {
+            match order {
+                Order::Lease(change) => self.leases.apply(change),
+                // Core 0 knows that this core has a process.
+                Order::Run(_) => {}
+            }
+        }
+    }
+}
+
 /// Runs what core 0 orders, for ever. `kernel` are the tables to use in between.
 pub(crate) fn run(mut mailbox: CoreEnd, kernel: Tables) -> ! {
     loop {
-        let Some(Order::Run(launch)) = mailbox.orders.dequeue() else {
-            // Interrupts are off, so an order's wake-up that comes now is not lost: it ends the sleep at once.
-            traps::sleep();
-            continue;
+        let end = match mailbox.orders.dequeue() {
+            Some(Order::Run(launch)) => run_process(&launch, &mut mailbox),
+            // It was for a process that has ended meanwhile, which core 0 will find in the mailbox.
+            Some(Order::Lease(_)) => continue,
+            None => {
+                // Interrupts are off, so an order's wake-up that comes now is not lost: it ends the sleep at once.
+                traps::sleep();
+                continue;
+            }
         };
-        let end = run_process(&launch, &mut mailbox);
         // SAFETY: these are the tables that this core started with.
         unsafe { kernel.activate() };
         mailbox.ended(end);
@@ -93,6 +110,7 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
     };
     // Interrupts are off in here: a stop that comes after the question interrupts the process as soon as it runs.
     while !core.is_stopped(launch.run) {
+        process.obey();
         match context.run() {
             Trap::Call(number, arguments) => match syscall::call(&mut process, number, arguments) {
                 Reply::Value(value) => context.set_result(value),

@@ -7,7 +7,8 @@ use parakernel_core::address::CoreId;
 use crate::address_space::Leak;
 use crate::arch::paging::{MapError, Tables};
 use crate::cores::{CORES_MAX, Core, EVENT_KERNEL};
-use crate::mailbox::{KernelEnd, Message, Order};
+use crate::leases;
+use crate::mailbox::{Full, KernelEnd, Message, Order};
 use crate::memory::Frames;
 use crate::process::{LoadError, Plan, Process, RingFull};
 
@@ -129,6 +130,17 @@ impl Seat {
             process.deliver(outcome)?;
             self.core.post(EVENT_KERNEL);
         }
+        Ok(())
+    }
+
+    /// Has the core change what its process has.
+    ///
+    /// # Errors
+    ///
+    /// If the core is too far behind with its orders.
+    pub(crate) fn change(&mut self, change: leases::Change) -> Result<(), Full> {
+        self.mailbox.order(Order::Lease(change))?;
+        self.core.post(EVENT_KERNEL);
         Ok(())
     }
 

@@ -276,7 +276,8 @@ fn give_and_take(kernel: &mut Kernel) -> bool {
         if let Some(process) = &mut seat.process {
             process.space.unmap(PAGE..PAGE + FRAME, |_, _| owned += 1);
         }
-        let flushed = seat.core.flush_translations(LIMIT);
+        let flush = seat.core.ask_to_flush();
+        let flushed = time::spin_until(LIMIT, || seat.core.has_flushed(flush));
         asked && mapped.is_ok() && delivered.is_ok() && runs && owned == 0 && flushed.is_ok()
     });
     good && kernel.frames.give_back(frame, 1, Owner::KERNEL).is_ok()

@@ -135,8 +135,8 @@ impl MsiX {
         })
     }
 
-    /// Ends a claim; the entry is masked when nobody is left. An interrupt that is under way still arrives: see
-    /// [`Core::flush_translations`](crate::cores::Core::flush_translations), after which it has.
+    /// Ends a claim; the entry is masked when nobody is left. An interrupt that is under way still arrives; it has when
+    /// the core has done a [flush](crate::cores::Core::ask_to_flush) that it was asked for after this.
     pub(crate) fn release(&mut self, claim: Claim) {
         let index = usize::from(claim.entry);
         let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.users > 0) else {
