@@ -204,8 +204,13 @@ pub enum Operation {
     /// Makes sure that all DMA that the queue had begun has arrived, as by a register read.
     Flush(QueueIndex),
     /// Resets the function; all its queues are gone then. Filters and the kernel's own queues are back before it
-    /// receives again. Where it fails the device must not start DMA any more: bus mastering off.
+    /// receives again.
     Reset,
+    /// Takes the function off the bus for good: bus mastering off, its domain blocked. In force when [`begin`] returns,
+    /// whatever the device does; never refused.
+    ///
+    /// [`begin`]: QueueDevice::begin
+    Silence,
 }
 
 /// A device with queues to claim.

@@ -122,7 +122,7 @@ pub trait Teardown {
     /// Looks whether the step is done, and does a bounded part of it where it is the caller's to do.
     fn poll(&mut self, step: Step, now: Instant) -> Poll<Result<(), Refused>>;
 
-    /// How long the step may take, or `None` where it ends for certain, such as zeroing.
+    /// How long the step may take, or `None` where it ends for certain: zeroing, and what a trusted platform does.
     fn limit(&self, step: Step) -> Option<Duration>;
 }
 
@@ -196,6 +196,12 @@ impl Revocation {
     #[must_use]
     pub const fn step(&self) -> Step {
         self.step
+    }
+
+    /// Whether the device was reset after the lease was claimed.
+    #[must_use]
+    pub const fn was_reset(&self) -> bool {
+        self.was_reset
     }
 
     /// Takes note that the device was reset: steps that the reset did are left out, and a quarantine ends.

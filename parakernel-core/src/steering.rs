@@ -41,6 +41,7 @@ pub enum Change {
         queue: QueueIndex,
     },
     /// Leads the frames of a rule to the kernel's drop queue, where they stay until a rule is added that matches them.
+    /// A rule that the device does not know, after a reset, is out already.
     Remove {
         /// The name that the rule was added by.
         rule: RuleId,

@@ -124,7 +124,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         if begun {
             self.set_health(device, Health::Resetting(Deadline::after(now, limit)));
         } else {
-            self.begin_restoring(device, true);
+            self.give_up(device, now);
         }
     }
 
@@ -134,11 +134,19 @@ impl<P: Platform> ControlPlane<'_, P> {
             None => Poll::Ready(Err(())),
         };
         match polled {
-            Poll::Ready(result) => self.begin_restoring(device, result.is_err()),
+            Poll::Ready(Ok(())) => self.begin_restoring(device, false),
             Poll::Pending if deadline.check(now).is_ok() => {}
-            Poll::Pending => self.begin_restoring(device, true),
+            Poll::Ready(Err(())) | Poll::Pending => self.give_up(device, now),
         }
         Progress::Again
+    }
+
+    fn give_up(&mut self, device: DeviceId, now: Instant) {
+        if let Some(it) = self.platform.device(device) {
+            let silenced = it.begin(Operation::Silence, now);
+            debug_assert!(silenced.is_ok(), "a device refuses to be silenced");
+        }
+        self.begin_restoring(device, true);
     }
 
     /// The reset is over: no queue does anything, and rules lead to the drop queue.
@@ -152,12 +160,16 @@ impl<P: Platform> ControlPlane<'_, P> {
             let state = &mut installed.state;
             state.stage = match state.stage {
                 RuleStage::Hardware => RuleStage::Dropped,
-                RuleStage::Adding(_) => RuleStage::Waiting,
+                // One that was in force before goes with its lease; one that is new goes.
+                RuleStage::Waiting | RuleStage::Adding(_) if state.tag.is_none() => {
+                    RuleStage::Dropped
+                }
+                RuleStage::Waiting | RuleStage::Adding(_) => {
+                    state.failure = Some(Refusal::DeviceDown);
+                    RuleStage::Leaving { in_device: false }
+                }
                 RuleStage::Removing(_) | RuleStage::Stuck => RuleStage::Leaving { in_device: true },
-                RuleStage::Waiting
-                | RuleStage::Software
-                | RuleStage::Dropped
-                | RuleStage::Leaving { .. } => state.stage,
+                RuleStage::Software | RuleStage::Dropped | RuleStage::Leaving { .. } => state.stage,
             };
             state.queued = self.jobs.add(Job::Rule(rule), state.queued);
         }

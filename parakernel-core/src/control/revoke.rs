@@ -17,11 +17,6 @@ use crate::{
     time::{Deadline, Instant},
 };
 
-/// How long a core may take to let go of a mapping, and an IOMMU to forget one.
-///
-/// Both answer in microseconds; what has not answered after this long is broken.
-const PLATFORM_LIMIT: Duration = Duration::from_millis(100);
-
 impl<P: Platform> ControlPlane<'_, P> {
     pub(super) fn release(
         &mut self,
@@ -94,7 +89,8 @@ impl<P: Platform> ControlPlane<'_, P> {
             .get(entry.spec.device.index())
             .and_then(Option::as_ref);
         let is_up = device.is_some_and(|device| device.health == Health::Up);
-        if !is_up && matches!(revocation.step(), Step::Drain | Step::Stop | Step::Flush) {
+        let needs_device = revocation.step().is_done_by_reset() && !revocation.was_reset();
+        if needs_device && !is_up {
             // A reset ends all operations. It comes back here when it is over.
             return Progress::Again;
         }
@@ -106,6 +102,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             spec: entry.spec,
             memory: entry.memory,
             last_user,
+            is_up,
         };
         let ending = revocation.poll(now, &mut work);
         entry.stage = Stage::Revoking(revocation);
@@ -145,7 +142,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         })
     }
 
-    pub(super) fn quarantine(&mut self, lease: LeaseId, revocation: Revocation, step: Step) {
+    fn quarantine(&mut self, lease: LeaseId, revocation: Revocation, step: Step) {
         let Some(entry) = self.leases.get_mut(lease) else {
             return;
         };
@@ -210,8 +207,10 @@ impl<P: Platform> ControlPlane<'_, P> {
         } else if deadline.check(now).is_ok() {
             return Progress::Again;
         } else {
+            // Waited for by itself from here on; the device is not.
             entry.is_ending = true;
-            self.quarantine(lease, Revocation::new(), Step::Fence);
+            entry.stage = Stage::Revoking(Revocation::new());
+            self.enqueue(Job::Lease(lease));
         }
         self.one_fenced(device);
         Progress::Idle
@@ -228,6 +227,8 @@ struct LeaseTeardown<'t, 'a, P> {
     memory: Memory,
     /// Whether nobody else is woken by the lease's vector.
     last_user: bool,
+    /// Whether the device can be asked for anything. Where not, it is being reset, and that does what was to be asked.
+    is_up: bool,
 }
 
 impl<P: Platform> LeaseTeardown<'_, '_, P> {
@@ -296,6 +297,7 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
             self.platform.cut(&self.spec, cut);
         }
         if let Some(operation) = self.operation(step)
+            && self.is_up
             && let Some(device) = self.platform.device(self.spec.device)
         {
             device.begin(operation, now).map_err(|_| Refused)?;
@@ -314,6 +316,7 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
             return self.platform.poll_cut(&self.spec, cut).map(Ok);
         }
         match (self.operation(step), self.platform.device(self.spec.device)) {
+            (Some(_), _) if !self.is_up => Poll::Pending,
             (Some(operation), Some(device)) => device.poll(operation, now).map_err(|_| Refused),
             (_, _) => Poll::Ready(Ok(())),
         }
@@ -322,15 +325,17 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
     fn limit(&self, step: Step) -> Option<Duration> {
         let waits = self.device?.limits.waits;
         match step {
-            Step::Fence | Step::Isolate | Step::Mask | Step::Unmap => Some(PLATFORM_LIMIT),
+            // Trusted to answer in the end. Nothing could be done with the memory meanwhile, so nothing is won by less
+            // patience.
+            Step::Fence | Step::Isolate | Step::Mask | Step::Unmap | Step::Zero => None,
             // A device changes one rule at a time, and others' may come first.
             Step::Steer => {
                 let rules = u32::try_from(self.rules.iter().count()).unwrap_or(u32::MAX);
                 Some(waits.steer.saturating_mul(rules.saturating_add(1)))
             }
+            Step::Drain | Step::Stop | Step::Flush if !self.is_up => None,
             Step::Drain => Some(waits.drain),
             Step::Stop | Step::Flush => Some(waits.stop),
-            Step::Zero => None,
         }
     }
 }

@@ -104,7 +104,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             .filter(|(_, installed)| installed.rule.to == lease);
         for (rule, installed) in of_lease {
             let state = &mut installed.state;
-            if state.stage == RuleStage::Dropped {
+            if matches!(state.stage, RuleStage::Dropped | RuleStage::Waiting) {
                 state.stage = RuleStage::Waiting;
                 state.queued = self.jobs.add(Job::Rule(rule), state.queued);
             }
@@ -165,7 +165,11 @@ impl<P: Platform> ControlPlane<'_, P> {
             .leases
             .get(lease)
             .is_some_and(super::LeaseEntry::is_active);
-        if health != Health::Up || !is_active {
+        if !is_active {
+            // Arming the lease again takes this job up again, and so does its end.
+            return Progress::Idle;
+        }
+        if health != Health::Up {
             return Progress::Again;
         }
         match self.begin_change(rule, change, now) {
