@@ -103,6 +103,8 @@ fn scan_bus(kernel: &mut Kernel, segment: &Segment, bus: u8) -> Vec<u8, BUSES> {
 }
 
 fn add(kernel: &mut Kernel, address: Address, config: Config<MappedRegisters>) {
+    // Whatever firmware used the function for is over: it must not write to memory that is given out now.
+    let _broken = config.set_bus_master(false).is_err();
     let identity = config.identity();
     let Identity {
         vendor,
