@@ -29,6 +29,7 @@ pub use iommu::{Fault, Translation};
 use crate::{sync::lock, world::Clock};
 use audit::Audit;
 use iommu::Iommu;
+use lend::Lent;
 use ram::Ram;
 
 /// Bytes in a page, of the memory and of the IOMMU.
@@ -70,8 +71,10 @@ struct Inner {
 struct State {
     /// Free memory, sorted by address, neighbours merged.
     free: Vec<Range>,
-    /// Never to be free again.
-    lent: Vec<Range>,
+    /// Never to be free again, and where devices find it.
+    lent: Vec<Lent>,
+    /// Lent and taken back: to be lent again, but not allocated otherwise.
+    returned: Vec<Range>,
     iommu: Iommu,
     audit: Audit,
 }
@@ -88,6 +91,7 @@ impl Memory {
                 len,
             }],
             lent: Vec::new(),
+            returned: Vec::new(),
             iommu: Iommu::default(),
             audit: Audit::default(),
         };
@@ -135,12 +139,12 @@ impl Memory {
     pub fn free(&self, range: Range) {
         let inside = self.pointer(range).is_some();
         let mut state = lock(&self.0.state);
-        let held = state
-            .free
-            .iter()
-            .chain(&state.lent)
-            .all(|other| !other.overlaps(range));
-        assert!(inside && held, "freed memory that was not allocated");
+        let lent = state.lent.iter().map(|lent| &lent.range);
+        let mut other = state.free.iter().chain(&state.returned).chain(lent);
+        assert!(
+            inside && other.all(|other| !other.overlaps(range)),
+            "freed memory that was not allocated"
+        );
         state.give_back(range);
     }
 

@@ -288,7 +288,8 @@ impl Nvme {
         lock(&self.0).remove();
     }
 
-    /// Takes power away and gives it back: registers are as at first, what was not flushed is lost.
+    /// Takes power away and gives it back, also to a controller that was pulled: registers are as at first, what was
+    /// not flushed is lost.
     pub fn power_cycle(&self) {
         let mut controller = lock(&self.0);
         controller.remove();

@@ -188,6 +188,13 @@ impl VirtioNet {
         lock(&self.0).remove();
     }
 
+    /// Takes power away and gives it back, also to a device that was pulled: everything is as at first.
+    pub fn power_cycle(&self) {
+        let mut net = lock(&self.0);
+        net.remove();
+        net.function.set_gone(false);
+    }
+
     /// Whether the driver set `DRIVER_OK`.
     #[must_use]
     pub fn is_driven(&self) -> bool {

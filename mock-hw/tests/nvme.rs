@@ -499,3 +499,127 @@ fn interrupts_are_coalesced_by_count_and_by_time() {
     assert_eq!(on_queue(&interrupts), 3);
     host.trace().assert_clean();
 }
+
+#[test]
+fn an_aborted_command_completes_once_and_says_so() {
+    let mut aborted = 0;
+    for seed in 0..40 {
+        let mut host = ready(seed, host::config());
+        host.submit_reads(1, 8);
+        host.world.step();
+        for id in 100..108_u32 {
+            assert_eq!(host.admin(8, |command| command[10] = 1 | id << 16), 0);
+            aborted += u32::from(host.last_result & 1 == 0);
+        }
+        let mut ids = host.collect_any(1, 8);
+        ids.sort_unstable();
+        assert_eq!(ids, (100..108).collect::<Vec<u16>>());
+        assert_eq!(host.admin(8, |command| command[10] = 1 | 100 << 16), 0);
+        assert_eq!(host.last_result & 1, 1);
+        host.trace().assert_clean();
+    }
+    assert!(aborted > 20, "{aborted}");
+}
+
+#[test]
+fn larger_pages_and_doorbell_strides_work() {
+    let config = Config {
+        stride_exponent: 10,
+        queue_pairs: 8,
+        ..host::config()
+    };
+    let mut host = Host::with_geometry(&World::new(17), config, 2);
+    host.enable();
+    assert_eq!(host.create_pair(1, 16), (0, 0));
+    for (n, (offset, blocks)) in [(0, 32), (16_384 - 512, 2), (8192, 64), (4, 200)]
+        .into_iter()
+        .enumerate()
+    {
+        let bytes = pattern(n as u8, blocks * 512);
+        assert_eq!(host.write(1, 0, &bytes, offset), 0);
+        assert!(host.read(1, 0, bytes.len(), offset) == (0, bytes));
+    }
+    host.trace().assert_clean();
+}
+
+#[test]
+fn a_full_completion_queue_waits_for_its_head_with_and_without_shadow_doorbells() {
+    for shadow in [false, true] {
+        let mut host = ready(18, host::config());
+        if shadow {
+            host.use_shadow_doorbells();
+        }
+        // 16 entries hold 15 completions; the 16 commands come in two batches.
+        host.submit_reads(1, 15);
+        host.settle();
+        host.submit_reads(1, 1);
+        let steps = host.world.settle(100_000);
+        assert!(steps < 1000, "the controller spins");
+        assert_eq!(host.collect(1, 16).len(), 16);
+        host.trace().assert_clean();
+    }
+}
+
+#[test]
+fn health_and_features_are_told() {
+    let mut host = ready(19, host::config());
+    host.write(1, 0, &pattern(0, 512 * 40), 0);
+    host.read(1, 0, 512, 0);
+    let health = host.log_page(2, 512);
+    assert_eq!(
+        (health[32], health[48], health[64], health[80]),
+        (1, 1, 1, 1)
+    );
+    let get = |host: &mut Host, feature: u32| {
+        assert_eq!(host.admin(0x0a, |command| command[10] = feature), 0);
+        host.last_result
+    };
+    assert_eq!(get(&mut host, 7), 0x003f_003f);
+    assert_eq!(get(&mut host, 6), 1);
+    assert_eq!(
+        host.admin(9, |command| (command[10], command[11]) = (6, 0)),
+        0
+    );
+    assert_eq!(get(&mut host, 6), 0);
+    assert_eq!(host.admin(0x0a, |command| command[10] = 0x0107), 0x02);
+    host.trace().assert_clean();
+    assert_eq!(host.admin(0x0a, |command| command[10] = 0x10), 0x02);
+    assert_eq!(host.trace().left_out().len(), 1);
+}
+
+#[test]
+fn event_requests_are_held_up_to_the_limit() {
+    let mut host = ready(20, host::config());
+    for _ in 0..4 {
+        host.hold_event_request();
+    }
+    assert!(host.try_take_admin().is_none());
+    host.hold_event_request();
+    assert_eq!(host.take_admin(), (0x105, 0));
+}
+
+#[test]
+fn rules_about_registers_are_enforced() {
+    let mut host = ready(21, host::config());
+    let cases: [fn(&Host); 7] = [
+        |host| host.bar.write32(0x24, 0),
+        |host| host.bar.write64(0x00, 0),
+        |host| host.bar.write32(0x14, 0x0046_0081),
+        |host| host.bar.write8(0x14, 1),
+        |host| assert_eq!(host.bar.read32(0x1000), 0),
+        |host| host.bar.write64(0x1008, 1),
+        |host| {
+            host.bar.write32(0x14, 0);
+            host.bar.write32(0x14, 0x0046_0001);
+        },
+    ];
+    let mut seen = 0;
+    for (n, case) in cases.iter().enumerate() {
+        case(&host);
+        let now = host.trace().violations().len();
+        assert!(now > seen, "case {n}");
+        seen = now;
+    }
+    host.world.run_for(Duration::from_millis(10));
+    host.enable_again();
+}

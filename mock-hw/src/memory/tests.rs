@@ -190,3 +190,34 @@ fn memory_cannot_be_freed_twice() {
     memory.free(range);
     memory.free(range);
 }
+
+#[test]
+fn a_block_that_was_taken_back_is_lent_again_under_the_next_lease_only() {
+    for translation in [Translation::Identity, Translation::Mapped] {
+        let memory = memory();
+        memory.translate(DEVICE, translation);
+        let mut places = Vec::new();
+        for n in 0..1000 {
+            let block = memory.lend(DEVICE, 2 * PAGE, Lease(n)).unwrap();
+            let word = block.memory().view::<AtomicU32>(4).unwrap();
+            assert_eq!(word.swap(7, Ordering::Relaxed), 0);
+            places.push(block.bus_address());
+            assert!(memory.take_back(DEVICE, block, Lease(n)));
+            assert!(memory.bus(DEVICE).write(places[0], &[1]).is_err());
+        }
+        places.dedup();
+        assert_eq!(places.len(), 1);
+        assert_eq!(memory.free_bytes(), 62 * PAGE);
+    }
+}
+
+#[test]
+fn a_part_of_a_block_is_not_taken_back() {
+    let memory = memory();
+    let (first, _second) = memory
+        .lend(DEVICE, 2 * PAGE, LEASE)
+        .unwrap()
+        .split_at(PAGE)
+        .unwrap();
+    assert!(!memory.take_back(DEVICE, first, LEASE));
+}

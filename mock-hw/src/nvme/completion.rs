@@ -28,14 +28,20 @@ impl Controller {
 
     /// Writes one completion, or reports those that were written.
     pub(super) fn post_next(&mut self, id: u16, now: Instant) {
-        if self.shadow.is_some() && id > 0 {
+        let shadowed = self.shadow.is_some() && id > 0;
+        if shadowed {
             self.read_shadow_head(id);
         }
         let Some(completion) = self.completions.get_mut(&id) else {
             return;
         };
-        if completion.is_full() || completion.waiting.is_empty() {
-            if completion.report_at.is_some_and(|due| due <= now) {
+        completion.blocked = completion.is_full();
+        if completion.blocked || completion.waiting.is_empty() {
+            let due = completion.report_at.is_some_and(|due| due <= now);
+            if shadowed && completion.blocked {
+                self.await_shadow_head(id);
+            }
+            if due {
                 self.interrupt(id);
             }
             return;

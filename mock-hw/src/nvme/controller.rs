@@ -137,7 +137,12 @@ impl Controller {
             0x20 => u64::from(self.written.admin_attributes) << 32,
             0x28 => self.written.admin_submission,
             0x30 => self.written.admin_completion,
-            _ => 0,
+            0x38 => 0,
+            _ => {
+                self.function
+                    .left_out(format_args!("register {offset:#x} read"));
+                0
+            }
         }
     }
 
@@ -417,6 +422,7 @@ impl Controller {
             }
             completion.head = head;
         }
+        completion.blocked = false;
         self.posting.insert(queue);
     }
 

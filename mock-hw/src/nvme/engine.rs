@@ -148,14 +148,6 @@ impl Controller {
             }
             report = [report, due].into_iter().flatten().min();
         }
-        // Shadowed heads move without a doorbell, so a full queue with a shadow is looked at, too.
-        if self.shadow.is_some() {
-            let full = self
-                .posting
-                .iter()
-                .filter(|id| **id > 0 && completions[id].is_full());
-            actions.extend(full.map(|id| Action::Post(*id)));
-        }
         (actions, report)
     }
 

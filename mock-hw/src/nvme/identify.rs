@@ -62,11 +62,9 @@ impl Controller {
         );
         // ONCS: Compare, Dataset Management, Write Zeroes.
         put(&mut bytes, 520, &0x000d_u16.to_le_bytes());
-        put(
-            &mut bytes,
-            525,
-            &[u8::from(config.options.has_volatile_cache())],
-        );
+        // VWC: a cache (bit 0); Flush takes the id FFFFFFFFh (bits 2:1).
+        let cache = 6 | u8::from(config.options.has_volatile_cache());
+        put(&mut bytes, 525, &[cache]);
         // AWUN and AWUPF: 1 block.
         // SGLS: supported without alignment (bits 1:0), bit bucket (bit 16).
         let sgls = if config.options.has_sgl() {

@@ -47,6 +47,8 @@ pub(super) struct Completion {
     pub(super) phase: bool,
     pub(super) vector: Option<u16>,
     pub(super) waiting: VecDeque<Posting>,
+    /// It was full when last looked at, and a doorbell will tell that it no longer is.
+    pub(super) blocked: bool,
     /// Entries posted since the last interrupt, and when the first of them must be reported.
     pub(super) unreported: u32,
     pub(super) report_at: Option<Instant>,
@@ -100,6 +102,7 @@ impl Completion {
             phase: true,
             vector,
             waiting: VecDeque::new(),
+            blocked: false,
             unreported: 0,
             report_at: None,
         }
@@ -110,7 +113,7 @@ impl Completion {
     }
 
     pub(super) fn can_post(&self) -> bool {
-        !self.waiting.is_empty() && !self.is_full()
+        !self.waiting.is_empty() && !self.blocked
     }
 
     pub(super) fn address(&self) -> BusAddress {

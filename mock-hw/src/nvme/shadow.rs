@@ -75,6 +75,23 @@ impl Controller {
         }
     }
 
+    /// Asks for a doorbell with the next head, and looks once more.
+    pub(super) fn await_shadow_head(&mut self, id: u16) {
+        let place = self.doorbell_place(id, 1);
+        let (Some((_, event)), Some(completion)) = (self.shadow, self.completions.get(&id)) else {
+            return;
+        };
+        let head = completion.head.to_le_bytes();
+        if self.function.write(at(event, place), &head).is_err() {
+            self.fail("an event index could not be written");
+            return;
+        }
+        self.read_shadow_head(id);
+        if let Some(completion) = self.completions.get_mut(&id) {
+            completion.blocked = completion.is_full();
+        }
+    }
+
     /// Byte offset of a doorbell in the buffers: laid out like the registers.
     const fn doorbell_place(&self, queue: u16, which: u64) -> u64 {
         (2 * queue as u64 + which) * (4 << self.config.stride_exponent)

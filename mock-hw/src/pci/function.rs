@@ -25,6 +25,15 @@ pub(crate) struct BarLayout {
     pub(crate) len: usize,
 }
 
+/// How interrupts leave the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Delivery {
+    /// As MSI-X messages.
+    Messages,
+    /// Over a line of its own.
+    Line,
+}
+
 #[derive(Debug)]
 pub(crate) struct Function {
     config: Space,
@@ -39,8 +48,9 @@ pub(crate) struct Function {
     interrupts: Interrupts,
     faults: Faults,
     removed: bool,
-    /// Interrupts go over a line of their own, not through MSI-X.
-    wired: bool,
+    /// Bus mastering was on since the last reset: whoever turned it off again did so to stop the device.
+    was_master: bool,
+    delivery: Delivery,
 }
 
 impl Function {
@@ -82,7 +92,8 @@ impl Function {
             interrupts: world.interrupts(),
             faults: Faults::new(world.seed() ^ u64::from(requester.0)),
             removed: false,
-            wired: false,
+            was_master: false,
+            delivery: Delivery::Messages,
         }
     }
 
@@ -116,7 +127,7 @@ impl Function {
     /// Makes it a device on no bus that could be off: it always masters memory, and has one interrupt line.
     pub(crate) fn make_platform_device(&mut self) {
         self.config.write(0x04, 2, 0x0006);
-        self.wired = true;
+        self.delivery = Delivery::Line;
     }
 
     /// Ends the construction.
@@ -155,6 +166,7 @@ impl Function {
     pub(crate) fn reset(&mut self) {
         self.config.reset();
         self.msix.reset();
+        self.was_master = false;
     }
 
     /// Whether register accesses get through; reports those that do not although the device is there.
@@ -182,6 +194,7 @@ impl Function {
     /// Writes configuration space; whether the driver asked for a function-level reset.
     pub(super) fn write_config(&mut self, offset: usize, width: usize, value: u64) -> bool {
         self.config.write(offset, width, value);
+        self.was_master |= self.config.read16(0x04) & 0x4 != 0;
         if self.msix_capability != 0 {
             let control = self.config.read16(self.msix_capability + 2);
             self.msix.enabled = control & 0x8000 != 0;
@@ -230,7 +243,7 @@ impl Function {
 
     /// Sends the interrupt `vector`, now or when it is unmasked.
     pub(crate) fn interrupt(&mut self, vector: u16) {
-        if !self.msix.enabled && !self.wired {
+        if !self.msix.enabled && self.delivery == Delivery::Messages {
             // INTx is level-triggered and needs a status register to be acknowledged.
             if self.config.read16(0x04) & 0x0400 == 0 {
                 self.left_out(format_args!("INTx asserted for vector {vector}"));
@@ -241,7 +254,7 @@ impl Function {
             self.fault(format_args!("interrupt {vector} lost"));
             return;
         }
-        if self.wired {
+        if self.delivery == Delivery::Line {
             self.deliver(vector, 0, 0);
             return;
         }
@@ -303,8 +316,12 @@ impl Function {
             return Err(DmaError::NotMaster(address));
         }
         if self.config.read16(0x04) & 0x4 == 0 || !self.is_awake() {
-            let text = format_args!("work for the device at {address:#x} with bus mastering off");
-            self.violation("PCIe 4.0, 7.5.1.1.3", text);
+            if !self.was_master {
+                let text = format_args!(
+                    "work for the device at {address:#x}, and bus mastering was never on"
+                );
+                self.violation("PCIe 4.0, 7.5.1.1.3", text);
+            }
             return Err(DmaError::NotMaster(address));
         }
         if self.faults.fires(Fault::IommuFault) {

@@ -45,13 +45,22 @@ pub(crate) struct Host {
     pub(crate) last_result: u32,
     queues: Vec<(u16, Queue)>,
     data: Range,
+    /// The memory page size is `4096 << page_exponent`.
+    page_exponent: u32,
+    stride: usize,
     next_id: u16,
+    events: u32,
     shadow: Option<u64>,
     others: Vec<(u16, u32, u32)>,
 }
 
 impl Host {
     pub(crate) fn new(world: &World, config: Config) -> Self {
+        Self::with_geometry(world, config, 0)
+    }
+
+    pub(crate) fn with_geometry(world: &World, config: Config, page_exponent: u32) -> Self {
+        let stride = 4 << config.stride_exponent;
         let memory = world.memory(32 * MIB);
         let big = config.transfer_exponent > 5;
         let nvme = Nvme::new(world, &memory, DEVICE, config);
@@ -65,14 +74,17 @@ impl Host {
             last_result: 0,
             queues: Vec::new(),
             data,
+            page_exponent,
+            stride,
             next_id: 0,
+            events: 0,
             shadow: None,
             others: Vec::new(),
         }
     }
 
     fn granted(memory: &Memory, len: usize) -> Range {
-        let range = memory.allocate(len).unwrap();
+        let range = memory.allocate_aligned(len, 1 << 16).unwrap();
         memory.grant(DEVICE, range, Direction::Bidirectional, LEASE);
         range
     }
@@ -94,7 +106,8 @@ impl Host {
         self.bar.write32(0x24, 0x0007_0007);
         self.bar.write64(0x28, admin.sq);
         self.bar.write64(0x30, admin.cq);
-        self.bar.write32(0x14, 0x0046_0001);
+        self.bar
+            .write32(0x14, 0x0046_0001 | self.page_exponent << 7);
         self.queues = vec![(0, admin)];
         self.shadow = None;
         for _ in 0..10_000 {
@@ -194,7 +207,7 @@ impl Host {
     /// Writes a doorbell, or its shadow and the register only where the event index asks for it.
     fn ring(&self, index: usize, value: u32) {
         let Some(shadow) = self.shadow.filter(|_| index > 1) else {
-            self.bar.write32(0x1000 + 4 * index, value);
+            self.bar.write32(0x1000 + self.stride * index, value);
             return;
         };
         let range = Range {
@@ -301,10 +314,11 @@ impl Host {
     /// PRPs for `len` bytes at `start`; the list lies in the last quarter of the data.
     fn prps(&self, start: u64, len: usize) -> [u32; 4] {
         let mut pages = Vec::new();
-        let mut at = start - start % 4096 + 4096;
+        let page = 4096 << self.page_exponent;
+        let mut at = start - start % page + page;
         while at < start + len as u64 {
             pages.push(at);
-            at += 4096;
+            at += page;
         }
         let mut list = self.page() + (self.data.len / 4 * 3) as u64;
         let prp2 = match pages.len() {
@@ -415,9 +429,20 @@ impl Host {
             .collect()
     }
 
+    /// The same, whether the commands succeeded or were aborted.
+    pub(crate) fn collect_any(&mut self, queue: u16, count: u16) -> Vec<u16> {
+        let one = |_| {
+            let (id, status, _) = self.wait(queue);
+            assert!(matches!(status, 0 | 0x07));
+            id
+        };
+        (0..count).map(one).collect()
+    }
+
     pub(crate) fn hold_event_request(&mut self) {
         let mut command = [0; 16];
-        command[0] = 0x0c | 900 << 16;
+        self.events += 1;
+        command[0] = 0x0c | (900 + self.events) << 16;
         self.submit(0, command, true);
         self.settle();
     }
@@ -446,7 +471,7 @@ impl Host {
     pub(crate) fn submit_identify(&mut self) {
         let [low, high] = two(self.page());
         let mut command = [0; 16];
-        command[0] = 6 | 901 << 16;
+        command[0] = 6 | 990 << 16;
         (command[6], command[7], command[10]) = (low, high, 1);
         self.submit(0, command, true);
     }
