@@ -20,4 +20,5 @@ pub mod ring;
 pub mod steering;
 pub mod time;
 pub mod validate;
+pub mod virtual_queue;
 pub mod volume;

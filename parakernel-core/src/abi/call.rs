@@ -11,7 +11,7 @@ pub enum Call {
     Exit = 0,
     /// Writes the `rsi` bytes of UTF-8 at `rdi` to the kernel's log; at most [`LOG_MAX`] of them.
     Log = 1,
-    /// Hands the [`Message`] at `rdi` to the control plane.
+    /// Hands the [`Message`](super::Message) at `rdi` to the control plane.
     Request = 2,
     /// Takes over what was published on the submission page of the lease with the handle in `rdi`, or of all leases of
     /// the process where that is [`ALL_LEASES`].

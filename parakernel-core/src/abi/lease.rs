@@ -86,7 +86,7 @@ impl LeaseState {
     }
 }
 
-/// A doorbell whose tail the kernel reads at the next [`Call::Submit`] or [`Call::Wait`].
+/// A doorbell whose tail the kernel reads at the next [`Call::Submit`](super::Call::Submit) or [`Call::Wait`](super::Call::Wait).
 #[derive(Clone, Copy, Debug)]
 pub struct SharedDoorbell<'a> {
     tail: &'a AtomicU32,
