@@ -9,6 +9,16 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
 
+/// Rules of its own that the kernel breaks when it is told to (`src/sabotage.rs` there).
+const SABOTAGES: [&str; 6] = [
+    "panic",
+    "stack",
+    "write-code",
+    "write-constant",
+    "run-constant",
+    "run-memory",
+];
+
 /// What to show.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoOptions {
@@ -23,6 +33,10 @@ pub(crate) struct DemoOptions {
 }
 
 /// What to boot.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 #[derive(Args, Clone, Debug)]
 pub(crate) struct QemuOptions {
     #[command(flatten)]
@@ -30,6 +44,9 @@ pub(crate) struct QemuOptions {
     /// Let the kernel test itself, and fail if a test does
     #[arg(long, conflicts_with = "restarts")]
     self_test: bool,
+    /// Let the kernel break its own rules, one a boot, and fail if its protections do not stop it
+    #[arg(long, conflicts_with_all = ["self_test", "restarts"])]
+    sabotage: bool,
     /// Kill and restart a process so often under traffic, and fail if something leaks
     #[arg(long, value_name = "COUNT")]
     restarts: Option<u64>,
@@ -64,6 +81,9 @@ pub(crate) fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<ExitC
 
 /// Boots the machine for whoever works on it.
 pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitCode> {
+    if options.sabotage {
+        return sabotage(workspace, &options.boot);
+    }
     let script = match options.restarts {
         Some(count) => Script::Restarts { count },
         None if options.self_test => Script::SelfTest,
@@ -72,6 +92,19 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
         },
     };
     session::run(workspace, &options.boot, &[], script)
+}
+
+/// Boots once for each rule that the kernel can be told to break.
+fn sabotage(workspace: &Workspace, boot: &BootOptions) -> Result<ExitCode> {
+    for what in SABOTAGES {
+        let script = Script::Sabotage {
+            what: what.to_owned(),
+        };
+        if session::run(workspace, boot, &[], script)? != ExitCode::SUCCESS {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tries each attack on a kernel that lacks the check against it, to show that the check is what stops it.

@@ -194,7 +194,12 @@ impl Evidence<'_> {
     }
 
     fn judge_machine(&self, failures: &mut Vec<String>) {
-        failures.extend(self.outcome.ended.failure.clone());
+        failures.extend(
+            self.outcome
+                .ended
+                .failure
+                .map(|failure| failure.to_string()),
+        );
         if let Some(first) = self.outcome.ended.objections.first() {
             failures.push(format!(
                 "QEMU objected {} times, first: {first}",

@@ -7,12 +7,12 @@ use crate::{
     process::{Ending, Group, display_whole},
 };
 use anyhow::{Context, Result, bail};
-use core::time::Duration;
+use core::{fmt, time::Duration};
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write},
     path::{Path, PathBuf},
-    process::{ChildStdin, ChildStdout, Stdio},
+    process::{ChildStdin, ChildStdout, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
 };
@@ -44,9 +44,36 @@ pub(crate) struct Running {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ended {
     /// Why this was no success, if it was none.
-    pub(crate) failure: Option<String>,
+    pub(crate) failure: Option<Failure>,
     /// What QEMU objected to: traces of undefined behaviour and errors, messages on its standard error.
     pub(crate) objections: Vec<String>,
+}
+
+/// How a machine ended without success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The kernel says that it failed.
+    Told,
+    /// The kernel panicked.
+    Panic,
+    /// Switched off, or reset, without a verdict.
+    Off,
+    /// Not at all, in the time it had.
+    Late,
+    /// QEMU itself ended so.
+    Qemu(ExitStatus),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told => f.write_str("the kernel says that it failed"),
+            Self::Panic => f.write_str("the kernel panicked"),
+            Self::Off => f.write_str("the machine was switched off or reset without a verdict"),
+            Self::Late => f.write_str("the machine did not end in time and was stopped"),
+            Self::Qemu(status) => write!(f, "QEMU ended with {status}"),
+        }
+    }
 }
 
 /// What came from the machine.
@@ -139,17 +166,16 @@ impl Running {
 }
 
 /// Why this ending is no success.
-fn failure(ending: Ending) -> Option<String> {
-    let status = match ending {
-        Ending::TimedOut => return Some("the machine did not end in time and was stopped".into()),
-        Ending::Exited(status) => status,
+fn failure(ending: Ending) -> Option<Failure> {
+    let Ending::Exited(status) = ending else {
+        return Some(Failure::Late);
     };
     match status.code() {
         Some(PASSED) => None,
-        Some(FAILED) => Some("the kernel says that it failed".into()),
-        Some(PANICKED) => Some("the kernel panicked".into()),
-        Some(0) => Some("the machine was switched off or reset without a verdict".into()),
-        _ => Some(format!("QEMU ended with {status}")),
+        Some(FAILED) => Some(Failure::Told),
+        Some(PANICKED) => Some(Failure::Panic),
+        Some(0) => Some(Failure::Off),
+        _ => Some(Failure::Qemu(status)),
     }
 }
 
@@ -181,7 +207,7 @@ fn read_lines_of(path: &Path) -> Result<Vec<String>> {
 impl Ended {
     /// Fails with all that was wrong.
     pub(crate) fn require_clean(&self) -> Result<()> {
-        if let Some(failure) = &self.failure {
+        if let Some(failure) = self.failure {
             bail!("{failure}");
         }
         if let Some(first) = self.objections.first() {
@@ -201,13 +227,9 @@ mod tests {
 
     #[test]
     fn every_ending_but_success_is_explained() {
-        let exited = |code: i32| {
-            failure(Ending::Exited(std::process::ExitStatus::from_raw(
-                code << 8,
-            )))
-        };
+        let exited = |code: i32| failure(Ending::Exited(ExitStatus::from_raw(code << 8)));
         assert_eq!(exited(PASSED), None);
-        assert_eq!(exited(PANICKED).as_deref(), Some("the kernel panicked"));
+        assert_eq!(exited(PANICKED), Some(Failure::Panic));
         assert!(exited(0).is_some() && exited(1).is_some() && failure(Ending::TimedOut).is_some());
     }
 

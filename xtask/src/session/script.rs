@@ -9,7 +9,10 @@ use crate::{
     cast::{Cast, Settings},
     console::{Attack, Leaks},
     observed::Observed,
-    qemu::{machine::Wire, run::Ended},
+    qemu::{
+        machine::Wire,
+        run::{Ended, Failure},
+    },
     report::{Evidence, Outcome, Report},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -29,6 +32,8 @@ pub(crate) enum Script {
     },
     /// The kernel tests itself.
     SelfTest,
+    /// The kernel breaks one of its own rules, and has to be stopped by its own protection.
+    Sabotage { what: String },
     /// One attack on a kernel without the check against it: it has to succeed.
     Unchecked { attack: String },
     /// A process is killed and started again so often, under traffic; nothing may leak.
@@ -43,6 +48,7 @@ impl Script {
         match self {
             Self::Demo { .. } => "demo".into(),
             Self::SelfTest => "self-test".into(),
+            Self::Sabotage { what } => format!("sabotage-{what}"),
             Self::Unchecked { attack } => format!("unchecked-{attack}"),
             Self::Restarts { .. } => "restarts".into(),
             Self::Watch { .. } => "qemu".into(),
@@ -64,6 +70,7 @@ impl Spec {
         match &self.script {
             Script::Demo { requests, json } => self.demo(*requests, json.as_ref()),
             Script::SelfTest => self.self_test(),
+            Script::Sabotage { what } => self.sabotage(what),
             Script::Unchecked { attack } => self.unchecked(attack),
             Script::Restarts { count } => self.restarts(*count),
             Script::Watch { debugger } => self.watch(*debugger),
@@ -137,6 +144,19 @@ impl Spec {
             failed.join(", ")
         );
         println!("{} self-tests passed", observed.selftests.len());
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn sabotage(&self, what: &str) -> Result<ExitCode> {
+        let mut cast = self.cast(&[&format!("sabotage={what}")]);
+        cast.processes.clear();
+        let (_, ended) = self.watched(&cast, false)?;
+        ensure!(
+            ended.failure == Some(Failure::Panic),
+            "no panic after `{what}`, but: {:?}",
+            ended.failure
+        );
+        println!("{what}: stopped by a panic");
         Ok(ExitCode::SUCCESS)
     }
 

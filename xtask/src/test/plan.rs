@@ -92,6 +92,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: self_test,
     },
     Stage {
+        name: "sabotage",
+        about: "the kernel breaks its own rules and is stopped",
+        when: When::Usual,
+        limit: Duration::from_secs(60),
+        plan: sabotage,
+    },
+    Stage {
         name: "demo",
         about: "everything at once, split rings",
         when: When::Usual,
@@ -419,6 +426,10 @@ fn publish(_: &Workspace) -> Result<Plan> {
 
 fn self_test(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--self-test"])
+}
+
+fn sabotage(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--sabotage"])
 }
 
 fn demo(workspace: &Workspace) -> Result<Plan> {
