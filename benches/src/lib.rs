@@ -8,6 +8,7 @@
 //! difference in items. What is done once, such as the first touch of a table, cancels.
 
 mod control;
+mod nic_virtio;
 mod nothing;
 mod nvme;
 mod peer;

@@ -334,8 +334,8 @@ fn post<F: TransmitFormat>(ring: &F, at: Position, chains: Position, chain: Chai
 /// Whether chain number `chain` came back.
 fn answer<F: TransmitFormat>(ring: &F, chain: Position) -> Result<bool, CommandError> {
     let at = Position::new(chain.as_u32().wrapping_mul(F::used_step(2)));
-    let progress = ring.progress(at, 1).map_err(|_| CommandError::Broken)?;
-    let Some(used) = ring.used(progress, at) else {
+    let ready = ring.ready(at, 1).map_err(|_| CommandError::Broken)?;
+    let Some(used) = ring.used(at).filter(|_| ready > 0) else {
         return Ok(false);
     };
     let expected = head(chain.advanced(chain.as_u32()));

@@ -1,7 +1,11 @@
 //! Receiving: the data half of a receive queue, the same for every layout and access mode.
+#![expect(
+    unsafe_code,
+    reason = "moves segments between pool, ring and list as words"
+)]
 
 use parakernel_core::{
-    memory::{ArenaLayout, Pool, Segment, SegmentList},
+    memory::{Arena, ArenaLayout, Pool, Segment, SegmentList},
     queue::{Doorbell, RxQueue},
     ring::Position,
 };
@@ -129,53 +133,84 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
     }
 
     /// Takes frames of one buffer each, while the device returns the buffers of a full ring in order, which it does as
-    /// a rule. Each is replaced in its place. Returns the number of frames.
-    #[inline]
-    fn poll_in_step(
+    /// a rule; at most `limit`. Each is replaced in its place. Returns the number of frames.
+    ///
+    /// A function of its own, so that the loop has the registers to itself.
+    #[inline(never)]
+    fn poll_in_step<const MERGED: bool>(
         &mut self,
-        progress: F::Progress,
+        limit: usize,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
-        limit: u32,
     ) -> Result<u32, RingError> {
         let (format, posted, start) = (self.format, self.posted, self.next);
+        let arena = pool.arena().again();
+        let fresh = pool.next_words(limit).unwrap_or_default();
+        let places = frames.vacant_words().get_mut(..fresh.len());
         let mut next = start;
-        let end = start.advanced(limit);
-        while next != end {
-            let Some(used) = format.used(progress, next) else {
-                break;
-            };
+        let mut result = Ok(());
+        for (&word, place) in fresh.iter().zip(places.unwrap_or_default()) {
             let index = slot(next, N);
-            if used.id as usize != index {
+            let Some(used) = format.used(next) else { break };
+            if used.id as usize != index || (MERGED && self.buffers(index, &arena) != Some(1)) {
                 break;
             }
-            let len = frame_len(used, posted)?;
-            let Some(fresh) = pool.take() else { break };
-            let again = next.advanced(Self::ENTRIES);
-            let id = format.id(again, fresh.index());
-            let address = address(pool, &fresh);
-            let Some(done) = self.armed.swap(index, fresh) else {
-                break;
+            let len = match frame_len(used, posted) {
+                Ok(len) => len,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             };
-            format.arm(again, id, address, posted);
-            let pushed = frames.push(done.with_len(len));
-            debug_assert!(pushed.is_ok(), "the limit is at most the room");
+            let buffer = (word & 0xFFFF) as u16;
+            format.arm(
+                next.advanced(Self::ENTRIES),
+                id(index),
+                address(&arena, buffer),
+                posted,
+            );
+            // SAFETY: the word is removed from the pool below, and the one returned is only put into the list.
+            let done = unsafe { self.armed.exchange(index, word) };
+            *place = done | len << 16;
             next = next.after();
         }
         let taken = next.since(start);
         self.next = next;
         self.tail = self.tail.advanced(taken);
+        // SAFETY: the words of so many segments were moved into `armed`.
+        unsafe { pool.remove(limit, taken as usize) };
+        // SAFETY: so many words of segments were moved out of `armed`, cleared and with a length that fits (`frame_len`).
+        unsafe { frames.add(taken as usize) };
+        result.map(|()| taken)
+    }
+
+    /// Takes up to `budget` frames, of those before `end`, in whatever order and buffers they are, and arms what is free.
+    #[cold]
+    fn poll_general(
+        &mut self,
+        end: Position,
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+        budget: usize,
+    ) -> Result<usize, RingError> {
+        let mut taken = 0;
+        while taken < budget && self.poll_one(end, pool, frames)? {
+            taken += 1;
+        }
+        if taken > 0 {
+            self.arm_free(pool);
+        }
         Ok(taken)
     }
 
     /// Takes one frame in whatever buffers it is; `false` where there is none, or no room, or no fresh buffers for it.
     fn poll_one(
         &mut self,
-        progress: F::Progress,
+        end: Position,
         pool: &Pool<'_>,
         frames: &mut SegmentList<'_>,
     ) -> Result<bool, RingError> {
-        let Some(used) = self.completion(progress)? else {
+        let Some(used) = self.completion(end)? else {
             return Ok(false);
         };
         let count = self.buffer_count(used, pool)?;
@@ -184,7 +219,7 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
         }
         for number in 1..=count {
             // All buffers of a frame come at once (§5.1.6.4.2).
-            let used = self.completion(progress)?;
+            let used = self.completion(end)?;
             let used = used.ok_or(RingError::BufferCount(count))?;
             let segment = self.take(used, number == 1)?.with_more(number < count);
             let pushed = frames.push(segment);
@@ -195,19 +230,20 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
 
     /// What the device said of the next buffer, or left unsaid: with `IN_ORDER` one completion may stand for all
     /// buffers up to the one it names, and those before that were filled (§2.7.9).
-    fn completion(&mut self, progress: F::Progress) -> Result<Option<Used>, RingError> {
-        #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
-        let id = slot(self.next, N) as u32;
+    fn completion(&mut self, end: Position) -> Result<Option<Used>, RingError> {
+        let id = u32::from(id(slot(self.next, N)));
         if self.unsaid.left == 0 {
-            let Some(used) = self.format.used(progress, self.next) else {
+            if self.next == end {
+                return Ok(None);
+            }
+            let Some(used) = self.format.used(self.next) else {
                 return Ok(None);
             };
             if self.order == Order::Any || used.id == id {
                 return Ok(Some(used));
             }
             let skipped = used.id.wrapping_sub(id) & (Self::ENTRIES - 1);
-            let seen = F::ahead(progress, self.next).min(self.armed());
-            if used.id >= Self::ENTRIES || skipped >= seen {
+            if used.id >= Self::ENTRIES || skipped >= end.since(self.next) {
                 return Err(RingError::Id(used.id));
             }
             self.unsaid = Unsaid {
@@ -229,17 +265,23 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
         if self.spread == Spread::Single {
             return Ok(1);
         }
-        let buffers = |segment: &Segment| {
-            let header = pool.arena().header(segment);
-            let bytes = header.get(Header::BUFFERS..Header::LEN)?;
-            Some(u16::from_le_bytes([*bytes.first()?, *bytes.last()?]))
-        };
-        let count = self.armed.peek(used.id as usize, buffers).flatten();
+        let count = self.buffers(used.id as usize, pool.arena());
         let count = count.ok_or(RingError::Id(used.id))?;
         if count == 0 || usize::from(count) > N {
             return Err(RingError::BufferCount(count));
         }
         Ok(count)
+    }
+
+    /// What the header in the buffer at `index` says; `None` where there is no buffer.
+    #[inline]
+    fn buffers(&self, index: usize, arena: &Arena<'_>) -> Option<u16> {
+        let buffers = |segment: &Segment| {
+            let header = arena.header(segment).first_chunk::<{ Header::LEN }>()?;
+            let [.., low, high] = *header;
+            Some(u16::from_le_bytes([low, high]))
+        };
+        self.armed.peek(index, buffers).flatten()
     }
 
     /// Takes the buffer that `used` is about.
@@ -249,14 +291,14 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
         } else if used.len > self.posted {
             return Err(length_error(used, self.posted));
         } else {
-            used.len as usize
+            used.len
         };
         let segment = self.armed.take(used.id as usize);
         let segment = segment.ok_or(RingError::Id(used.id))?;
         self.next = self.next.after();
         self.unsaid.left = self.unsaid.left.saturating_sub(1);
         // Further buffers of a frame begin where the header of the first one does.
-        Ok(segment.with_len(len).with_early(!is_first))
+        Ok(segment.with_len(len as usize).with_early(!is_first))
     }
 
     /// Arms buffers in free slots and returns their number; nothing is published yet.
@@ -270,7 +312,7 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
                 pool.put(fresh);
                 break;
             }
-            let address = address(pool, &fresh);
+            let address = address(pool.arena(), fresh.index());
             self.armed.put(id.into(), fresh.cleared());
             self.format.arm(self.tail, id, address, self.posted);
             self.tail = self.tail.after();
@@ -294,19 +336,23 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> RxQueue for Receiver<F, D, N
         budget: usize,
     ) -> Result<usize, RingError> {
         let start = self.next;
-        let progress = self.format.progress(start, self.armed())?;
-        let is_full = self.armed() == Self::ENTRIES && self.unsaid.left == 0;
+        let outstanding = self.armed();
+        let ready = self.format.ready(start, outstanding)?;
+        let end = start.advanced(ready);
         let mut taken = 0;
-        if F::IN_PLACE && is_full && self.spread == Spread::Single {
-            let limit = budget.min(frames.room()).min(pool.free()).min(N);
-            let limit = u32::try_from(limit).unwrap_or(Self::ENTRIES);
-            taken = self.poll_in_step(progress, pool, frames, limit)? as usize;
+        if F::IN_PLACE && outstanding == Self::ENTRIES && self.unsaid.left == 0 {
+            let limit = budget.min(frames.room()).min(pool.free());
+            let limit = limit.min(ready as usize);
+            let run = match self.spread {
+                Spread::Single => self.poll_in_step::<false>(limit, pool, frames),
+                Spread::Merged => self.poll_in_step::<true>(limit, pool, frames),
+            };
+            taken = run? as usize;
         }
-        while taken < budget && self.armed() > 0 && self.poll_one(progress, pool, frames)? {
-            taken += 1;
+        if taken < budget && self.next != end {
+            taken += self.poll_general(end, pool, frames, budget - taken)?;
         }
         if self.next != start {
-            self.arm_free(pool);
             self.publish();
         }
         self.received += taken as u64;
@@ -322,15 +368,21 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> RxQueue for Receiver<F, D, N
     }
 }
 
-/// Where the device finds the header before the frame in `segment`, a fresh buffer.
+/// Where the device finds the header before the frame in a fresh buffer.
 #[inline]
-fn address(pool: &Pool<'_>, segment: &Segment) -> u64 {
-    pool.arena().iova(segment).as_u64() - Header::LEN as u64
+fn address(arena: &Arena<'_>, buffer: u16) -> u64 {
+    arena.buffer_iova(buffer).as_u64() - Header::LEN as u64
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
+const fn id(index: usize) -> u16 {
+    index as u16
 }
 
 /// Bytes of a frame, or of its first part: what the device wrote less the header, at least one byte.
 #[inline]
-fn frame_len(used: Used, posted: u32) -> Result<usize, RingError> {
+fn frame_len(used: Used, posted: u32) -> Result<u32, RingError> {
     #[expect(clippy::cast_possible_truncation, reason = "12")]
     const HEADER: u32 = Header::LEN as u32;
     let len = used.len.wrapping_sub(HEADER);
@@ -338,7 +390,7 @@ fn frame_len(used: Used, posted: u32) -> Result<usize, RingError> {
     if len.wrapping_sub(1) >= posted - HEADER {
         return Err(length_error(used, posted));
     }
-    Ok(len as usize)
+    Ok(len)
 }
 
 #[cold]

@@ -49,6 +49,34 @@ impl<const N: usize> Slots<N> {
         self.words[index & (N - 1)] = further.into_word();
     }
 
+    /// Whether the word at `index` is one segment that is a whole frame.
+    #[inline]
+    pub(crate) fn is_single(&self, index: usize) -> bool {
+        // No flag, and not the free word.
+        self.words.get(index).is_some_and(|&word| word <= 0xFFFF)
+    }
+
+    /// Puts the word of a segment, cleared, in the place of the one at `index`, whose word is returned. `index` is taken
+    /// modulo `N`.
+    ///
+    /// # Safety
+    ///
+    /// The segment must exist nowhere else from now on; that of the word that is returned may be made anew, once.
+    #[inline]
+    pub(crate) unsafe fn exchange(&mut self, index: usize, word: u32) -> u32 {
+        core::mem::replace(&mut self.words[index & (N - 1)], word & 0xFFFF)
+    }
+
+    /// Takes the word at `index`, which is taken modulo `N`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`exchange`](Self::exchange): if the word is a segment, that may be made anew, once.
+    #[inline]
+    pub(crate) unsafe fn take_word(&mut self, index: usize) -> u32 {
+        core::mem::replace(&mut self.words[index & (N - 1)], Self::FREE)
+    }
+
     /// Takes the segment at `index`, unless it is not the first of its frame.
     #[inline]
     pub(crate) fn take(&mut self, index: usize) -> Option<Segment> {
@@ -65,14 +93,6 @@ impl<const N: usize> Slots<N> {
         let segment = Self::segment(*word).filter(Segment::is_early)?;
         *word = Self::FREE;
         Some(segment)
-    }
-
-    /// Puts `segment` in the place of the one at `index`, which is returned.
-    #[inline]
-    pub(crate) fn swap(&mut self, index: usize, segment: Segment) -> Option<Segment> {
-        let word = &mut self.words[index & (N - 1)];
-        let taken = core::mem::replace(word, segment.cleared().into_word());
-        Self::segment(taken)
     }
 
     /// The segment at `index`, to look at its buffer.

@@ -1,4 +1,8 @@
 //! Sending: the data half of a transmit queue, the same for every layout and access mode.
+#![expect(
+    unsafe_code,
+    reason = "moves segments between list, ring and pool as words"
+)]
 
 use parakernel_core::{
     memory::{Arena, Pool, Segment, SegmentList},
@@ -46,6 +50,8 @@ pub struct Sender<'a, F, D, const N: usize> {
     order: Order,
     header: HeaderSource,
     sent: u64,
+    /// No frame has had several segments yet, so that what was prepared still holds.
+    only_single: bool,
 }
 
 impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
@@ -68,6 +74,7 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
         if F::ENTRIES != N || arena.layout().header as usize != Header::LEN {
             return None;
         }
+        format.prepare_single();
         Some(Self {
             format,
             doorbell,
@@ -81,6 +88,7 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
             order,
             header,
             sent: 0,
+            only_single: true,
         })
     }
 
@@ -127,11 +135,55 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
         self.doorbell
     }
 
-    /// Writes the descriptor of a frame's first segment, or of its only one.
+    /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
     #[inline]
+    fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
+        match (self.header, self.only_single) {
+            (HeaderSource::Queue, true) => self.submit_run::<true, false>(frames),
+            (HeaderSource::Queue, false) => self.submit_run::<true, true>(frames),
+            (HeaderSource::Application, _) => self.submit_run::<false, true>(frames),
+        }
+    }
+
+    /// The same, with what does not change in the loop decided outside: whether to `CLEAR` the header, and to `OFFER` each
+    /// frame where what was prepared no longer holds.
+    #[inline]
+    fn submit_run<const CLEAR: bool, const OFFER: bool>(&mut self, frames: &mut SegmentList<'_>) {
+        let (format, arena) = (self.format, self.arena.again());
+        let (start, mut head) = (self.head, self.head);
+        let behind = self.chains.since(start);
+        let count = frames.len().min(self.room() as usize);
+        for segment in frames.segments_mut().get_mut(..count).unwrap_or_default() {
+            if !segment.is_whole_frame() {
+                break;
+            }
+            let (index, buffer) = (slot(head, N), segment.index());
+            let entry = Entry {
+                address: arena.buffer_iova(buffer).as_u64() - Header::LEN as u64,
+                len: segment_len(segment) + HEADER,
+                flags: DescriptorFlags::empty(),
+            };
+            if CLEAR {
+                *arena.whole_header_mut(segment) = [0_u8; Header::LEN];
+            }
+            // SAFETY: the segment is removed from the list below, and the free place's word is no segment.
+            unsafe { self.in_flight.exchange(index, buffer.into()) };
+            format.write(head, id(index), entry);
+            if OFFER {
+                format.offer(head.advanced(behind), id(index));
+            }
+            head = head.after();
+        }
+        self.head = head;
+        self.chains = self.chains.advanced(head.since(start));
+        // SAFETY: so many segments were moved into `in_flight`.
+        unsafe { frames.remove(head.since(start) as usize) };
+    }
+
+    /// Writes the descriptor of the first segment of a frame that has several.
     fn write_first(&mut self, at: Position, mut segment: Segment) {
         if self.header == HeaderSource::Queue
-            && let Some(header) = self.arena.header_mut(&mut segment).first_chunk_mut()
+            && let Some(header) = self.arena.header_array_mut(&mut segment)
         {
             *header = [0_u8; Header::LEN];
         }
@@ -149,6 +201,7 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
 
     /// Writes a frame of several segments, `count` in all; the first descriptor last, as packed rings need it.
     fn write_chain(&mut self, frames: &mut SegmentList<'_>, count: usize) {
+        self.only_single = false;
         let start = self.head;
         let first = frames.pop();
         let mut at = start;
@@ -169,29 +222,16 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
         }
     }
 
-    /// Writes the first of `frames`; `false` where there is none, or no room for it.
-    #[inline]
-    fn submit_one(&mut self, frames: &mut SegmentList<'_>) -> Result<bool, RingError> {
-        let Some(first) = frames.segments().first() else {
-            return Ok(false);
-        };
-        if first.has_more() {
-            return self.submit_chain(frames);
+    /// Writes frames of several segments, and of one between them, as long as there is room.
+    #[cold]
+    fn submit_general(&mut self, frames: &mut SegmentList<'_>) -> Result<(), RingError> {
+        while self.submit_chain(frames)? {
+            self.submit_whole(frames);
         }
-        if first.is_empty() || first.is_early() {
-            return Err(RingError::Frame { segments: 1 });
-        }
-        if self.head.since(self.freed) == Self::ENTRIES {
-            return Ok(false);
-        }
-        if let Some(segment) = frames.pop() {
-            self.write_first(self.head, segment);
-            self.head = self.head.after();
-        }
-        Ok(true)
+        Ok(())
     }
 
-    /// The same for a frame of several segments.
+    /// Writes the first of `frames`, which is not a frame of one segment; `false` where there is none, or no room for it.
     #[cold]
     fn submit_chain(&mut self, frames: &mut SegmentList<'_>) -> Result<bool, RingError> {
         let count = frames.first_frame();
@@ -206,6 +246,38 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
         }
         self.write_chain(frames, count);
         Ok(true)
+    }
+
+    /// Takes back frames of one segment each while the device returns them in order, which it does as a rule; at most
+    /// `limit`. Returns their number.
+    ///
+    /// `SAME` where the next completion is at the position of the oldest descriptor.
+    #[inline]
+    fn free_in_step<const SAME: bool>(&mut self, limit: u32, pool: &mut Pool<'_>) -> u32 {
+        let (format, start) = (self.format, self.freed);
+        let behind = if SAME { 0 } else { self.used.since(start) };
+        let mut freed = start;
+        let vacant = pool.vacant_words();
+        let count = vacant.len().min(limit as usize);
+        for place in vacant.get_mut(..count).unwrap_or_default() {
+            let index = slot(freed, N);
+            let Some(Used { id, .. }) = format.used(freed.advanced(behind)) else {
+                break;
+            };
+            if id as usize != index || !self.in_flight.is_single(index) {
+                break;
+            }
+            // SAFETY: the segment is given to the pool below.
+            *place = unsafe { self.in_flight.take_word(index) };
+            freed = freed.after();
+        }
+        let count = freed.since(start);
+        self.freed = freed;
+        self.used = self.used.advanced(count);
+        self.returned = self.returned.advanced(count);
+        // SAFETY: so many words of segments were moved out of `in_flight`, and they are cleared: single ones have no flag.
+        unsafe { pool.add(count as usize) };
+        count
     }
 
     /// Takes the frame whose first segment is at `index` back, and returns its number of segments.
@@ -226,9 +298,27 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
         Some(count)
     }
 
-    /// Takes back what the completion `used` is about, and returns the number of segments.
+    /// Takes back frames before `end` in whatever order and number of segments; the number of segments.
+    #[cold]
+    fn free_general(&mut self, end: Position, pool: &mut Pool<'_>) -> Result<u32, RingError> {
+        let mut total = 0;
+        while self.returned != end
+            && let Some(used) = self.format.used(self.used)
+        {
+            total += self.free_used(used, end, pool)?;
+        }
+        self.pass_freed();
+        Ok(total)
+    }
+
+    /// Takes back what the completion `used` is about, at most the frames before `end`; the number of segments.
     #[inline]
-    fn free_used(&mut self, used: Used, ahead: u32, pool: &mut Pool<'_>) -> Result<u32, RingError> {
+    fn free_used(
+        &mut self,
+        used: Used,
+        end: Position,
+        pool: &mut Pool<'_>,
+    ) -> Result<u32, RingError> {
         let index = used.id as usize;
         let oldest = slot(self.freed, N);
         if index == oldest || self.order == Order::Any {
@@ -238,7 +328,7 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
             }
             return Ok(count);
         }
-        self.free_until(used, ahead, pool)
+        self.free_until(used, end, pool)
     }
 
     /// With `IN_ORDER`, one completion may stand for all frames up to the one it names (§2.7.9).
@@ -246,11 +336,11 @@ impl<'a, F: TransmitFormat, D: Doorbell, const N: usize> Sender<'a, F, D, N> {
     fn free_until(
         &mut self,
         used: Used,
-        ahead: u32,
+        end: Position,
         pool: &mut Pool<'_>,
     ) -> Result<u32, RingError> {
         let mut total = 0;
-        for _ in 0..ahead.min(self.in_flight()) {
+        while self.returned != end {
             let index = slot(self.freed, N);
             let count = self.free(index, pool).ok_or(RingError::Id(used.id))?;
             self.freed = self.freed.advanced(count);
@@ -276,12 +366,11 @@ impl<F: TransmitFormat, D: Doorbell, const N: usize> TxQueue for Sender<'_, F, D
 
     fn submit(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, RingError> {
         let start = self.chains;
-        let result = loop {
-            match self.submit_one(frames) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
+        self.submit_whole(frames);
+        let result = if frames.is_empty() {
+            Ok(())
+        } else {
+            self.submit_general(frames)
         };
         let count = self.chains.since(start);
         if count > 0 {
@@ -293,15 +382,18 @@ impl<F: TransmitFormat, D: Doorbell, const N: usize> TxQueue for Sender<'_, F, D
     }
 
     fn reclaim(&mut self, pool: &mut Pool<'_>) -> Result<usize, RingError> {
-        let progress = self.format.progress(self.used, self.in_flight())?;
-        let mut total = 0;
-        while let Some(used) = self.format.used(progress, self.used) {
-            let before = self.returned;
-            let ahead = F::ahead(progress, self.used);
-            total += self.free_used(used, ahead, pool)?;
-            self.sent += u64::from(self.returned.since(before));
+        let start = self.returned;
+        let ready = self.format.ready(self.used, self.in_flight())?;
+        let end = start.advanced(ready);
+        let mut total = if self.used == self.freed {
+            self.free_in_step::<true>(ready, pool)
+        } else {
+            self.free_in_step::<false>(ready, pool)
+        };
+        if self.returned != end {
+            total += self.free_general(end, pool)?;
         }
-        self.pass_freed();
+        self.sent += u64::from(self.returned.since(start));
         Ok(total as usize)
     }
 }

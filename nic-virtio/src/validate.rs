@@ -13,7 +13,7 @@ use parakernel_core::{
 use crate::{
     error::RingError,
     header::Header,
-    virtqueue::{DescriptorFlags, Entry, Used, slot},
+    virtqueue::{DescriptorFlags, Entry, Format, Used, slot},
 };
 
 /// What only this module can make: the proof that a validator accepted something.
@@ -32,6 +32,18 @@ pub struct ReceiveBuffer {
     pub address: BusAddress,
 }
 
+/// Which slots the device has.
+///
+/// As long as the device returns entries in order, those are the ones between two positions, and nothing needs to be
+/// looked up. From the first one out of order on, each slot has a mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tracking {
+    /// In order, and each frame has one part; not used for receive rings.
+    Single,
+    InOrder,
+    Marked,
+}
+
 /// Checks the entries of a receive ring.
 ///
 /// Of an entry nothing is taken but its address: length and flags are the kernel's, so that the device is told the
@@ -44,10 +56,18 @@ pub struct ReceiveValidator<const N: usize> {
     returned: Position,
     /// Bytes of each buffer, header included.
     posted: u32,
+    tracking: Tracking,
+    /// The slots that the device has, where that is not told by the positions.
     busy: [bool; N],
 }
 
 impl<const N: usize> ReceiveValidator<N> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rings have at most 32768 entries"
+    )]
+    const ENTRIES: u32 = N as u32;
+
     /// A validator for buffers of `posted` bytes, header included.
     #[must_use]
     pub const fn new(posted: u32) -> Self {
@@ -55,6 +75,7 @@ impl<const N: usize> ReceiveValidator<N> {
             accepted: Position::START,
             returned: Position::START,
             posted,
+            tracking: Tracking::InOrder,
             busy: [false; N],
         }
     }
@@ -87,49 +108,107 @@ impl<const N: usize> ReceiveValidator<N> {
         self.accepted.since(self.returned)
     }
 
-    /// Takes note that the device returned the buffer that `used` names.
+    /// Takes note of the completions of the ring `used`, `ready` of them at most.
     ///
     /// # Errors
     ///
-    /// Where it names none that the device had, or says that more was written than the buffer has.
+    /// Where the device names a buffer that it did not have. How much it wrote is the process's to check, whose buffer
+    /// it is.
     #[inline]
-    pub fn take_back(&mut self, used: Used) -> Result<(), RingError> {
-        match self.busy.get_mut(used.id as usize) {
-            Some(busy) if *busy => *busy = false,
-            _ => return Err(RingError::Id(used.id)),
+    pub fn take_back(&mut self, used: &impl Format, ready: u32) -> Result<(), RingError> {
+        let ready = ready.min(self.outstanding());
+        let end = self.returned.advanced(ready);
+        if self.tracking == Tracking::InOrder {
+            self.returned = self.returned.advanced(used.in_step(self.returned, ready));
         }
-        if used.len > self.posted {
-            return Err(RingError::Length {
-                len: used.len,
-                posted: self.posted,
-            });
+        while self.returned != end
+            && let Some(Used { id, .. }) = used.used(self.returned)
+        {
+            self.take_marked(id)?;
         }
-        self.returned = self.returned.after();
         Ok(())
     }
 
-    /// Checks the buffer at `address`, for the next position; `window` is tried before `regions`.
+    /// Takes note of a completion in whatever order.
+    #[cold]
+    fn take_marked(&mut self, id: u32) -> Result<(), RingError> {
+        if self.tracking == Tracking::InOrder {
+            self.tracking = Tracking::Marked;
+            self.busy = [false; N];
+            for ahead in 0..self.outstanding() {
+                self.busy[slot(self.returned.advanced(ahead), N)] = true;
+            }
+        }
+        match self.busy.get_mut(id as usize) {
+            Some(busy) if *busy => *busy = false,
+            _ => return Err(RingError::Id(id)),
+        }
+        self.returned = self.returned.after();
+        if self.outstanding() == 0 {
+            self.tracking = Tracking::InOrder;
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self, index: usize) -> bool {
+        match self.tracking {
+            Tracking::Single | Tracking::InOrder => self.outstanding() == Self::ENTRIES,
+            Tracking::Marked => self.busy.get(index).copied().unwrap_or(true),
+        }
+    }
+
+    /// How many buffers can be accepted before one is met whose slot the device may still have, as far as that is
+    /// known without looking at marks.
     #[inline]
+    pub(crate) fn room(&self) -> usize {
+        match self.tracking {
+            Tracking::InOrder => (Self::ENTRIES - self.outstanding()) as usize,
+            Tracking::Single | Tracking::Marked => 0,
+        }
+    }
+
+    /// Checks the buffers at the addresses in `run`, each with where it goes, and hands them to `write`, up to the first that does not lie in
+    /// `window`, or for which there is no room.
+    #[inline]
+    pub(crate) fn check_run<W>(
+        &mut self,
+        run: impl Iterator<Item = (Iova, W)>,
+        window: &RegionWindow,
+        write: impl Fn(W, Validated<Self>),
+    ) {
+        let window = window.narrowed(self.posted.into());
+        let start = self.accepted;
+        let mut count = 0;
+        for (from, to) in run.take(self.room()) {
+            let Some(address) = window.translate(from, 1) else {
+                break;
+            };
+            let at = start.advanced(count);
+            write(to, Validated::new(ReceiveBuffer { at, address }, Seal(())));
+            count += 1;
+        }
+        self.accepted = start.advanced(count);
+    }
+
+    /// Checks the buffer at `address`, for the next position.
+    #[cold]
     pub(crate) fn check(
         &mut self,
         address: Iova,
-        window: &RegionWindow,
         regions: &RegionTable<'_>,
     ) -> Result<Validated<Self>, Violation> {
         let at = self.accepted;
         let index = slot(at, N);
-        if self.busy[index] {
+        if self.is_busy(index) {
             return Err(busy(index));
         }
         let len = u64::from(self.posted);
-        let bus = match window.translate(address, len) {
-            Some(bus) => bus,
-            None => regions.translate(address, len, Direction::FromDevice)?,
-        };
-        self.busy[index] = true;
+        let address = regions.translate(address, len, Direction::FromDevice)?;
+        if self.tracking == Tracking::Marked {
+            self.busy[index] = true;
+        }
         self.accepted = at.after();
-        let buffer = ReceiveBuffer { at, address: bus };
-        Ok(Validated::new(buffer, Seal(())))
+        Ok(Validated::new(ReceiveBuffer { at, address }, Seal(())))
     }
 }
 
@@ -144,8 +223,7 @@ impl<const N: usize> DescriptorValidator for ReceiveValidator<N> {
         address: Iova,
         regions: &RegionTable<'_>,
     ) -> Result<Validated<Self>, Violation> {
-        let window = regions.window(Direction::FromDevice);
-        self.check(address, &window, regions)
+        self.check(address, regions)
     }
 }
 
@@ -169,6 +247,9 @@ struct Begun {
     bytes: u32,
 }
 
+/// An Ethernet header: shorter frames are none.
+const MIN_FRAME: u32 = 14;
+
 /// Checks the entries of a transmit ring, one part of a frame after the other.
 ///
 /// A frame's entries follow each other in the ring, and the frame ends at the first that does not say `NEXT`. Nothing
@@ -177,29 +258,38 @@ struct Begun {
 pub struct TransmitValidator<const N: usize> {
     /// Where the next entry is read.
     next: Position,
+    /// The oldest entry that the device may have.
+    oldest: Position,
     begun: Begun,
     /// The longest frame, in bytes.
     max_frame: u32,
-    /// For each slot: 0, or the number of parts of the frame that begins there, or [`FURTHER`](Self::FURTHER).
-    busy: [u8; N],
+    tracking: Tracking,
+    /// For each slot from `oldest` to `next`: the number of parts of the frame that begins there, or
+    /// [`FURTHER`](Self::FURTHER), or 0 where it was returned.
+    parts: [u8; N],
 }
 
 impl<const N: usize> TransmitValidator<N> {
     /// A slot that is busy with a further part of a frame.
     const FURTHER: u8 = u8::MAX;
-    /// An Ethernet header: shorter frames are none.
-    const MIN_FRAME: u32 = 14;
     #[expect(clippy::cast_possible_truncation, reason = "12")]
     const HEADER: u32 = Header::LEN as u32;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rings have at most 32768 entries"
+    )]
+    const ENTRIES: u32 = N as u32;
 
-    /// A validator for frames of up to `max_frame` bytes.
+    /// A validator for frames of up to `max_frame` bytes, at least 14.
     #[must_use]
     pub const fn new(max_frame: u32) -> Self {
         Self {
             next: Position::START,
+            oldest: Position::START,
             begun: Begun { parts: 0, bytes: 0 },
             max_frame,
-            busy: [0; N],
+            tracking: Tracking::Single,
+            parts: [0; N],
         }
     }
 
@@ -210,78 +300,150 @@ impl<const N: usize> TransmitValidator<N> {
         self.next
     }
 
+    /// Takes note of up to `ready` completions of frames of one part that come in order, from `at` on in the ring `used`;
+    /// how many that were.
+    #[inline]
+    pub(crate) fn take_run(&mut self, used: &impl Format, at: Position, ready: u32) -> u32 {
+        let start = self.oldest;
+        let ready = ready.min(self.next.since(start));
+        let count = match self.tracking {
+            Tracking::Single if at == start => used.in_step(at, ready),
+            Tracking::Single | Tracking::InOrder => {
+                let mut count = 0;
+                while count < ready
+                    && let Some(Used { id, .. }) = used.used(at.advanced(count))
+                    && id as usize == slot(start.advanced(count), N)
+                    && (self.tracking == Tracking::Single || self.parts[id as usize & (N - 1)] == 1)
+                {
+                    count += 1;
+                }
+                count
+            }
+            Tracking::Marked => 0,
+        };
+        self.oldest = start.advanced(count);
+        if self.oldest == self.next {
+            self.tracking = Tracking::Single;
+        }
+        count
+    }
+
     /// Takes note that the device returned frame `id`; its number of parts.
     ///
     /// # Errors
     ///
     /// Where that is none that the device had.
-    #[inline]
-    pub fn take_back(&mut self, id: u32) -> Result<u32, RingError> {
-        let index = id as usize;
-        match self.busy.get_mut(index) {
-            Some(parts) if *parts == 1 => *parts = 0,
-            Some(parts) if *parts > 1 && *parts != Self::FURTHER => return Ok(self.free(index)),
-            _ => return Err(RingError::Id(id)),
-        }
-        Ok(1)
-    }
-
     #[cold]
-    fn free(&mut self, first: usize) -> u32 {
-        let parts = u32::from(self.busy[first & (N - 1)]);
-        for part in 0..parts as usize {
-            self.busy[(first + part) & (N - 1)] = 0;
+    pub fn take_back(&mut self, id: u32) -> Result<u32, RingError> {
+        self.mark();
+        let index = id as usize;
+        let is_device = index < N && self.is_outstanding(index);
+        let parts = self
+            .parts
+            .get(index)
+            .copied()
+            .filter(|_| is_device)
+            .unwrap_or(0);
+        if parts == 0 || parts == Self::FURTHER {
+            return Err(RingError::Id(id));
         }
-        parts
+        for part in 0..usize::from(parts) {
+            self.parts[(index + part) & (N - 1)] = 0;
+        }
+        // Until the oldest frame is back, the slots behind it go by their marks.
+        self.tracking = Tracking::Marked;
+        while self.oldest != self.next && self.parts[slot(self.oldest, N)] == 0 {
+            self.oldest = self.oldest.after();
+        }
+        if self.oldest == self.next {
+            self.tracking = Tracking::Single;
+        } else if self.has_no_gap() {
+            self.tracking = Tracking::InOrder;
+        }
+        Ok(parts.into())
     }
 
-    /// Checks the next entry; `window` is tried before `regions`.
+    /// Writes down how many parts frames have, where all have one so far.
+    fn mark(&mut self) {
+        if self.tracking == Tracking::Single {
+            self.tracking = Tracking::InOrder;
+            for ahead in 0..self.next.since(self.oldest) {
+                self.parts[slot(self.oldest.advanced(ahead), N)] = 1;
+            }
+        }
+    }
+
+    /// Whether `index` lies between the oldest entry and the next.
+    fn is_outstanding(&self, index: usize) -> bool {
+        let ahead = index.wrapping_sub(slot(self.oldest, N)) & (N - 1);
+        ahead < self.next.since(self.oldest) as usize
+    }
+
+    fn has_no_gap(&self) -> bool {
+        let count = self.next.since(self.oldest);
+        (0..count).all(|ahead| self.parts[slot(self.oldest.advanced(ahead), N)] != 0)
+    }
+
+    /// Checks entries that are a whole frame each, which `copy` reads by their slot as an address and a length that is
+    /// too large where the entry is something else, and hands them to `write`; up to `limit` or the first that is
+    /// something else, does not lie well inside `window`, or whose slot is not free.
     #[inline]
+    pub(crate) fn check_run(
+        &mut self,
+        limit: u32,
+        window: &RegionWindow,
+        copy: impl Fn(usize) -> (u64, u64),
+        mut write: impl FnMut(Validated<Self>),
+    ) -> u32 {
+        const SHORTEST: u64 = (Header::LEN + MIN_FRAME as usize) as u64;
+        let window = window.narrowed(self.max_frame.into());
+        let span = u64::from(self.max_frame - MIN_FRAME);
+        let is_single = self.tracking == Tracking::Single;
+        let start = self.next;
+        let mut at = start;
+        let end = at.advanced(limit.min(self.free()));
+        while at != end {
+            let index = slot(at, N);
+            let (address, len) = copy(index);
+            // A length below that of the shortest frame and its header wraps to a huge one.
+            if len.wrapping_sub(SHORTEST) > span {
+                break;
+            }
+            let Some(address) = window.translate(behind_header(address), 1) else {
+                break;
+            };
+            if !is_single {
+                self.parts[index] = 1;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "at most `max_frame`")]
+            let len = (len - Header::LEN as u64) as u32;
+            let part = FramePart {
+                address,
+                len,
+                frame: id(index),
+                is_last: true,
+            };
+            write(Validated::new(part, Seal(())));
+            at = at.after();
+        }
+        self.next = at;
+        at.since(start)
+    }
+
+    /// Entries that can be accepted before one is met that the device may still have.
+    #[inline]
+    const fn free(&self) -> u32 {
+        Self::ENTRIES - self.next.since(self.oldest)
+    }
+
+    /// Checks the next entry.
+    #[cold]
     pub(crate) fn check(
         &mut self,
         entry: Entry,
-        window: &RegionWindow,
         regions: &RegionTable<'_>,
     ) -> Result<Validated<Self>, Violation> {
-        if self.begun.parts != 0 || !entry.flags.is_empty() {
-            return self.check_part(entry, regions);
-        }
-        let index = slot(self.next, N);
-        if self.busy[index] != 0 {
-            return Err(busy(index));
-        }
-        let len = entry.len.wrapping_sub(Self::HEADER);
-        // A length below the header's wraps to a huge one.
-        if len.wrapping_sub(Self::MIN_FRAME) > self.max_frame - Self::MIN_FRAME {
-            return Err(Violation::Length {
-                len: entry.len.into(),
-            });
-        }
-        // The header is not read by anybody. Where the sum wraps, the wrapped address is what is checked and used.
-        let address = Iova::new(entry.address.wrapping_add(Header::LEN as u64));
-        let bus = match window.translate(address, len.into()) {
-            Some(bus) => bus,
-            None => regions.translate(address, len.into(), Direction::ToDevice)?,
-        };
-        self.busy[index] = 1;
-        self.next = self.next.after();
-        let part = FramePart {
-            address: bus,
-            len,
-            frame: id(index),
-            is_last: true,
-        };
-        Ok(Validated::new(part, Seal(())))
-    }
-
-    /// The general case: an entry of a frame with several parts, or one with flags that it may not have.
-    #[cold]
-    fn check_part(
-        &mut self,
-        entry: Entry,
-        regions: &RegionTable<'_>,
-    ) -> Result<Validated<Self>, Violation> {
-        let Begun { parts, bytes } = self.begun;
+        let Begun { parts, .. } = self.begun;
         let index = slot(self.next, N);
         let head = index.wrapping_sub(parts as usize) & (N - 1);
         let is_last = !entry.flags.contains(DescriptorFlags::NEXT);
@@ -290,40 +452,31 @@ impl<const N: usize> TransmitValidator<N> {
                 field: entry.flags.bits().into(),
             });
         }
-        if self.busy[index] != 0 {
+        if self.free() == 0 {
             return Err(busy(index));
         }
-        if parts == MAX_SEGMENTS || parts as usize == N || (!is_last && parts + 1 == MAX_SEGMENTS) {
+        if parts + 1 > MAX_SEGMENTS || (!is_last && parts + 1 == MAX_SEGMENTS) {
             return Err(Violation::Chain {
                 head: id(head).into(),
             });
         }
-        let header = if parts == 0 { Self::HEADER } else { 0 };
-        let length = || Violation::Length {
-            len: entry.len.into(),
+        let len = self.check_len(&entry, is_last)?;
+        let address = if parts == 0 {
+            behind_header(entry.address)
+        } else {
+            Iova::new(entry.address)
         };
-        let len = entry.len.checked_sub(header).filter(|&len| len > 0);
-        let len = len.ok_or_else(length)?;
-        let bytes = bytes
-            .checked_add(len)
-            .filter(|&bytes| bytes <= self.max_frame);
-        let bytes = bytes.ok_or_else(length)?;
-        if is_last && bytes < Self::MIN_FRAME {
-            return Err(length());
-        }
-        let address = Iova::new(entry.address.wrapping_add(header.into()));
-        let bus = regions.translate(address, len.into(), Direction::ToDevice)?;
-        self.busy[index] = Self::FURTHER;
+        let address = regions.translate(address, len.into(), Direction::ToDevice)?;
+        self.mark();
+        self.parts[index] = Self::FURTHER;
         self.next = self.next.after();
-        self.begun = Begun {
-            parts: parts + 1,
-            bytes,
-        };
+        self.begun.parts = parts + 1;
+        self.begun.bytes += len;
         if is_last {
             self.finish(head);
         }
         let part = FramePart {
-            address: bus,
+            address,
             len,
             frame: id(head),
             is_last,
@@ -331,12 +484,34 @@ impl<const N: usize> TransmitValidator<N> {
         Ok(Validated::new(part, Seal(())))
     }
 
+    /// The part's bytes, the header not counted, where that is at least one and the frame has a length it may have.
+    fn check_len(&self, entry: &Entry, is_last: bool) -> Result<u32, Violation> {
+        let Begun { parts, bytes } = self.begun;
+        let header = if parts == 0 { Self::HEADER } else { 0 };
+        let len = entry.len.checked_sub(header).filter(|&len| len > 0);
+        let frame = len.and_then(|len| bytes.checked_add(len));
+        let min = if is_last { MIN_FRAME } else { 0 };
+        match (len, frame) {
+            (Some(len), Some(frame)) if (min..=self.max_frame).contains(&frame) => Ok(len),
+            _ => Err(Violation::Length {
+                len: entry.len.into(),
+            }),
+        }
+    }
+
     /// Marks the frame that begins at `head` as complete.
     fn finish(&mut self, head: usize) {
         let parts = core::mem::take(&mut self.begun).parts;
         // At most `MAX_SEGMENTS`.
-        self.busy[head & (N - 1)] = u8::try_from(parts).unwrap_or(Self::FURTHER - 1);
+        self.parts[head & (N - 1)] = u8::try_from(parts).unwrap_or(Self::FURTHER - 1);
     }
+}
+
+/// The first byte of the frame. The header before it is read by nobody; where the sum wraps, the wrapped address is
+/// what is checked and used.
+#[inline]
+const fn behind_header(address: u64) -> Iova {
+    Iova::new(address.wrapping_add(Header::LEN as u64))
 }
 
 impl<const N: usize> DescriptorValidator for TransmitValidator<N> {
@@ -350,8 +525,7 @@ impl<const N: usize> DescriptorValidator for TransmitValidator<N> {
         entry: Entry,
         regions: &RegionTable<'_>,
     ) -> Result<Validated<Self>, Violation> {
-        let window = regions.window(Direction::ToDevice);
-        self.check(entry, &window, regions)
+        self.check(entry, regions)
     }
 }
 

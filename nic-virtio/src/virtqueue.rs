@@ -70,7 +70,7 @@ impl Descriptor {
 
     /// Writes the address alone.
     #[inline]
-    fn store_address(&self, address: u64) {
+    pub(crate) fn store_address(&self, address: u64) {
         self.address.store(address.to_le(), Relaxed);
     }
 
@@ -100,26 +100,35 @@ pub struct Used {
 /// A ring as data halves and validators use it: some shared references, copied freely.
 ///
 /// Entries are addressed by free-running positions; only these traits know how positions become indices, wrap bits and
-/// flags. None of the functions can fail on bad memory contents, and none keeps state.
+/// flags. None of the functions panics on bad memory contents, and none keeps state.
 pub trait Format: Copy {
-    /// What was seen of the device's progress at the start of a batch.
-    type Progress: Copy;
-
     /// Number of entries.
     const ENTRIES: usize;
 
-    /// Looks how far the device has come, which had `outstanding` buffers from `next` on.
+    /// How many completions there may be from `next` on, where the device had `outstanding` buffers.
     ///
     /// # Errors
     ///
     /// [`RingError::IndexJump`] where the device claims to have used more than it had.
-    fn progress(&self, next: Position, outstanding: u32) -> Result<Self::Progress, RingError>;
+    fn ready(&self, next: Position, outstanding: u32) -> Result<u32, RingError>;
 
-    /// What the device said at `at`, or `None` where it has not come so far.
-    fn used(&self, progress: Self::Progress, at: Position) -> Option<Used>;
+    /// What the device said at `at`, which is less than [`ready`](Self::ready) entries away, or `None` where it has not
+    /// come so far.
+    fn used(&self, at: Position) -> Option<Used>;
 
-    /// How many completions there can be from `at` on, as far as was seen.
-    fn ahead(progress: Self::Progress, at: Position) -> u32;
+    /// How many completions from `at` on, `limit` at most, are each of the buffer whose id is the slot that the completion
+    /// is in: what a device that keeps order does where each buffer has one descriptor.
+    #[inline]
+    fn in_step(&self, at: Position, limit: u32) -> u32 {
+        let mut count = 0;
+        while count < limit
+            && let Some(Used { id, .. }) = self.used(at.advanced(count))
+            && id as usize == slot(at.advanced(count), Self::ENTRIES)
+        {
+            count += 1;
+        }
+        count
+    }
 
     /// Publishes all that was offered or armed before `tail`.
     fn publish(&self, tail: Position);
@@ -143,6 +152,12 @@ pub trait ReceiveFormat: Format {
     /// Whether a buffer's id is the slot that it is armed in, so that the next one can take its place.
     const IN_PLACE: bool;
 
+    /// The `count` descriptors from `slot` on, where all that arming has to write is their addresses; `None` where there
+    /// is more to write, or not so many before the ring's end.
+    fn places(&self, _slot: usize, _count: usize) -> Option<&[Descriptor]> {
+        None
+    }
+
     /// Whether each of `count` buffers can be armed.
     fn fits(&self, count: u16) -> bool;
 
@@ -163,6 +178,9 @@ pub trait ReceiveFormat: Format {
 pub trait TransmitFormat: Format {
     /// Writes the descriptor at `at` of the chain `id`. Of several, the chain's first is to be written last.
     fn write(&self, at: Position, id: u16, entry: Entry);
+
+    /// Fills in what never changes as long as each chain is one descriptor, so that none need be offered.
+    fn prepare_single(&self);
 
     /// Makes the chain that starts at slot `head` the one at `chain` among all chains.
     fn offer(&self, chain: Position, head: u16);
@@ -204,6 +222,10 @@ pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
     /// What the process wrote into the descriptor `from` of its own ring; each half is read once.
     fn copy(from: &Descriptor) -> Entry;
 
+    /// The same for an entry that is expected to have no flags: its address, and its length, which is above 32 bits
+    /// where it has flags after all.
+    fn copy_plain(from: &Descriptor) -> (u64, u64);
+
     /// Writes entry `index` of a table, `next` of which follows it where `entry.flags` say so.
     fn write_table(to: &Descriptor, entry: Entry, next: u16);
 
@@ -213,8 +235,19 @@ pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
     /// Tells the process, in the copy of the completion at `at`, that chain `id` of its ring was used.
     fn tell(to: &Descriptor, at: Position, id: u32);
 
-    /// Posts the table of `id` as chain number `chain`; `is_usual` where it is the one prepared.
-    fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool);
+    /// Posts the table of `id` as chain number `chain`.
+    fn post_table(&self, chain: Position, id: u16, table: Entry, post: Post);
+}
+
+/// How much of a posting is there already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Post {
+    /// The table is the one prepared, and the chain's number is, and was for all chains before, that of its slot.
+    InStep,
+    /// The table is the one prepared.
+    Prepared,
+    /// The table is another.
+    Changed,
 }
 
 /// How notifications are suppressed.

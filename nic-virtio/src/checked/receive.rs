@@ -1,6 +1,6 @@
 use parakernel_core::{
     address::{Direction, Iova},
-    memory::{ArenaLayout, RegionTable, SharedMemory},
+    memory::{ArenaLayout, RegionTable, RegionWindow, SharedMemory},
     queue::Doorbell,
     ring::Position,
     validate::{Validated, Violation},
@@ -87,16 +87,44 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
             return Ok(accepted);
         }
         let window = regions.window(Direction::FromDevice);
-        for _ in 0..count {
-            let index = slot(self.validator.accepted(), N);
-            let address = Iova::new(self.shadow[index].address());
-            let buffer = self.validator.check(address, &window, regions)?;
-            self.arm(buffer);
+        let end = accepted.advanced(count);
+        while self.validator.accepted() != end {
+            self.take_run(end, &window);
+            if self.validator.accepted() != end {
+                let index = slot(self.validator.accepted(), N);
+                let address = Iova::new(self.shadow[index].address());
+                let buffer = self.validator.check(address, regions)?;
+                arm(&self.hardware, buffer, self.validator.posted());
+            }
         }
         let accepted = self.validator.accepted();
         self.hardware.publish(accepted);
         self.doorbell.ring(accepted);
         Ok(accepted)
+    }
+
+    /// Takes over entries before `end` that lie in `window`, up to the ring's end.
+    #[inline]
+    fn take_run(&mut self, end: Position, window: &RegionWindow) {
+        let start = self.validator.accepted();
+        let index = slot(start, N);
+        let count = (N - index)
+            .min(end.since(start) as usize)
+            .min(self.validator.room());
+        let shadow = self.shadow.get(index..index + count).unwrap_or_default();
+        let run = shadow.iter().map(|entry| Iova::new(entry.address()));
+        if let Some(places) = self.hardware.places(index, count) {
+            let write = |place: &Descriptor, buffer: Validated<ReceiveValidator<N>>| {
+                place.store_address(buffer.into_inner().address.as_u64());
+            };
+            self.validator.check_run(run.zip(places), window, write);
+        } else {
+            let posted = self.validator.posted();
+            let hardware = self.hardware;
+            let write = |(), buffer| arm(&hardware, buffer, posted);
+            let run = run.map(|address| (address, ()));
+            self.validator.check_run(run, window, write);
+        }
     }
 
     /// Takes note of what the device returned; the number of buffers.
@@ -106,24 +134,22 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
     /// Where the device returned what it did not have.
     pub fn harvest(&mut self) -> Result<u32, Fault> {
         let start = self.validator.returned();
-        let progress = self
-            .hardware
-            .progress(start, self.validator.outstanding())?;
-        while let Some(used) = self.hardware.used(progress, self.validator.returned()) {
-            self.validator.take_back(used)?;
-        }
+        let ready = self.hardware.ready(start, self.validator.outstanding())?;
+        self.validator.take_back(&self.hardware, ready)?;
         Ok(self.validator.returned().since(start))
     }
+}
 
-    /// The only way into the device's ring.
-    #[inline]
-    fn arm(&self, buffer: Validated<ReceiveValidator<N>>) {
-        let buffer = buffer.into_inner();
-        let id = self.hardware.id(buffer.at, 0);
-        let address = buffer.address.as_u64();
-        self.hardware
-            .arm(buffer.at, id, address, self.validator.posted());
-    }
+/// The only way into the device's ring.
+#[inline]
+fn arm<F: ReceiveFormat, const N: usize>(
+    hardware: &F,
+    buffer: Validated<ReceiveValidator<N>>,
+    posted: u32,
+) {
+    let buffer = buffer.into_inner();
+    let id = hardware.id(buffer.at, 0);
+    hardware.arm(buffer.at, id, buffer.address.as_u64(), posted);
 }
 
 /// Fills the descriptors of a receive ring that a process is to have in `Sealed` mode, once and for all: descriptor *i*

@@ -2,7 +2,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parakernel_core::{
     address::{BusAddress, Direction, Iova},
-    memory::{DmaBlock, PAGE_SIZE, RegionTable, SharedMemory},
+    memory::{DmaBlock, PAGE_SIZE, RegionTable, RegionWindow, SharedMemory},
     queue::Doorbell,
     ring::Position,
     steering::SOURCE_HEADERS,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     header::Header,
     validate::{FramePart, MAX_SEGMENTS, TransmitValidator},
-    virtqueue::{CheckedFormat, Descriptor, DescriptorFlags, Entry, slot},
+    virtqueue::{CheckedFormat, Descriptor, DescriptorFlags, Entry, Post, slot},
 };
 
 /// Entries of a table for a frame of several parts: header and copied bytes, then the parts.
@@ -62,10 +62,10 @@ impl<'a, const N: usize> Tables<'a, N> {
         self.block.bus_address().as_u64() + offset as u64
     }
 
-    /// The descriptor of the table of two entries that belongs to slot `index`.
+    /// The descriptor of the table of two entries that belongs to slot `index`, where the block lies at `bus`.
     #[inline]
-    fn pair(&self, index: usize) -> Entry {
-        Self::table(self.bus(index * size_of::<[Descriptor; 2]>()), 2)
+    const fn pair(bus: u64, index: usize) -> Entry {
+        Self::table(bus + (index * size_of::<[Descriptor; 2]>()) as u64, 2)
     }
 
     /// The descriptor of the first `entries` of long table `number`.
@@ -136,6 +136,8 @@ pub struct CheckedSender<'a, F, D, const N: usize> {
     long: [Option<u16>; LONG_TABLES],
     /// Whether tables have held more than a header in their first entry.
     copies_heads: bool,
+    /// Whether each frame so far took the slot that its number names.
+    is_in_step: bool,
 }
 
 impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, N> {
@@ -156,10 +158,11 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         if F::ENTRIES != N || max_frame < 14 || (F::COPIES_COMPLETIONS && completions.is_none()) {
             return None;
         }
+        hardware.prepare_single();
         for (index, pair) in (0_u16..).zip(tables.pairs) {
             let head = tables.head(index.into(), 0, DescriptorFlags::NEXT);
             F::write_table(&pair[0], head, 1);
-            hardware.prepare_table(index, tables.pair(index.into()));
+            hardware.prepare_table(index, Tables::<N>::pair(tables.bus(0), index.into()));
         }
         Some(Self {
             hardware,
@@ -177,6 +180,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             told: Position::START,
             long: [None; LONG_TABLES],
             copies_heads: false,
+            is_in_step: true,
         })
     }
 
@@ -224,17 +228,14 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         self.copies_heads |= S::LOOKS;
         let window = regions.window(Direction::ToDevice);
         let start = self.posted;
-        while self.accepted != claim && self.posted.since(start) < budget {
-            let index = slot(self.validator.next(), N);
-            let entry = F::copy(&self.shadow[index]);
-            if S::LOOKS || !entry.flags.is_empty() {
-                if !self.take_frame(entry, claim, regions, source)? {
-                    break;
-                }
-            } else {
-                let part = self.validator.check(entry, &window, regions)?;
-                self.post_whole(part);
-                self.accepted = self.accepted.after();
+        let end = start.advanced(budget.min(u32::from(u16::MAX)));
+        while self.accepted != claim && self.posted != end {
+            let limit = end.since(self.posted).min(claim.since(self.accepted));
+            if !S::LOOKS && self.post_run(limit, &window) == limit {
+                break;
+            }
+            if !self.take_frame(claim, regions, source)? {
+                break;
             }
         }
         if self.posted != start {
@@ -251,8 +252,16 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
     /// Where the device returned what it did not have.
     pub fn harvest(&mut self) -> Result<u32, Fault> {
         let start = self.returned;
-        let progress = self.hardware.progress(start, self.outstanding())?;
-        while let Some(used) = self.hardware.used(progress, self.returned) {
+        let ready = self.hardware.ready(start, self.outstanding())?;
+        let end = start.advanced(ready);
+        let hardware = self.hardware;
+        if !self.copies_heads && self.completions.is_none() {
+            let count = self.validator.take_run(&hardware, start, ready);
+            self.returned = start.advanced(count);
+        }
+        while self.returned != end
+            && let Some(used) = hardware.used(self.returned)
+        {
             let parts = self.validator.take_back(used.id)?;
             self.returned = self.returned.after();
             if parts > 1 || self.copies_heads {
@@ -266,38 +275,52 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         Ok(self.returned.since(start))
     }
 
-    /// Posts a frame that is one part, behind the header that lies ready.
+    /// Posts up to `limit` frames that are one part each, behind the headers that lie ready; how many that were.
     #[inline]
-    fn post_whole(&mut self, part: Validated<TransmitValidator<N>>) {
-        let part = part.into_inner();
-        let index = usize::from(part.frame) & (N - 1);
-        F::write_table(&self.tables.pairs[index][1], rest(&part, part.len, true), 0);
-        let table = self.tables.pair(index);
-        self.hardware
-            .post_table(self.posted, part.frame, table, true);
-        self.posted = self.posted.after();
+    fn post_run(&mut self, limit: u32, window: &RegionWindow) -> u32 {
+        let (hardware, shadow) = (self.hardware, self.shadow);
+        let (pairs, bus) = (self.tables.pairs, self.tables.bus(0));
+        let post = if self.is_in_step {
+            Post::InStep
+        } else {
+            Post::Prepared
+        };
+        let mut posted = self.posted;
+        let copy = |index: usize| F::copy_plain(&shadow[index & (N - 1)]);
+        let write = |part: Validated<TransmitValidator<N>>| {
+            let part = part.into_inner();
+            let index = usize::from(part.frame) & (N - 1);
+            F::write_table(&pairs[index][1], rest(&part, part.len, true), 0);
+            hardware.post_table(posted, part.frame, Tables::<N>::pair(bus, index), post);
+            posted = posted.after();
+        };
+        let count = self.validator.check_run(limit, window, copy, write);
+        self.posted = posted;
+        self.accepted = self.accepted.advanced(count);
+        count
     }
 
     /// Takes over one frame in the general case: of several parts, or one whose first bytes are looked at. `false` where
     /// it has to wait for a table.
+    #[cold]
     fn take_frame<S: SourceCheck>(
         &mut self,
-        first: Entry,
         claim: Position,
         regions: &RegionTable<'_>,
         source: &S,
     ) -> Result<bool, Fault> {
+        let first = F::copy(&self.shadow[slot(self.validator.next(), N)]);
+        self.is_in_step &= !first.flags.contains(DescriptorFlags::NEXT);
         let is_long = first.flags.contains(DescriptorFlags::NEXT);
         let number = self.long.iter().position(Option::is_none);
         let Some(number) = number.or((!is_long).then_some(0)) else {
             return Ok(false);
         };
         let start = self.validator.next();
-        let window = regions.window(Direction::ToDevice);
         let mut head = Head::new();
         let (mut entry, mut used, mut entries) = (first, 0, 1);
         let frame = loop {
-            let part = self.validator.check(entry, &window, regions)?.into_inner();
+            let part = self.validator.check(entry, regions)?.into_inner();
             used += 1;
             let rest = gather(&mut head, source, &part)?;
             if let Some(rest) = rest {
@@ -359,11 +382,15 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             }
             None => Entry {
                 len: Tables::<N>::table(0, entries).len,
-                ..self.tables.pair(index)
+                ..Tables::<N>::pair(self.tables.bus(0), index)
             },
         };
-        self.hardware
-            .post_table(self.posted, frame, table, long.is_none());
+        let post = if long.is_some() {
+            Post::Changed
+        } else {
+            Post::Prepared
+        };
+        self.hardware.post_table(self.posted, frame, table, post);
         self.posted = self.posted.after();
     }
 
@@ -386,7 +413,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         let index = usize::from(id) & (N - 1);
         let head = self.tables.head(index, 0, DescriptorFlags::NEXT);
         F::write_table(&self.tables.pairs[index][0], head, 1);
-        self.hardware.prepare_table(id, self.tables.pair(index));
+        let pair = Tables::<N>::pair(self.tables.bus(0), index);
+        self.hardware.prepare_table(id, pair);
     }
 }
 

@@ -13,7 +13,7 @@ use parakernel_core::{
 };
 
 use super::{
-    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, ReceiveFormat,
+    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, Post, ReceiveFormat,
     TransmitFormat, Used, need_event, slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
@@ -143,19 +143,17 @@ impl<'a, const N: usize> Packed<'a, N> {
 }
 
 impl<const N: usize> Format for Packed<'_, N> {
-    /// Each descriptor says by itself whether it was used.
-    type Progress = ();
-
     const ENTRIES: usize = N;
 
+    /// Each descriptor says by itself whether it was used.
     #[inline]
-    fn progress(&self, _next: Position, _outstanding: u32) -> Result<(), RingError> {
-        Ok(())
+    fn ready(&self, _next: Position, outstanding: u32) -> Result<u32, RingError> {
+        Ok(outstanding)
     }
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    fn used(&self, (): (), at: Position) -> Option<Used> {
+    fn used(&self, at: Position) -> Option<Used> {
         let rest = self.completions[slot(at, N)].rest();
         let wanted = if Self::wrap(at) { MARKS } else { 0 };
         // Of a descriptor without `WRITE` the length is reserved (§2.8.6): only receive rings look at it.
@@ -163,11 +161,6 @@ impl<const N: usize> Format for Packed<'_, N> {
             id: (rest >> 32) as u32 & 0xFFFF,
             len: rest as u32,
         })
-    }
-
-    #[inline]
-    fn ahead((): (), _at: Position) -> u32 {
-        u32::MAX
     }
 
     #[inline]
@@ -269,6 +262,8 @@ impl<const N: usize> TransmitFormat for Packed<'_, N> {
         self.ring[slot(at, N)].store(entry.address, rest);
     }
 
+    fn prepare_single(&self) {}
+
     #[inline]
     fn offer(&self, _chain: Position, _head: u16) {}
 }
@@ -285,6 +280,13 @@ impl<const N: usize> CheckedFormat for Packed<'_, N> {
             len: rest as u32,
             flags: DescriptorFlags::from_bits_retain((rest >> 48) as u16),
         }
+    }
+
+    #[inline]
+    fn copy_plain(from: &Descriptor) -> (u64, u64) {
+        /// The id, which the process's data half writes and nobody reads.
+        const ID: u64 = 0xFFFF << 32;
+        (from.address(), from.rest() & !(MARKS | ID))
     }
 
     #[inline]
@@ -306,7 +308,7 @@ impl<const N: usize> CheckedFormat for Packed<'_, N> {
     }
 
     #[inline]
-    fn post_table(&self, chain: Position, id: u16, table: Entry, _is_usual: bool) {
+    fn post_table(&self, chain: Position, id: u16, table: Entry, _post: Post) {
         self.write(chain, id, table);
     }
 }

@@ -13,7 +13,7 @@ use parakernel_core::{
 };
 
 use super::{
-    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, ReceiveFormat,
+    CheckedFormat, Descriptor, DescriptorFlags, Entry, Events, Format, Post, ReceiveFormat,
     TransmitFormat, Used, low16, need_event, slot,
 };
 use crate::{error::RingError, transport::RingAddresses};
@@ -82,30 +82,51 @@ impl<const N: usize> Copy for Rings<'_, N> {}
 
 impl<const N: usize> Rings<'_, N> {
     #[inline]
-    fn progress(&self, next: Position, outstanding: u32) -> Result<Position, RingError> {
+    fn ready(&self, next: Position, outstanding: u32) -> Result<u32, RingError> {
         let index = u16::from_le(self.used.index.load(Acquire));
-        let end = next.next_with_low16(index);
-        let claimed = end.since(next);
+        let claimed = next.next_with_low16(index).since(next);
         if claimed > outstanding {
             return Err(RingError::IndexJump {
                 claimed,
                 outstanding,
             });
         }
-        Ok(end)
+        Ok(claimed)
     }
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    fn used(&self, end: Position, at: Position) -> Option<Used> {
-        if at == end {
-            return None;
-        }
+    fn used(&self, at: Position) -> Used {
         let element = u64::from_le(self.used.ring[slot(at, N)].load(Relaxed));
-        Some(Used {
+        Used {
             id: element as u32,
             len: (element >> 32) as u32,
-        })
+        }
+    }
+
+    /// Goes through the ring in runs that do not wrap, which takes fewer instructions.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "slots and counts are below 65536, ids have 32 bits"
+    )]
+    fn in_step(&self, at: Position, limit: u32) -> u32 {
+        let mut count = 0;
+        while count < limit {
+            let start = slot(at.advanced(count), N);
+            let left = (limit - count) as usize;
+            let run = self.used.ring.get(start..).unwrap_or_default();
+            let run = run.get(..left).unwrap_or(run);
+            let is_next = |(id, element): &(u32, &AtomicU64)| {
+                u64::from_le(element.load(Relaxed)) as u32 == *id
+            };
+            let found = (start as u32..).zip(run).take_while(is_next).count();
+            count += found as u32;
+            if found < run.len() {
+                break;
+            }
+        }
+        count
     }
 
     #[inline]
@@ -151,24 +172,21 @@ impl<const N: usize> Rings<'_, N> {
 macro_rules! format_by_rings {
     ($name:ident) => {
         impl<const N: usize> Format for $name<'_, N> {
-            /// Where the device's progress ends.
-            type Progress = Position;
-
             const ENTRIES: usize = N;
 
             #[inline]
-            fn progress(&self, next: Position, outstanding: u32) -> Result<Position, RingError> {
-                self.rings.progress(next, outstanding)
+            fn ready(&self, next: Position, outstanding: u32) -> Result<u32, RingError> {
+                self.rings.ready(next, outstanding)
             }
 
             #[inline]
-            fn used(&self, progress: Position, at: Position) -> Option<Used> {
-                self.rings.used(progress, at)
+            fn used(&self, at: Position) -> Option<Used> {
+                Some(self.rings.used(at))
             }
 
             #[inline]
-            fn ahead(progress: Position, at: Position) -> u32 {
-                progress.since(at)
+            fn in_step(&self, at: Position, limit: u32) -> u32 {
+                self.rings.in_step(at, limit)
             }
 
             #[inline]
@@ -267,6 +285,11 @@ impl<'a, const N: usize> Split<'a, N> {
 impl<const N: usize> ReceiveFormat for Split<'_, N> {
     const IN_PLACE: bool = true;
 
+    #[inline]
+    fn places(&self, slot: usize, count: usize) -> Option<&[Descriptor]> {
+        self.descriptors.get(slot..)?.get(..count)
+    }
+
     fn fits(&self, _count: u16) -> bool {
         true
     }
@@ -277,10 +300,10 @@ impl<const N: usize> ReceiveFormat for Split<'_, N> {
             len,
             flags: DescriptorFlags::WRITE,
         };
-        for (index, descriptor) in (0_u16..).zip(self.descriptors) {
+        for descriptor in self.descriptors {
             descriptor.store(0, encode(entry, 0));
-            self.rings.available.ring[usize::from(index)].store(index.to_le(), Relaxed);
         }
+        self.prepare_single();
     }
 
     #[inline]
@@ -302,8 +325,19 @@ impl<const N: usize> TransmitFormat for Split<'_, N> {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "slots are below 32768")]
     fn write(&self, at: Position, _id: u16, entry: Entry) {
-        let next = slot(at.after(), N) as u16;
+        let has_next = entry.flags.contains(DescriptorFlags::NEXT);
+        let next = if has_next {
+            slot(at.after(), N) as u16
+        } else {
+            0
+        };
         self.descriptors[slot(at, N)].store(entry.address, encode(entry, next));
+    }
+
+    fn prepare_single(&self) {
+        for (index, place) in (0_u16..).zip(&self.rings.available.ring) {
+            place.store(index.to_le(), Relaxed);
+        }
     }
 
     #[inline]
@@ -327,6 +361,12 @@ impl<const N: usize> CheckedFormat for Split<'_, N> {
     }
 
     #[inline]
+    fn copy_plain(from: &Descriptor) -> (u64, u64) {
+        // Flags and `next` lie above the length.
+        (from.address(), from.rest())
+    }
+
+    #[inline]
     fn write_table(to: &Descriptor, entry: Entry, next: u16) {
         to.store(entry.address, encode(entry, next));
     }
@@ -340,11 +380,13 @@ impl<const N: usize> CheckedFormat for Split<'_, N> {
     fn tell(_to: &Descriptor, _at: Position, _id: u32) {}
 
     #[inline]
-    fn post_table(&self, chain: Position, id: u16, table: Entry, is_usual: bool) {
-        if !is_usual {
+    fn post_table(&self, chain: Position, id: u16, table: Entry, post: Post) {
+        if post == Post::Changed {
             self.prepare_table(id, table);
         }
-        self.rings.offer(chain, id);
+        if post != Post::InStep {
+            self.rings.offer(chain, id);
+        }
     }
 }
 

@@ -72,6 +72,14 @@ impl Segment {
         self.len() == 0
     }
 
+    /// Whether the segment is a whole frame with at least one byte, which starts at its usual place.
+    #[inline]
+    #[must_use]
+    pub const fn is_whole_frame(&self) -> bool {
+        // Length and flags in one compare: a flag makes the number too large, and no byte at all makes it wrap.
+        (self.0 >> Self::LEN_SHIFT).wrapping_sub(1) < Self::LEN_MASK
+    }
+
     /// Whether the frame goes on in the next segment.
     #[inline]
     #[must_use]
@@ -221,6 +229,15 @@ impl<'a> Arena<'a> {
         Iova::new(self.iova.as_u64() + self.offset(segment) as u64)
     }
 
+    /// Where devices find the first byte of a frame in the buffer with this index, below the layout's count.
+    #[inline]
+    #[must_use]
+    pub const fn buffer_iova(&self, index: u16) -> Iova {
+        // Two factors of 32 bits each; the sum was checked when the arena was made.
+        let offset = index as u64 * self.layout.stride as u64 + self.layout.headroom as u64;
+        Iova::new(self.iova.as_u64().wrapping_add(offset))
+    }
+
     /// The frame's bytes in `segment`.
     ///
     /// # Panics
@@ -269,6 +286,51 @@ impl<'a> Arena<'a> {
         unsafe { bytes.as_mut() }
     }
 
+    /// The same for a header of `H` bytes; `None` for early segments, and where the arena's header is of another length.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Self::bytes).
+    #[inline]
+    #[must_use]
+    pub fn header_array_mut<'s, const H: usize>(
+        &self,
+        segment: &'s mut Segment,
+    ) -> Option<&'s mut [u8; H]>
+    where
+        'a: 's,
+    {
+        if segment.is_early() || self.layout.header as usize != H {
+            return None;
+        }
+        let mut bytes = self.header_place(segment).cast::<[u8; H]>();
+        // SAFETY: as in `header_mut`; the header has `H` bytes.
+        Some(unsafe { bytes.as_mut() })
+    }
+
+    /// The same for a segment that [is a whole frame](Segment::is_whole_frame), without asking whether it is early: of
+    /// one that is, it is the header before the place where other frames start.
+    ///
+    /// # Panics
+    ///
+    /// As [`bytes`](Self::bytes), and where the arena's header is of another length.
+    #[inline]
+    #[must_use]
+    pub fn whole_header_mut<'s, const H: usize>(&self, segment: &'s mut Segment) -> &'s mut [u8; H]
+    where
+        'a: 's,
+    {
+        assert!(
+            segment.index() < self.layout.count && self.layout.header as usize == H,
+            "segment outside its arena"
+        );
+        let offset = segment.index() as usize * self.layout.stride as usize;
+        // SAFETY: a buffer of the arena (index checked); the header lies in its headroom.
+        let start = unsafe { self.base.add(offset + self.layout.headroom as usize - H) };
+        // SAFETY: as in `header_mut`; the header has `H` bytes.
+        unsafe { start.cast::<[u8; H]>().as_mut() }
+    }
+
     /// The device header before the frame's first byte; empty for early segments.
     ///
     /// # Panics
@@ -285,29 +347,49 @@ impl<'a> Arena<'a> {
         unsafe { bytes.as_ref() }
     }
 
-    /// Offset of the segment's first byte in the arena.
+    /// Offset of the segment's first byte in its buffer.
     #[inline]
-    fn offset(&self, segment: &Segment) -> usize {
+    const fn start(&self, segment: &Segment) -> usize {
         let early = if segment.is_early() {
             self.layout.header
         } else {
             0
         };
-        let start = self.layout.headroom - early;
-        segment.index() as usize * self.layout.stride as usize + start as usize
+        (self.layout.headroom - early) as usize
+    }
+
+    /// Offset of the segment's first byte in the arena.
+    #[inline]
+    const fn offset(&self, segment: &Segment) -> usize {
+        segment.index() as usize * self.layout.stride as usize + self.start(segment)
     }
 
     #[inline]
     fn place(&self, segment: &Segment) -> NonNull<[u8]> {
-        let offset = self.offset(segment);
-        let room = self.layout.stride as usize - offset % self.layout.stride as usize;
+        if segment.is_early() {
+            self.place_early(segment)
+        } else {
+            self.place_from(self.layout.headroom, segment)
+        }
+    }
+
+    #[cold]
+    fn place_early(&self, segment: &Segment) -> NonNull<[u8]> {
+        self.place_from(self.layout.headroom - self.layout.header, segment)
+    }
+
+    /// The bytes of a segment that begin `start` bytes into its buffer, which has more.
+    #[inline]
+    fn place_from(&self, start: u32, segment: &Segment) -> NonNull<[u8]> {
+        let room = (self.layout.stride - start) as usize;
         assert!(
             segment.index() < self.layout.count && segment.len() <= room,
             "segment outside its arena"
         );
-        // SAFETY: a buffer of the arena (index checked), and `offset` lies inside it.
-        let start = unsafe { self.base.add(offset) };
-        NonNull::slice_from_raw_parts(start, segment.len())
+        let offset = segment.index() as usize * self.layout.stride as usize;
+        // SAFETY: a buffer of the arena (index checked), and its first byte lies inside it.
+        let first = unsafe { self.base.add(offset + start as usize) };
+        NonNull::slice_from_raw_parts(first, segment.len())
     }
 
     #[inline]

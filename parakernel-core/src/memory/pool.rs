@@ -76,6 +76,48 @@ impl<'a> Pool<'a> {
         Some(unsafe { Segment::from_word(word) })
     }
 
+    /// The words of the `count` segments that were freed last; `None` where there are not so many.
+    ///
+    /// For queues, which move segments by the batch: the words stand for segments that are still the pool's, until
+    /// [`remove`](Self::remove) takes them away.
+    #[inline]
+    #[must_use]
+    pub fn next_words(&self, count: usize) -> Option<&[u32]> {
+        let start = self.free.checked_sub(count)?;
+        self.words.get(start..self.free)
+    }
+
+    /// Takes away the first `taken` of the segments that [`next_words`](Self::next_words) shows for `count`.
+    ///
+    /// # Safety
+    ///
+    /// Each of their words may afterwards be turned into a segment once.
+    #[inline]
+    pub unsafe fn remove(&mut self, count: usize, taken: usize) {
+        let taken = taken.min(count).min(self.free);
+        if taken < count {
+            let start = self.free.saturating_sub(count);
+            self.words.copy_within(start + taken..self.free, start);
+        }
+        self.free -= taken;
+    }
+
+    /// The room for the words of segments that are given back, to be made part of the pool by [`add`](Self::add).
+    #[inline]
+    pub fn vacant_words(&mut self) -> &mut [u32] {
+        self.words.get_mut(self.free..).unwrap_or_default()
+    }
+
+    /// Makes the first `count` of the [`vacant_words`](Self::vacant_words) the pool's.
+    ///
+    /// # Safety
+    ///
+    /// They must be cleared segments of the pool's arena that exist nowhere else.
+    #[inline]
+    pub unsafe fn add(&mut self, count: usize) {
+        self.free = (self.free + count).min(self.words.len());
+    }
+
     /// Gives a buffer back; whatever was in it is forgotten.
     ///
     /// A buffer that finds no room is lost: it cannot happen while the stack has a word for each buffer of the arena.
@@ -165,6 +207,35 @@ impl<'a> SegmentList<'a> {
     pub fn compact(&mut self) {
         self.words.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.len());
+    }
+
+    /// The room for the words of segments that are appended, to be made part of the list by [`add`](Self::add).
+    #[inline]
+    pub fn vacant_words(&mut self) -> &mut [u32] {
+        self.words.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Makes the first `count` of the [`vacant_words`](Self::vacant_words) the list's.
+    ///
+    /// # Safety
+    ///
+    /// They must be segments that exist nowhere else.
+    #[inline]
+    pub unsafe fn add(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.words.len());
+    }
+
+    /// Removes the first `count` segments, or all where there are fewer.
+    ///
+    /// # Safety
+    ///
+    /// Each of their words may afterwards be turned into a segment once.
+    #[inline]
+    pub unsafe fn remove(&mut self, count: usize) {
+        self.start += count.min(self.len());
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
     }
 
     /// The segments, first to last.

@@ -107,6 +107,17 @@ impl RegionWindow {
         translate(self.base, self.len, self.delta, iova, len)
     }
 
+    /// The addresses where an access of `len` bytes may begin: what [`translate`](Self::translate) says of one byte there
+    /// holds for `len` bytes in this window. Checks a batch of accesses of equal length with one compare less for each.
+    #[inline]
+    #[must_use]
+    pub const fn narrowed(&self, len: u64) -> Self {
+        Self {
+            len: self.len.saturating_sub(len.saturating_sub(1)),
+            ..*self
+        }
+    }
+
     /// The same as an access by pages; see [`RegionTable::translate_paged`].
     #[inline]
     #[must_use]
