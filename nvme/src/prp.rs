@@ -7,7 +7,12 @@
 //! No list is ever built for a command here. Two tables of all page addresses of a region are built once, when it is
 //! registered ([`PageLists`]): any list of up to 256 entries lies inside one page of one of the two.
 
-use parakernel_core::memory::PAGE_SIZE;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parakernel_core::{
+    address::BusAddress,
+    memory::{DmaBlock, PAGE_SIZE, PageLists},
+};
 
 /// Bits of an address that count bytes in a page: memory is granted in pages of 4 KiB, so CC.MPS is 0.
 pub(crate) const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
@@ -66,6 +71,41 @@ impl ListTables {
             odd: base + Self::table_bytes(pages) + PAGE_SIZE as u64 / 2,
         }
     }
+}
+
+impl From<PageLists> for ListTables {
+    fn from(lists: PageLists) -> Self {
+        let [even, odd] = [lists.even, lists.odd].map(BusAddress::as_u64);
+        Self { even, odd }
+    }
+}
+
+/// Writes both tables of a region's `pages`, in order, into `block`, which only the kernel may write.
+///
+/// For [`RegionTable::attach_lists`](parakernel_core::memory::RegionTable::attach_lists); `None` where the block is not
+/// aligned to a page or shorter than [`ListTables::bytes`] says.
+pub fn write_tables(
+    block: &DmaBlock<'_>,
+    pages: impl ExactSizeIterator<Item = BusAddress>,
+) -> Option<PageLists> {
+    let (base, count) = (block.bus_address(), pages.len());
+    if !base.is_aligned(PAGE_SIZE as u64) {
+        return None;
+    }
+    let tables = ListTables::at(base.as_u64(), count as u64);
+    let table = |at: u64| {
+        let offset = usize::try_from(at - base.as_u64()).ok()?;
+        block.memory().slice::<AtomicU64>(offset, count)
+    };
+    let entries = table(tables.even)?.iter().zip(table(tables.odd)?);
+    for ((even, odd), page) in entries.zip(pages) {
+        even.store(page.as_u64().to_le(), Relaxed);
+        odd.store(page.as_u64().to_le(), Relaxed);
+    }
+    Some(PageLists {
+        even: BusAddress::new(tables.even),
+        odd: BusAddress::new(tables.odd),
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! is made anew from the region table. Why that is enough is argued in `docs/soundness-nvme.md`.
 
 use parakernel_core::{
-    address::{BusAddress, Direction, Iova},
-    memory::{PAGE_SIZE, PageLists, RegionTable, RegionWindow},
+    address::{Direction, Iova},
+    memory::{PAGE_SIZE, RegionTable, RegionWindow},
     queue::Lba,
     validate::{DescriptorValidator, Validated, Violation},
     volume::Volume,
@@ -370,9 +370,5 @@ impl Pointer {
     }
 }
 
-impl From<PageLists> for ListTables {
-    fn from(lists: PageLists) -> Self {
-        let [even, odd] = [lists.even, lists.odd].map(BusAddress::as_u64);
-        Self { even, odd }
-    }
-}
+#[cfg(test)]
+mod tests;
