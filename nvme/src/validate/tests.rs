@@ -1,7 +1,12 @@
 //! The validator against a second, slow and obvious statement of what it promises.
 
-use core::{ptr::NonNull, sync::atomic::AtomicU64};
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use parakernel_core::{
     address::{BusAddress, NodeId},
@@ -147,7 +152,7 @@ struct Transfer(Vec<u64>);
 
 /// The contract, read off dword by dword: `None` where the command must be refused.
 fn obvious(process: &Process, words: &[u64; 8]) -> Option<Transfer> {
-    let dword = |n: usize| u64::from((words[n / 2] >> (n % 2 * 32)) as u32);
+    let dword = |n: usize| words[n / 2] >> (n % 2 * 32) & 0xffff_ffff;
     let opcode = dword(0) & 0xff;
     let everything_else = [
         (dword(0) >> 8) & 0xff,
@@ -179,12 +184,16 @@ fn obvious(process: &Process, words: &[u64; 8]) -> Option<Transfer> {
     if opcode == 8 {
         return (words[3] | words[4] == 0).then_some(Transfer(vec![]));
     }
-    let wanted = if opcode == 1 {
+    obvious_data(process, words, blocks * BLOCK)
+}
+
+/// The same for where the `len` bytes of data are.
+fn obvious_data(process: &Process, words: &[u64; 8], len: u64) -> Option<Transfer> {
+    let wanted = if words[0] & 0xff == 1 {
         Direction::ToDevice
     } else {
         Direction::FromDevice
     };
-    let len = blocks * BLOCK;
     let starts = |first: u64| {
         let last = first.checked_add(len - 1)?;
         let pages = (first / PAGE..=last / PAGE).map(|page| page * PAGE);
@@ -210,7 +219,8 @@ fn obvious(process: &Process, words: &[u64; 8]) -> Option<Transfer> {
     let same_region = touched.iter().all(|&page| owner(page) == owner(touched[0]));
     let second = if touched.len() == 2 { touched[1] } else { 0 };
     let has_lists = touched.len() <= 2 || owner(touched[0]) == Some(MAIN);
-    let fits = len <= MAX && words[3] % 4 == 0 && words[4] == second && same_region && has_lists;
+    let fits =
+        len <= MAX && words[3].is_multiple_of(4) && words[4] == second && same_region && has_lists;
     fits.then(|| {
         Transfer(
             [bus[0] + words[3] % PAGE]

@@ -1,12 +1,8 @@
 //! The data half against the model: what goes in comes out, in any order, under any fault, or an error says why not.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
-#[path = "support/rig.rs"]
-mod rig;
-
 use core::task::Poll;
 use core::time::Duration;
 
+use crate::rig::{ENTRIES, KernelQueue, Rig, Tables, queue, request};
 use parakernel_core::{
     memory::{BlockArena, BlockBuffer},
     queue::{BlockCompletion, BlockOperation, BlockQueue, BlockRequest},
@@ -22,7 +18,6 @@ use parakernel_nvme::{
     status::Status,
 };
 use proptest::prelude::*;
-use rig::{ENTRIES, KernelQueue, Rig, Tables, queue, request};
 
 /// A queue, its spare buffers, and what every block should hold.
 struct Disk<'m> {

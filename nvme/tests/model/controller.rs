@@ -1,12 +1,8 @@
 //! The control half against the model: what it does when all is well, and what when not.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
-#[path = "support/rig.rs"]
-mod rig;
-
 use core::task::Poll;
 use core::time::Duration;
 
+use crate::rig::{Rig, Tables, queue, request};
 use parakernel_core::{
     error::{Error, ErrorKind},
     queue::{BlockOperation, BlockQueue},
@@ -24,7 +20,6 @@ use parakernel_nvme::{
     log::Warnings,
     queue::CommandTable,
 };
-use rig::{Rig, Tables, queue, request};
 
 #[test]
 fn a_controller_comes_up_and_says_what_it_is() {
