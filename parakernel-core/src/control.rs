@@ -34,9 +34,12 @@
 //! 3. After a process has ended, all counts are what they were before it started (quarantined leases aside).
 //! 4. A handle that is stale, or another's, is refused.
 
+use core::fmt;
+
 use crate::{
     access::Policy,
     device::{DeviceId, Epoch, QueueDevice},
+    error::{Error, ErrorKind},
     handle::{HandleTable, LeaseId, ProcessId, Slot, VolumeId},
     lease::LeaseState,
     steering::{GrantTable, InstalledRule, OwnedGrant, RuleTable},
@@ -120,6 +123,45 @@ pub enum SubmitError {
     NoSuchProcess,
     /// The process has as many requests under way as it may, or there are events to be polled first.
     Busy,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Devices => "there are more devices than room for them",
+            Self::Links => "there are fewer links than queues and vectors",
+            Self::Jobs => "there are fewer jobs than things that could have one",
+            Self::Events => "there is no room for two events",
+        })
+    }
+}
+
+impl core::error::Error for SetupError {}
+
+impl Error for SetupError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchProcess => "there is no such process",
+            Self::Busy => "too many requests are under way",
+        })
+    }
+}
+
+impl core::error::Error for SubmitError {}
+
+impl Error for SubmitError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchProcess => ErrorKind::Revoked,
+            Self::Busy => ErrorKind::Exhausted,
+        }
+    }
 }
 
 /// The control plane; see the [module's documentation](self).
