@@ -13,7 +13,7 @@ use smoltcp::iface::SocketHandle;
 
 use crate::{
     executor::{self, Agenda, Flag, each},
-    net::{Address, SocketStorage, Stack, TcpMemory, UdpMemory},
+    net::{Identity, SocketStorage, Stack, TcpMemory, UdpMemory, answer},
     nonce,
     runtime::{Metric, Runtime},
 };
@@ -29,9 +29,6 @@ const SOCKETS: usize = CONNECTIONS + 2;
 
 /// Tasks in all: one per socket, and two that drive the stack.
 const TASKS: usize = SOCKETS + 2;
-
-/// The longest datagram that fits a frame.
-const DATAGRAM: usize = 1472;
 
 /// Memory of the echo process, fit for a `static`.
 #[derive(Debug)]
@@ -64,15 +61,6 @@ pub type Flags = [Flag; TASKS];
 #[must_use]
 pub const fn flags() -> Flags {
     [const { Flag::new() }; TASKS]
-}
-
-/// Who the process is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Its place on the network.
-    pub address: Address,
-    /// Its key of the nonce service.
-    pub key: u64,
 }
 
 /// Serves until the link fails, and returns how it failed.
@@ -114,24 +102,6 @@ pub fn run<L: Link>(
         |runtime| runtime.report(Metric::Served, served.get()),
     );
     stack.failure().unwrap_or(ErrorKind::Other)
-}
-
-/// Sends each datagram back after `transform`, if that says so.
-async fn answer<L: Link>(
-    stack: &Stack<'_, L>,
-    socket: SocketHandle,
-    served: &Cell<u64>,
-    transform: impl Fn(&mut [u8]) -> bool,
-) {
-    let mut buffer = [0; DATAGRAM];
-    loop {
-        let (len, from) = stack.receive_from(socket, &mut buffer).await;
-        let datagram = buffer.get_mut(..len).unwrap_or_default();
-        if transform(datagram) {
-            stack.send_to(socket, datagram, from).await;
-            served.set(served.get() + 1);
-        }
-    }
 }
 
 /// Sends everything back that connection after connection brings.

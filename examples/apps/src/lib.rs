@@ -7,6 +7,7 @@
 //! | [`pattern`], [`nonce`] | contents of blocks and datagrams that prove who wrote them |
 //! | [`block`] | the block benchmark |
 //! | [`fwd`] | forwards frames from queue to queue |
+//! | [`kv`] | the key-value store |
 //! | `net`, `echo` | a TCP/IP stack for tasks, and the echo process (feature `net`) |
 #![cfg_attr(not(test), no_std)]
 
@@ -15,6 +16,7 @@ pub mod block;
 pub mod echo;
 pub mod executor;
 pub mod fwd;
+pub mod kv;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod nonce;

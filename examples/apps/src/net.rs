@@ -4,7 +4,7 @@
 //! that the tasks between them send leaves in one batch.
 
 use core::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
     net::Ipv4Addr,
@@ -31,6 +31,9 @@ pub use smoltcp::socket::udp::UdpMetadata;
 /// Most frames that a turn takes from the link.
 const BUDGET: usize = 64;
 
+/// The longest datagram that fits a frame.
+const DATAGRAM: usize = 1472;
+
 /// How long the peer of a closed connection may take to close its side.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,15 @@ pub struct Address {
     pub prefix: u8,
     /// Where datagrams to other networks go.
     pub gateway: Option<Ipv4Addr>,
+}
+
+/// Who a network process is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Its place on the network.
+    pub address: Address,
+    /// Its key of the [nonce service](crate::nonce).
+    pub key: u64,
 }
 
 /// Buffers of a UDP socket.
@@ -380,5 +392,23 @@ impl<L: Link> Inner<'_, L> {
         let next = interface.poll_at(now, sockets)?;
         let micros = u64::try_from(next.total_micros()).unwrap_or(0);
         Some(Instant::from_nanos(micros.saturating_mul(1000)))
+    }
+}
+
+/// Sends each datagram of `socket` back after `transform`, if that says so, and counts those in `served`.
+pub async fn answer<L: Link>(
+    stack: &Stack<'_, L>,
+    socket: SocketHandle,
+    served: &Cell<u64>,
+    transform: impl Fn(&mut [u8]) -> bool,
+) {
+    let mut buffer = [0; DATAGRAM];
+    loop {
+        let (len, from) = stack.receive_from(socket, &mut buffer).await;
+        let datagram = buffer.get_mut(..len).unwrap_or_default();
+        if transform(datagram) {
+            stack.send_to(socket, datagram, from).await;
+            served.set(served.get() + 1);
+        }
     }
 }

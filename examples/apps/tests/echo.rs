@@ -7,7 +7,8 @@ mod peer;
 mod wire;
 
 use parakernel_apps::{
-    echo::{self, Identity, Memory},
+    echo::{self, Memory},
+    net::Identity,
     nonce::{self, Message},
 };
 use parakernel_core::error::ErrorKind;

@@ -1,0 +1,140 @@
+//! The key-value process: serves memcached clients over TCP, one task per connection.
+//!
+//! | port | service |
+//! |---|---|
+//! | TCP [`PORT`] | the store |
+//! | UDP [`nonce::PORT`] | requests answered with the process's key |
+
+use core::{
+    cell::{Cell, RefCell},
+    pin::pin,
+};
+
+use parakernel_core::error::ErrorKind;
+use parakernel_smoltcp::{Device, Link};
+use smoltcp::iface::SocketHandle;
+
+use super::{
+    session::{Next, Session, UnixTime},
+    store::Store,
+};
+use crate::{
+    executor::{self, Agenda, Flag, each},
+    net::{Identity, SocketStorage, Stack, TcpMemory, UdpMemory, answer},
+    nonce,
+    runtime::{Metric, Runtime},
+};
+
+/// The port that clients expect.
+pub const PORT: u16 = 11211;
+
+/// TCP connections at a time.
+const CONNECTIONS: usize = 16;
+
+/// Sockets in all.
+const SOCKETS: usize = CONNECTIONS + 1;
+
+/// Tasks in all: one per socket, and two that drive the stack.
+const TASKS: usize = SOCKETS + 2;
+
+/// Bytes that a task takes from or gives to its connection at once.
+const PIECE: usize = 2048;
+
+/// Memory of the process besides its store's, fit for a `static`.
+#[derive(Debug)]
+pub struct Memory {
+    udp: UdpMemory,
+    tcp: [TcpMemory; CONNECTIONS],
+}
+
+impl Memory {
+    /// Zeroed memory.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            udp: UdpMemory::new(),
+            tcp: [const { TcpMemory::new() }; CONNECTIONS],
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Wake-up flags of the process, for a `static`; one run at a time uses them.
+pub type Flags = [Flag; TASKS];
+
+/// Flags as [`run`] takes them.
+#[must_use]
+pub const fn flags() -> Flags {
+    [const { Flag::new() }; TASKS]
+}
+
+/// Serves `store` until the link fails, and returns how it failed.
+pub fn run<L: Link>(
+    runtime: &mut impl Runtime,
+    device: Device<'_, L>,
+    identity: Identity,
+    (store, memory): (Store<'_>, &mut Memory),
+    flags: &'static Flags,
+) -> ErrorKind {
+    let (agenda, served, store) = (Agenda::new(), Cell::new(0), RefCell::new(store));
+    let mut storage = [SocketStorage::EMPTY; SOCKETS];
+    let stack = Stack::new(device, identity.address, &mut storage, &agenda);
+    let nonces = stack.add_udp(nonce::PORT, &mut memory.udp);
+    let connections = memory.tcp.each_mut().map(|memory| stack.add_tcp(memory));
+
+    let mut nonces = pin!(answer(&stack, nonces, &served, |datagram| {
+        nonce::answer_in_place(identity.key, datagram)
+    }));
+    let mut connections = pin!(connections.map(|socket| serve(&stack, socket, &store, &agenda)));
+    let (mut ingress, mut egress) = (pin!(stack.ingress()), pin!(stack.egress()));
+    executor::run(
+        runtime,
+        &agenda,
+        flags,
+        &mut [
+            &mut [ingress.as_mut(), nonces.as_mut()],
+            &mut each(connections.as_mut()),
+            &mut [egress.as_mut()],
+        ],
+        |runtime| runtime.report(Metric::Served, served.get()),
+    );
+    stack.failure().unwrap_or(ErrorKind::Other)
+}
+
+/// Serves client after client.
+async fn serve<L: Link>(
+    stack: &Stack<'_, L>,
+    socket: SocketHandle,
+    store: &RefCell<Store<'_>>,
+    agenda: &Agenda,
+) {
+    let (mut input, mut output) = ([0; PIECE], [0; PIECE]);
+    loop {
+        stack.accept(socket, PORT).await;
+        // The process does not know the time of day.
+        let mut session = Session::new(UnixTime::default());
+        while let Ok(len) = stack.read(socket, &mut input).await {
+            let mut rest = input.get(..len).unwrap_or_default();
+            let next = loop {
+                let progress =
+                    session.feed(&mut store.borrow_mut(), agenda.now(), rest, &mut output);
+                rest = rest.get(progress.consumed..).unwrap_or_default();
+                let answer = output.get(..progress.produced).unwrap_or_default();
+                let written = stack.write(socket, answer).await;
+                if written.is_err() || progress.next != Next::Room {
+                    break written.map(|()| progress.next);
+                }
+            };
+            if next != Ok(Next::Input) {
+                break;
+            }
+        }
+        session.end(&mut store.borrow_mut());
+        stack.close(socket).await;
+    }
+}
