@@ -296,13 +296,10 @@ impl<'m, R: Registers> Controller<'m, R> {
     /// A pair that does not exist is gone.
     pub fn poll_pair(&mut self, queue: QueueId, now: Instant) -> Poll<PairState> {
         self.reap();
-        // At most four commands lead from any state to one where nothing is under way.
-        for _ in 0..8 {
-            let Some(&state) = self.pairs.state(queue) else {
-                break;
-            };
-            let next = match state {
-                State::Absent => break,
+        // A command that was given here has not been answered yet, so this ends after three steps.
+        loop {
+            let next = match self.pairs.state(queue).copied().unwrap_or_default() {
+                State::Absent => return Poll::Ready(PairState::Gone(None)),
                 State::Gone(cause) => return Poll::Ready(PairState::Gone(cause)),
                 State::Lost => return Poll::Ready(PairState::Lost),
                 State::Quarantined(error) => return Poll::Ready(PairState::Quarantined(error)),
@@ -334,7 +331,6 @@ impl<'m, R: Registers> Controller<'m, R> {
                 slot.state = next;
             }
         }
-        Poll::Ready(PairState::Gone(None))
     }
 
     /// Gives the command of a step.

@@ -70,7 +70,7 @@ impl<R: Registers> Controller<'_, R> {
         loop {
             let step = match self.scan.step {
                 Step::Idle => return Poll::Ready(Ok(())),
-                Step::Next(after) => self.ask_next(after),
+                Step::Next(after) => self.ask_next(after, now),
                 Step::List(after, ticket) => match self.outcome(ticket, now) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(outcome) => outcome.and_then(|_| self.take_list(after)),
@@ -95,7 +95,11 @@ impl<R: Registers> Controller<'_, R> {
         }
     }
 
-    fn ask_next(&mut self, after: u32) -> Result<Step, AdminError> {
+    /// Asks for the next namespace, if there is time: a controller may claim to have billions.
+    fn ask_next(&mut self, after: u32, now: Instant) -> Result<Step, AdminError> {
+        if let Some(deadline) = self.scan.deadline {
+            deadline.check(now).map_err(AdminError::Timeout)?;
+        }
         if self.config.quirks.contains(Quirks::NO_NAMESPACE_LIST) {
             return self.ask_namespace(after + 1);
         }

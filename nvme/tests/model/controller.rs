@@ -387,7 +387,7 @@ fn a_command_that_hangs_is_aborted_or_ends_with_its_queue() {
     let mut commands = CommandTable::new();
     let mut driver = rig.bring_up(&mut tables);
     let mut arena = rig.arena(2, 4096);
-    let mut disk = rig.kernel_queue(&mut driver, 1, &mut commands, &arena);
+    let mut disk = rig.kernel_queue(&mut driver, &mut commands, &arena);
     rig.nvme.faults().inject(Fault::StuckQueue(1), When::Always);
     let mut read = request(BlockOperation::Read, 0, 8, 77);
     read.buffer = arena.take();

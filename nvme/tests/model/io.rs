@@ -64,7 +64,7 @@ fn with_disk(seed: u64, config: Config, run: impl FnOnce(&mut Disk<'_>)) {
     let mut commands = CommandTable::new();
     let mut driver = rig.bring_up(&mut tables);
     let mut arena = rig.arena(ENTRIES, 4096);
-    let queue = rig.kernel_queue(&mut driver, 1, &mut commands, &arena);
+    let queue = rig.kernel_queue(&mut driver, &mut commands, &arena);
     let mut disk = Disk {
         rig: &rig,
         queue,
@@ -374,7 +374,7 @@ fn a_reset_under_load_loses_no_buffer() {
         let mut again = CommandTable::new();
         let mut driver = rig.bring_up(&mut tables);
         let mut arena = rig.arena(ENTRIES, 4096);
-        let mut disk = rig.kernel_queue(&mut driver, 1, &mut commands, &arena);
+        let mut disk = rig.kernel_queue(&mut driver, &mut commands, &arena);
         let reads = |arena: &mut BlockArena<'_>| -> Vec<_> {
             let buffers = core::iter::from_fn(|| arena.take()).take(ENTRIES - 1);
             buffers
@@ -396,7 +396,7 @@ fn a_reset_under_load_loses_no_buffer() {
         }
         assert_eq!(buffers.len(), ENTRIES - 1);
         assert_eq!(driver.take_back(queue(1)).map(|_| ()), Ok(()));
-        let mut disk = rig.kernel_queue(&mut driver, 1, &mut again, &arena);
+        let mut disk = rig.kernel_queue(&mut driver, &mut again, &arena);
         let write = BlockRequest {
             buffer: buffers.pop(),
             ..request(BlockOperation::Write, 0, 8, 2)

@@ -4,4 +4,5 @@
 mod checked;
 mod controller;
 mod io;
+mod lying;
 mod rig;

@@ -157,21 +157,35 @@ impl Rig {
         (driver.pair(queue(id)).unwrap(), rings)
     }
 
-    /// A queue of the kernel's own over a fresh pair, by SGLs.
+    /// A queue of the kernel's own over a fresh pair 1, by SGLs.
     pub(crate) fn kernel_queue<'m>(
         &'m self,
         driver: &mut Driver<'m>,
-        id: u16,
         commands: &'m mut CommandTable<ENTRIES>,
         arena: &BlockArena<'_>,
     ) -> KernelQueue<'m> {
-        let (pair, rings) = self.create(driver, id);
-        let ranges = self.memory.lend(DEVICE, 4096, KERNEL).unwrap();
-        let namespace = *driver.namespaces().next().unwrap();
+        let (_, rings) = self.create(driver, 1);
+        self.queue_over(driver, rings, commands, arena).unwrap()
+    }
+
+    /// A queue over pair 1; `None` where it is not, or there is no namespace.
+    pub(crate) fn queue_over<'m, 'c>(
+        &'m self,
+        driver: &Driver<'m>,
+        rings: Rings<'m, ENTRIES>,
+        commands: &'c mut CommandTable<ENTRIES>,
+        arena: &BlockArena<'_>,
+    ) -> Option<KernelQueue<'c>>
+    where
+        'm: 'c,
+    {
+        let pair = driver.pair(queue(1))?;
+        let ranges = self.memory.lend(DEVICE, 4096, KERNEL)?;
+        let namespace = *driver.namespaces().next()?;
         let config = QueueConfig {
             queue: pair.queue,
             namespace: namespace.id,
-            blocks: namespace.data.unwrap(),
+            blocks: namespace.data.ok()?,
             max_transfer: driver.limits().max_transfer,
             pointer: DataPointer::Sgl,
             ranges: Some(RangeMemory {
@@ -183,7 +197,7 @@ impl Rig {
             pair.tail_doorbell(self.nvme.bar0()),
             pair.head_doorbell(self.nvme.bar0()),
         ];
-        Queue::new(config, rings, commands, arena, doorbells).unwrap()
+        Queue::new(config, rings, commands, arena, doorbells)
     }
 
     pub(crate) fn arena(&self, count: usize, len: usize) -> BlockArena<'_> {
