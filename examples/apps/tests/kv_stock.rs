@@ -8,7 +8,7 @@
 mod kv_on_tcp;
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::TcpListener,
     path::PathBuf,
     process::{Command, Output},
@@ -22,13 +22,12 @@ fn names(tool: &str) -> [String; 2] {
 
 /// Runs one of libmemcached's tools, if it is there.
 fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
-    names(tool)
-        .into_iter()
-        .find_map(|name| match Command::new(name).args(arguments).output() {
-            Ok(output) => Some(output),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => panic!("{tool}: {error}"),
-        })
+    names(tool).into_iter().find_map(|name| {
+        let output = Command::new(name).args(arguments).output();
+        let missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
+        let found = !output.as_ref().is_err_and(missing);
+        found.then(|| output.unwrap())
+    })
 }
 
 /// Runs a tool that has to succeed, and returns what it says.
