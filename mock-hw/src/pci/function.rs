@@ -72,6 +72,8 @@ impl Function {
         let mut body = vec![0; 0x3a];
         body[0] = 0x02;
         body[2..6].copy_from_slice(&0x1000_8002_u32.to_le_bytes());
+        // Device control at first: relaxed ordering and no-snoop enabled, reads of up to 512 bytes.
+        body[6..8].copy_from_slice(&0x2810_u16.to_le_bytes());
         let mut writable = vec![0; 8];
         writable[6..8].copy_from_slice(&0x7fff_u16.to_le_bytes());
         let express_capability = config.add_capability(&Capability {

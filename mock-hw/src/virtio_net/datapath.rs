@@ -24,7 +24,7 @@ impl Net {
             return;
         };
         let headers = Headers::parse(&frame);
-        let ready = self.is_live() && self.link_up;
+        let ready = self.is_live() && self.link_up && !self.is_too_large(&frame);
         if !ready || frame.len() < 14 || !self.steering.receives(&frame, &headers) {
             self.counts.filtered += 1;
             return;
@@ -78,6 +78,15 @@ impl Net {
         }
         let (header, frame) = job.bytes.split_at(header_len);
         let mut frame = frame.to_vec();
+        if self.is_too_large(&frame) {
+            let text = format_args!(
+                "a frame of {} bytes, and the MTU is {}",
+                frame.len(),
+                self.config.mtu
+            );
+            self.violation("virtio 1.3, 5.1.4.2", text);
+            return;
+        }
         if pair >= self.steering.pairs {
             self.violation(
                 "virtio 1.3, 5.1.6.5.5",
@@ -92,6 +101,16 @@ impl Net {
         if self.link_up {
             self.wire.transmit(frame);
         }
+    }
+
+    /// Whether the frame exceeds the MTU, if that was agreed upon; a VLAN tag belongs to the Ethernet header.
+    fn is_too_large(&self, frame: &[u8]) -> bool {
+        let header = if frame.get(12..14) == Some(&[0x81, 0x00]) {
+            18
+        } else {
+            14
+        };
+        self.features.contains(Features::MTU) && frame.len() > header + usize::from(self.config.mtu)
     }
 
     /// Does what the header asks for; whether the frame may be sent.
