@@ -65,7 +65,9 @@ fn consistent<T: Transport, V>(
 /// Reads what does not change; only the fields whose features were agreed on.
 pub(crate) fn limits<T: Transport>(transport: &T, features: Features) -> Result<Limits, InitError> {
     let limits = consistent(transport, |net| Limits {
-        mac: features.contains(Features::MAC).then(|| mac(net)),
+        mac: features
+            .contains(Features::MAC)
+            .then(|| mac(net.registers(), transport.config().1)),
         mtu: features
             .contains(Features::MTU)
             .then(|| narrow(net.read::<regs::Mtu>())),
@@ -134,10 +136,9 @@ const fn duplex(bits: u64) -> Option<bool> {
     }
 }
 
-fn mac<R: Registers>(net: &Window<&R, Net>) -> MacAddress {
-    let [a, b, c, d, ..] = net.read::<regs::MacLow>().bits().to_le_bytes();
-    let [e, f, ..] = net.read::<regs::MacHigh>().bits().to_le_bytes();
-    [a, b, c, d, e, f]
+/// Byte by byte, as §4.1.3.1 and §4.2.2.2 want fields read by their own width.
+fn mac<R: Registers>(registers: &R, base: usize) -> MacAddress {
+    core::array::from_fn(|n| registers.read8(base + regs::MAC + n))
 }
 
 fn when<V: Default>(features: Features, read: impl FnOnce() -> V) -> V {

@@ -163,18 +163,15 @@ pub const MMIO_QUEUE_NOTIFY: usize = 0x050;
 /// Where the device's own configuration begins in an MMIO device, §4.2.2.
 pub const MMIO_CONFIG: usize = 0x100;
 
+/// Where the MAC address begins in the configuration of a network device, §5.1.4: six registers of 8 bits; `MAC`.
+pub const MAC: usize = 0x00;
+
 /// The configuration of a network device, §5.1.4. A field exists where its feature is offered.
 #[derive(Debug)]
 pub struct Net;
 
 registers! {
     in Net;
-
-    /// First four bytes of the MAC address, the first in the lowest bits; `MAC`.
-    pub MacLow: u32 @ 0x00, read_only {}
-
-    /// Last two bytes of the MAC address.
-    pub MacHigh: u16 @ 0x04, read_only {}
 
     /// State of the link; `STATUS`.
     pub NetStatus: u16 @ 0x06, read_only {
