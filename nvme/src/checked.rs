@@ -143,6 +143,12 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
             .map_err(ServiceError::Violation)
     }
 
+    /// Up to where completions have been seen.
+    #[must_use]
+    pub const fn harvested(&self) -> Position {
+        self.harvested
+    }
+
     /// How many commands are with the controller.
     #[must_use]
     pub const fn in_flight(&self) -> u32 {

@@ -6,6 +6,9 @@
 pub struct RingSize(u32);
 
 impl RingSize {
+    /// A ring of one entry.
+    pub const ONE: Self = Self(1);
+
     /// A ring of `entries`; `None` unless that is a power of two.
     #[inline]
     #[must_use]

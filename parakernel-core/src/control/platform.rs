@@ -175,3 +175,58 @@ pub trait Platform: Frames + Regions + Wiring {
     /// The device with this number; `None` beyond the last. The same as long as the machine runs.
     fn device(&mut self, device: DeviceId) -> Option<&mut Self::Device>;
 }
+
+impl<F: Frames + ?Sized> Frames for &mut F {
+    fn allocate(&mut self, purpose: Purpose) -> Option<Memory> {
+        (**self).allocate(purpose)
+    }
+
+    fn zero(&mut self, memory: Memory) -> Poll<()> {
+        (**self).zero(memory)
+    }
+
+    fn free(&mut self, memory: Memory) {
+        (**self).free(memory);
+    }
+}
+
+impl<R: Regions + ?Sized> Regions for &mut R {
+    fn register(
+        &mut self,
+        process: ProcessId,
+        memory: Memory,
+        direction: Direction,
+    ) -> Result<(RegionId, Iova), RegionError> {
+        (**self).register(process, memory, direction)
+    }
+
+    fn begin_unregister(&mut self, process: ProcessId, region: RegionId) {
+        (**self).begin_unregister(process, region);
+    }
+
+    fn poll_unregister(&mut self, process: ProcessId, region: RegionId) -> Poll<()> {
+        (**self).poll_unregister(process, region)
+    }
+}
+
+impl<W: Wiring + ?Sized> Wiring for &mut W {
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+        (**self).connect(spec, memory)
+    }
+
+    fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
+        (**self).cut(spec, cut);
+    }
+
+    fn poll_cut(&mut self, spec: &LeaseSpec, cut: Cut) -> Poll<()> {
+        (**self).poll_cut(spec, cut)
+    }
+}
+
+impl<P: Platform + ?Sized> Platform for &mut P {
+    type Device = P::Device;
+
+    fn device(&mut self, device: DeviceId) -> Option<&mut P::Device> {
+        (**self).device(device)
+    }
+}

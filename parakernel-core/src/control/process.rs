@@ -126,13 +126,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             return;
         }
         entry.life = Life::Ending;
-        for index in 0..self.leases.capacity() {
-            if let Some((lease, entry)) = self.leases.at(index)
-                && entry.spec.process == process
-            {
-                self.end_lease(lease);
-            }
-        }
+        self.revoke_all(process);
         self.enqueue(Job::Process(process));
     }
 

@@ -41,6 +41,17 @@ impl<P: Platform> ControlPlane<'_, P> {
         Ok(())
     }
 
+    /// Takes all leases of a process back, without being asked. The process goes on, and is told as each has ended.
+    pub fn revoke_all(&mut self, process: ProcessId) {
+        for index in 0..self.leases.capacity() {
+            if let Some((lease, entry)) = self.leases.at(index)
+                && entry.spec.process == process
+            {
+                self.end_lease(lease);
+            }
+        }
+    }
+
     /// Ends a lease as soon as it can.
     pub(super) fn end_lease(&mut self, lease: LeaseId) {
         let Some(entry) = self.leases.get_mut(lease) else {

@@ -202,6 +202,18 @@ impl<'a> RegionTable<'a> {
         })
     }
 
+    /// Empties the table for another process. Handles of the last one name nothing.
+    ///
+    /// Only where no active lease may reference a region.
+    pub fn reassign(&mut self, owner: ProcessId) {
+        for index in 0..self.regions.capacity() {
+            if let Some((id, _)) = self.regions.at(index) {
+                self.remove(id);
+            }
+        }
+        self.owner = owner;
+    }
+
     /// Whose regions these are.
     #[must_use]
     pub const fn owner(&self) -> ProcessId {
@@ -678,6 +690,30 @@ mod tests {
         );
         let joined: Vec<_> = table.extents(id).collect();
         assert_eq!(joined, [extent(0x8_0000, 2), extent(0x5_0000, 1)]);
+    }
+
+    #[test]
+    fn a_table_is_empty_for_its_next_process() {
+        let mut memory = Memory::new();
+        let mut table = memory.table(0x1_0000);
+        let shape = region(0x1_0000, 2, Direction::ToDevice);
+        let old = table.insert(shape, &[extent(0x7_0000, 2)]).unwrap();
+        let next = ProcessId::new(7, 8);
+        table.reassign(next);
+        assert_eq!(table.owner(), next);
+        assert!(
+            table
+                .translate(Iova::new(0x1_0000), 1, Direction::ToDevice)
+                .is_err()
+        );
+        assert!(
+            table
+                .window(Direction::ToDevice)
+                .translate(Iova::new(0x1_0000), 1)
+                .is_none()
+        );
+        let new = table.insert(shape, &[extent(0x7_0000, 2)]).unwrap();
+        assert_ne!(old, new);
     }
 
     #[test]
