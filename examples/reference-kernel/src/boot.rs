@@ -5,7 +5,7 @@ use core::arch::global_asm;
 use core::ops::Range;
 
 use heapless::Vec;
-use parakernel_core::address::PhysAddr;
+use parakernel_core::address::{NodeId, PhysAddr};
 
 use crate::acpi::Machine;
 use crate::arch::layout::{self, KernelTables};
@@ -42,6 +42,14 @@ pub(crate) struct Kernel {
     pub(crate) command_line: &'static str,
     /// The archive of executables.
     pub(crate) archive: &'static [u8],
+}
+
+impl Kernel {
+    /// The node that a function hangs on; where nobody says, the first that has memory.
+    pub(crate) fn node_of(&self, function: &Function) -> NodeId {
+        let node = self.machine.topology.node_of_device(function.address);
+        self.frames.node_with_memory(node.unwrap_or(NodeId::new(0)))
+    }
 }
 
 /// The first Rust code; boot.s calls it with the address of the start information.

@@ -1,52 +1,377 @@
-//! The control plane: what processes ask for, and what they are given.
+//! The control plane at work: what processes ask for goes in, what they are given comes out.
 
-use parakernel_core::abi::Message;
+use core::fmt::Write;
+
+use heapless::{String, Vec};
+use kernel_formats::manifest;
+use parakernel_core::abi::{Codec, Message};
+use parakernel_core::access::Policy;
 use parakernel_core::address::CoreId;
+use parakernel_core::control::{
+    ControlPlane, ControlStorage, Event, Failure, Outcome, ProcessSpec, Quota, Request, Tag,
+};
+use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
+use parakernel_core::handle::{ProcessId, Slot};
+use parakernel_core::queue::Lba;
+use parakernel_core::volume::{Identity, Volume};
 
 use crate::boot::Kernel;
+use crate::device::Device;
+use crate::device::nvme::NvmeDevice;
 use crate::housekeeping::Turn;
+use crate::machine::{DEVICES_MAX, Devices, Machine, VOLUMES_MAX};
+use crate::process::{ARGUMENTS_MAX, Plan};
 use crate::report::Counters;
+use crate::{print, seats, time};
 
-/// What all processes together were given.
-#[derive(Debug, Default)]
-pub(crate) struct Control {}
+/// Most processes, leases, regions, rules, grants at a time.
+const PROCESSES: usize = 64;
+const LEASES: usize = 1024;
+const MEMORIES: usize = 1024;
+const RULES: usize = 256;
+const GRANTS: usize = 128;
+/// Queues and vectors of all devices.
+const LINKS: usize = 8192;
+const JOBS: usize = PROCESSES + LEASES + MEMORIES + RULES + DEVICES_MAX;
+const EVENTS: usize = 64;
+/// Most events that one turn handles.
+const BUDGET: usize = 32;
+
+/// What a process may have, besides its queue pairs.
+const QUOTA: Quota = Quota {
+    pages: 32 * 1024,
+    regions: 32,
+    leases: 2,
+    vectors: 16,
+    rules: 16,
+    requests: 16,
+};
+
+/// The machine, and who has what of it.
+pub(crate) struct Control {
+    plane: ControlPlane<'static, &'static mut Machine>,
+}
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// The control plane does not take it.
+    Control(parakernel_core::control::StartError),
+    /// Its core does not.
+    Seat(seats::StartError),
+    /// One of its volumes is not there to be had.
+    Volume,
+}
 
 impl Control {
-    /// A control plane that has given nothing to anybody.
-    pub(crate) fn new(_kernel: &mut Kernel) -> Self {
-        Self::default()
+    /// Brings up the devices of the machine and a control plane for them.
+    pub(crate) fn new(mut kernel: Kernel, policy: Policy) -> Self {
+        let devices = devices(&mut kernel);
+        let storage = storage(&mut kernel);
+        let machine = Machine::place(kernel, devices);
+        let (Some(storage), Some(machine)) = (storage, machine) else {
+            panic!("no memory for the control plane");
+        };
+        match ControlPlane::new(machine, policy, storage) {
+            Ok(plane) => Self { plane },
+            Err(error) => panic!("no room for the devices' queues: {error:?}"),
+        }
     }
 
-    /// Takes a request of the process on `core`. There is nothing to be had yet, so each is answered with itself.
-    #[expect(clippy::unused_self, reason = "nothing is given yet")]
-    pub(crate) fn request(&mut self, kernel: &mut Kernel, core: CoreId, request: &Message) {
-        let Some(seat) = kernel.seats.at(core) else {
+    /// Memory, cores, functions.
+    pub(crate) const fn kernel(&mut self) -> &mut Kernel {
+        &mut self.plane.platform_mut().kernel
+    }
+
+    /// How many leases, regions and rules there are.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        let [_, leases, memories, rules] = self.plane.counts();
+        [leases, memories, rules]
+    }
+
+    /// How many queue pairs processes may claim of the first device of a kind.
+    pub(crate) fn queue_pairs(&self, kind: QueueKind) -> u32 {
+        let mut devices = self.plane.platform().devices.iter();
+        let device = devices.find(|device| device.kind() == kind);
+        device.map_or(0, |device| device.limits().queues)
+    }
+
+    /// Starts a process of the manifest.
+    pub(crate) fn start(
+        &mut self,
+        process: &manifest::Process<'_>,
+        file: &[u8],
+    ) -> Result<(), StartError> {
+        let core = CoreId::new(process.core);
+        let (identity, arguments) = self.introduce(process)?;
+        let node = crate::cores::by_id(core).map(|core| core.node);
+        let node = node.ok_or(StartError::Seat(seats::StartError::NoSeat))?;
+        let quota = Quota {
+            leases: QUOTA.leases + u32::from(process.nic_queues) + u32::from(process.nvme_queues),
+            ..QUOTA
+        };
+        let spec = ProcessSpec {
+            identity,
+            core,
+            node,
+            quota,
+            grants: &[],
+        };
+        let id = self
+            .plane
+            .start_process(&spec)
+            .map_err(StartError::Control)?;
+        self.plane.platform_mut().enter(id, core);
+        let plan = Plan {
+            name: process.name,
+            file,
+            arguments: &arguments,
+            core,
+        };
+        let kernel = self.kernel();
+        let started = kernel
+            .seats
+            .start(&mut kernel.frames, kernel.tables.tables(), &plan);
+        if started.is_err() {
+            self.plane.end_process(id);
+        }
+        started.map_err(StartError::Seat)
+    }
+
+    /// Who a process runs for, and what it is told when it starts; its volumes are entered.
+    fn introduce(
+        &mut self,
+        process: &manifest::Process<'_>,
+    ) -> Result<(Identity, String<ARGUMENTS_MAX>), StartError> {
+        // One that owns nothing runs for its core.
+        let mut identity = Identity(u64::from(process.core) | 1 << 63);
+        let mut text = String::new();
+        let mut volumes: Vec<u64, VOLUMES_MAX> = Vec::new();
+        let device = self.device_of(QueueKind::Block);
+        for volume in process.volumes() {
+            let (device, volume) = device.zip(volume.ok()).ok_or(StartError::Volume)?;
+            identity = Identity(volume.owner);
+            let id = self.enter_volume(device, &volume)?;
+            volumes.push(id).map_err(|_| StartError::Volume)?;
+        }
+        let written = (|| {
+            write!(text, "name={} key={:#x}", process.name, process.key)?;
+            write!(text, " nvme_queues={}", process.nvme_queues)?;
+            if let Some(device) = device {
+                write!(text, " nvme={}", device.as_u32())?;
+            }
+            for (index, volume) in volumes.iter().enumerate() {
+                let before = if index == 0 { " volumes=" } else { "," };
+                write!(text, "{before}{volume:#x}")?;
+            }
+            write!(text, " owner={:#x} {}", identity.0, process.arguments)
+        })();
+        match written {
+            Ok(()) => Ok((identity, text)),
+            Err(_) => Err(StartError::Seat(seats::StartError::NoSeat)),
+        }
+    }
+
+    fn device_of(&self, kind: QueueKind) -> Option<DeviceId> {
+        let mut devices = (0..).zip(self.plane.platform().devices.iter());
+        let (index, _) = devices.find(|(_, device)| device.kind() == kind)?;
+        Some(DeviceId::new(index))
+    }
+
+    /// The name of a volume, which is entered the first time that a process has it.
+    fn enter_volume(
+        &mut self,
+        device: DeviceId,
+        volume: &manifest::Volume,
+    ) -> Result<u64, StartError> {
+        let volume = Volume {
+            device,
+            namespace: volume.namespace,
+            start: Lba::new(volume.first),
+            blocks: volume.blocks,
+            owner: Identity(volume.owner),
+        };
+        let known = &self.plane.platform().volumes;
+        if let Some((id, _)) = known.iter().find(|(_, it)| *it == volume) {
+            return Ok(id.to_bits());
+        }
+        let id = self
+            .plane
+            .add_volume(volume)
+            .map_err(|_| StartError::Volume)?;
+        let volumes = &mut self.plane.platform_mut().volumes;
+        volumes.push((id, volume)).map_err(|_| StartError::Volume)?;
+        Ok(id.to_bits())
+    }
+
+    /// Takes a request of the process on `core`. One that makes no sense ends the process.
+    pub(crate) fn request(&mut self, core: CoreId, message: &Message) {
+        let Some(process) = self.plane.platform().process_on(core) else {
             return;
         };
-        if seat.deliver(request).is_err() {
+        let request = Request::decode(message);
+        let taken = match request {
+            Some((tag, request)) => {
+                let tag = tag.unwrap_or(Tag(0));
+                self.plane.submit(process, tag, request, time::now())
+            }
+            None => {
+                print!("a malformed request from core {}\n", core.index());
+                self.stop(core);
+                return;
+            }
+        };
+        // More requests than were agreed on get no outcome: who sends them does not keep to the interface.
+        if taken.is_err() {
+            self.stop(core);
+        }
+    }
+
+    /// Has the process on `core` stopped.
+    pub(crate) fn stop(&mut self, core: CoreId) {
+        if let Some(seat) = self.kernel().seats.at(core) {
             seat.stop();
         }
     }
 
-    /// Takes back all that the process on `core` was given, because it has ended or is to give it up.
-    #[expect(clippy::unused_self, reason = "nothing is given yet")]
-    pub(crate) const fn revoke(&mut self, _kernel: &mut Kernel, _core: CoreId) {}
+    /// Takes back all that the process on `core` had, which has ended.
+    pub(crate) fn end(&mut self, core: CoreId) {
+        if let Some(process) = self.plane.platform().process_on(core) {
+            self.plane.end_process(process);
+        }
+    }
+
+    /// Takes back the queues of the process on `core`, which goes on without them.
+    pub(crate) fn revoke(&mut self, core: CoreId) {
+        if let Some(process) = self.plane.platform().process_on(core) {
+            self.plane.revoke_all(process);
+        }
+    }
 
     /// Whether the process on `core` has nothing any more: only then may its memory be used again.
-    #[expect(clippy::unused_self, reason = "nothing is given yet")]
-    pub(crate) const fn has_nothing(&self, _core: CoreId) -> bool {
-        true
+    pub(crate) fn has_nothing(&self, core: CoreId) -> bool {
+        self.plane.platform().process_on(core).is_none()
     }
 
     /// What the process on `core` has done.
-    #[expect(clippy::unused_self, reason = "nothing is given yet")]
-    pub(crate) fn counters(&self, _core: CoreId) -> Counters {
-        Counters::default()
+    pub(crate) fn counters(&mut self, core: CoreId) -> Counters {
+        let seat = self.kernel().seats.at(core);
+        seat.map_or_else(Counters::default, |seat| seat.queues.pass().counters())
+    }
+
+    /// Takes note that a device broke its protocol.
+    pub(crate) fn failed(&mut self, device: DeviceId) {
+        print!("device {} broke its protocol\n", device.as_u32());
+        let now = time::now();
+        self.plane.device_failed(device, Failure::NeedsReset, now);
     }
 
     /// Does what there is to do without being asked.
-    #[expect(clippy::unused_self, reason = "nothing is given yet")]
-    pub(crate) const fn turn(&mut self, _kernel: &mut Kernel) -> Turn {
-        Turn::Idle(None)
+    pub(crate) fn turn(&mut self) -> Turn {
+        let now = time::now();
+        for index in 0..self.plane.platform().devices.len() {
+            let machine = self.plane.platform_mut();
+            let has_failed = machine
+                .devices
+                .get_mut(index)
+                .is_some_and(|device| device.turn(now));
+            if has_failed && let Ok(index) = u32::try_from(index) {
+                let device = DeviceId::new(index);
+                self.plane.device_failed(device, Failure::NeedsReset, now);
+            }
+        }
+        for _ in 0..BUDGET {
+            match self.plane.poll(now) {
+                Some(event) => self.handle(event),
+                None => break,
+            }
+        }
+        if self.plane.is_idle() {
+            Turn::Idle(None)
+        } else {
+            Turn::Busy
+        }
     }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Deliver {
+                process,
+                tag,
+                outcome,
+            } => self.deliver(process, tag, &outcome),
+            Event::Ended(process) => {
+                self.plane.platform_mut().leave(process);
+            }
+            Event::DeviceUp(device, epoch) => {
+                print!("device {} works again, epoch {epoch}\n", device.as_u32());
+            }
+            Event::DeviceGone(device) => print!("device {} is gone\n", device.as_u32()),
+        }
+    }
+
+    fn deliver(&mut self, process: ProcessId, tag: Option<Tag>, outcome: &Outcome) {
+        let Some(core) = self.plane.platform().core_of(process) else {
+            return;
+        };
+        let is_usable = match *outcome {
+            Outcome::Claimed { lease, .. } | Outcome::Rearmed { lease } => {
+                let spec = self.plane.lease(lease).map(|(spec, _)| *spec);
+                spec.is_some_and(|spec| self.plane.platform_mut().activate(&spec))
+            }
+            Outcome::Lost { lease, epoch } => {
+                if let Some((spec, _)) = self.plane.lease(lease) {
+                    self.plane.platform().tell_lost(spec, epoch);
+                }
+                true
+            }
+            _ => true,
+        };
+        let message = outcome.encode(tag);
+        let seat = self.kernel().seats.at(core);
+        let is_told = seat.is_some_and(|seat| seat.deliver(&message).is_ok());
+        if !is_usable || !is_told {
+            print!("core {}: {outcome:?} does not arrive\n", core.index());
+            self.stop(core);
+        }
+    }
+}
+
+/// Brings up the devices that there are drivers for.
+fn devices(kernel: &mut Kernel) -> Devices {
+    let mut devices = Vec::new();
+    for index in 0..kernel.functions.len() {
+        let Some(function) = kernel.functions.get(index).copied() else {
+            break;
+        };
+        let device = if NvmeDevice::is(function) {
+            NvmeDevice::bring_up(kernel, function).map(Device::Nvme)
+        } else {
+            None
+        };
+        let Some(device) = device else { continue };
+        let device = kernel.frames.place(device.node(), device);
+        if device.is_none_or(|device| devices.push(device).is_err()) {
+            print!("pci {}: too many devices\n", function.address);
+        }
+    }
+    devices
+}
+
+/// Memory for the control plane's tables.
+fn storage(kernel: &mut Kernel) -> Option<ControlStorage<'static>> {
+    let node = kernel.frames.nodes().next()?;
+    let frames = &mut kernel.frames;
+    Some(ControlStorage {
+        processes: frames.place_with(node, PROCESSES, || Slot::EMPTY)?,
+        leases: frames.place_with(node, LEASES, || Slot::EMPTY)?,
+        memories: frames.place_with(node, MEMORIES, || Slot::EMPTY)?,
+        rules: frames.place_with(node, RULES, || Slot::EMPTY)?,
+        grants: frames.place_with(node, GRANTS, || Slot::EMPTY)?,
+        volumes: frames.place_with(node, VOLUMES_MAX, || Slot::EMPTY)?,
+        devices: frames.place_with(node, DEVICES_MAX, || None)?,
+        links: frames.place_slice(node, LINKS, 0)?,
+        jobs: frames.place_with(node, JOBS, || None)?,
+        events: frames.place_with(node, EVENTS, || None)?,
+    })
 }

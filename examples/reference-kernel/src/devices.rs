@@ -28,10 +28,15 @@ pub(crate) fn allow(function: &'static Function) -> Result<(), PciError> {
     function.config.set_bus_master(true)
 }
 
+/// Takes `function` off the bus: it starts no transaction any more.
+pub(crate) fn forbid(function: &Function) {
+    // Switching off does not look at the capabilities, which is all that can fail.
+    let _broken = function.config.set_bus_master(false).is_err();
+}
+
 /// Leaves all devices quiet: none may write to memory any more. Called when the kernel ends, however it does.
 pub(crate) fn quiet() {
     for function in MASTERS.iter().filter_map(Once::get) {
-        // Switching off does not look at the capabilities, which is all that can fail.
-        let _broken = function.config.set_bus_master(false).is_err();
+        forbid(function);
     }
 }

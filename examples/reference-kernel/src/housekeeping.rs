@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::cores::Core;
 use crate::mailbox::Message;
 use crate::panic::{Verdict, power_off};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{self, Supervisor};
 use crate::{print, sabotage, selftest, time};
 
 /// Most messages of a core in one turn, so that none keeps the others waiting.
@@ -39,23 +39,21 @@ pub(crate) fn run(mut kernel: Kernel) -> ! {
     if let Some(rounds) = command_line::value(kernel.command_line, "selftest") {
         selftest::run(&mut kernel, rounds.parse().unwrap_or(1));
     }
-    let mut control = Control::new(&mut kernel);
-    let mut supervisor = Supervisor::start(&mut kernel);
+    let settings = supervisor::settings(&kernel);
+    let mut control = Control::new(kernel, settings.policy);
+    let mut supervisor = Supervisor::start(&mut control, settings);
     let mut console = Console::default();
     loop {
         // What happens from here on ends the sleep below at once.
         let _noted = Core::this().take_events();
-        let has_received = receive(&mut kernel, &mut control, &mut supervisor);
+        let has_received = receive(&mut control, &mut supervisor);
         if let Some(line) = console.poll() {
             match Command::parse(&line) {
-                Some(command) => supervisor.command(&mut kernel, &mut control, command),
+                Some(command) => supervisor.command(&mut control, command),
                 None => print!("no such command: {line}\n"),
             }
         }
-        let turns = (
-            control.turn(&mut kernel),
-            supervisor.turn(&mut kernel, &mut control),
-        );
+        let turns = (control.turn(), supervisor.turn(&mut control));
         if let (Turn::Idle(first), Turn::Idle(second), false) = (turns.0, turns.1, has_received) {
             let console = time::now().saturating_add(CONSOLE_INTERVAL);
             sleep_until(
@@ -69,17 +67,18 @@ pub(crate) fn run(mut kernel: Kernel) -> ! {
 }
 
 /// Hands on the messages of all cores; whether there were any.
-fn receive(kernel: &mut Kernel, control: &mut Control, supervisor: &mut Supervisor) -> bool {
+fn receive(control: &mut Control, supervisor: &mut Supervisor) -> bool {
     let mut has_received = false;
-    for index in 0..kernel.seats.len() {
+    for index in 0..control.kernel().seats.len() {
         for _ in 0..BUDGET {
-            let Some((core, message)) = kernel.seats.receive(index) else {
+            let Some((core, message)) = control.kernel().seats.receive(index) else {
                 break;
             };
             has_received = true;
             match message {
-                Message::Request(request) => control.request(kernel, core, &request),
-                Message::Ended(end) => supervisor.ended(kernel, control, core, end),
+                Message::Request(request) => control.request(core, &request),
+                Message::Ended(end) => supervisor.ended(control, core, end),
+                Message::Failed(device) => control.failed(device),
             }
         }
     }

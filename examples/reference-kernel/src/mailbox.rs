@@ -3,13 +3,15 @@
 use heapless::spsc::{Consumer, Producer, Queue};
 use parakernel_core::abi;
 use parakernel_core::address::NodeId;
+use parakernel_core::device::DeviceId;
 
-use crate::leases;
+use crate::gate::Gate;
 use crate::memory::Frames;
+use crate::queues::Queues;
 use crate::runner::{End, Launch};
 
 /// Most orders under way to one core, plus one.
-const ORDERS: usize = 16;
+const ORDERS: usize = 4;
 /// Most messages under way from one core, plus one.
 const MESSAGES: usize = 32;
 
@@ -18,8 +20,6 @@ const MESSAGES: usize = 32;
 pub(crate) enum Order {
     /// Run a process.
     Run(Launch),
-    /// Change what the process on the core has.
-    Lease(leases::Change),
 }
 
 /// From a core to core 0.
@@ -29,10 +29,14 @@ pub(crate) enum Message {
     Request(abi::Message),
     /// The process has ended, and the core no longer uses its address space.
     Ended(End),
+    /// A device broke its protocol.
+    Failed(DeviceId),
 }
 
 /// The core's end.
 pub(crate) struct CoreEnd {
+    /// The queues of its process.
+    pub(crate) queues: &'static Gate<Queues>,
     /// What it is to do.
     pub(crate) orders: Consumer<'static, Order>,
     messages: Producer<'static, Message>,
@@ -40,6 +44,8 @@ pub(crate) struct CoreEnd {
 
 /// Core 0's end.
 pub(crate) struct KernelEnd {
+    /// The queues of its process.
+    pub(crate) queues: &'static Gate<Queues>,
     orders: Producer<'static, Order>,
     messages: Consumer<'static, Message>,
 }
@@ -50,11 +56,14 @@ pub(crate) fn pair(frames: &mut Frames, node: NodeId) -> Option<(KernelEnd, Core
     let (message_sender, messages) = frames
         .place(node, Queue::<Message, MESSAGES>::new())?
         .split();
+    let queues = Queues::place(frames, node)?;
     let kernel = KernelEnd {
+        queues,
         orders: order_sender,
         messages,
     };
     let core = CoreEnd {
+        queues,
         orders,
         messages: message_sender,
     };
@@ -70,6 +79,13 @@ impl CoreEnd {
         self.messages
             .enqueue(Message::Request(request))
             .map_err(|_| Full)
+    }
+
+    /// Says that a device broke its protocol; where there is no room, core 0 hears of it the next time.
+    pub(crate) fn failed(&mut self, device: DeviceId) {
+        if self.messages.len() + 1 < self.messages.capacity() {
+            let _sent = self.messages.enqueue(Message::Failed(device)).is_ok();
+        }
     }
 
     /// Says how the process ended.

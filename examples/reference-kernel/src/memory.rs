@@ -220,9 +220,19 @@ impl Frames {
         len: usize,
         value: T,
     ) -> Option<&'static mut [T]> {
+        self.place_with(node, len, || value)
+    }
+
+    /// Room on `node` for `len` values made by `make`, for ever.
+    pub(crate) fn place_with<T>(
+        &mut self,
+        node: NodeId,
+        len: usize,
+        make: impl FnMut() -> T,
+    ) -> Option<&'static mut [T]> {
         let first = self.take(node, frames_for::<T>(len)?, FrameSize::Small, Owner::KERNEL)?;
         // SAFETY: as many fresh frames as the values need, which nobody else has.
-        Some(unsafe { fill_frames(first, len, || value) })
+        Some(unsafe { fill_frames(first, len, make) })
     }
 
     /// `len` zeroed bytes of `node` in a row, for a device and the kernel to share.

@@ -31,7 +31,7 @@ const STACK_LEN: u64 = 256 * 1024;
 const INFO: u64 = 0x7ffe_0000_0000;
 /// Offset of the arguments in that page, and the most bytes of them.
 const ARGUMENTS: u64 = 256;
-const ARGUMENTS_MAX: usize = 1024;
+pub(crate) const ARGUMENTS_MAX: usize = 1024;
 /// Where the outcome ring is, and how many outcomes it holds.
 const OUTCOMES: u64 = 0x7ffe_0010_0000;
 const OUTCOME_ENTRIES: u32 = 32;

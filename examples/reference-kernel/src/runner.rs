@@ -2,12 +2,12 @@
 #![expect(unsafe_code, reason = "switches address spaces")]
 
 use heapless::String;
+use parakernel_core::validate::Violation;
 
 use crate::arch::paging::Tables;
 use crate::arch::traps::{self, Context, Fault, Trap};
 use crate::cores::{self, Core};
 use crate::interrupts;
-use crate::leases::Leases;
 use crate::mailbox::{CoreEnd, Order};
 use crate::syscall::{self, Reply};
 use crate::user_memory::UserMemory;
@@ -36,6 +36,8 @@ pub(crate) enum End {
     Exited(u64),
     /// It did what ring 3 may not do.
     Faulted(Fault),
+    /// It broke a rule of its queues.
+    Violated(Violation),
     /// Core 0 wanted it.
     Stopped,
 }
@@ -50,40 +52,21 @@ pub(crate) struct Running<'a> {
     pub(crate) name: &'a str,
     /// Its memory.
     pub(crate) memory: UserMemory,
-    /// The queues that it has.
-    pub(crate) leases: Leases,
     /// The way to core 0.
     pub(crate) mailbox: &'a mut CoreEnd,
     /// Bytes of text that it may still log.
     pub(crate) log_budget: usize,
 }
 
-impl Running<'_> {
-    /// Carries out what core 0 has ordered since the last time.
-    fn obey(&mut self) {
-        while let Some(order) = self.mailbox.orders.dequeue() {
-            match order {
-                Order::Lease(change) => self.leases.apply(change),
-                // Core 0 knows that this core has a process.
-                Order::Run(_) => {}
-            }
-        }
-    }
-}
-
 /// Runs what core 0 orders, for ever. `kernel` are the tables to use in between.
 pub(crate) fn run(mut mailbox: CoreEnd, kernel: Tables) -> ! {
     loop {
-        let end = match mailbox.orders.dequeue() {
-            Some(Order::Run(launch)) => run_process(&launch, &mut mailbox),
-            // It was for a process that has ended meanwhile, which core 0 will find in the mailbox.
-            Some(Order::Lease(_)) => continue,
-            None => {
-                // Interrupts are off, so an order's wake-up that comes now is not lost: it ends the sleep at once.
-                traps::sleep();
-                continue;
-            }
+        let Some(Order::Run(launch)) = mailbox.orders.dequeue() else {
+            // Interrupts are off, so an order's wake-up that comes now is not lost: it ends the sleep at once.
+            traps::sleep();
+            continue;
         };
+        let end = run_process(&launch, &mut mailbox);
         // SAFETY: these are the tables that this core started with.
         unsafe { kernel.activate() };
         mailbox.ended(end);
@@ -104,13 +87,11 @@ fn run_process(launch: &Launch, mailbox: &mut CoreEnd) -> End {
         run: launch.run,
         name: &launch.name,
         memory: UserMemory::new(launch.tables),
-        leases: Leases::default(),
         mailbox,
         log_budget: syscall::LOG_BUDGET,
     };
     // Interrupts are off in here: a stop that comes after the question interrupts the process as soon as it runs.
     while !core.is_stopped(launch.run) {
-        process.obey();
         match context.run() {
             Trap::Call(number, arguments) => match syscall::call(&mut process, number, arguments) {
                 Reply::Value(value) => context.set_result(value),

@@ -6,17 +6,22 @@ use parakernel_core::address::CoreId;
 
 use crate::address_space::Leak;
 use crate::arch::paging::{MapError, Tables};
-use crate::cores::{CORES_MAX, Core, EVENT_KERNEL};
-use crate::leases;
-use crate::mailbox::{Full, KernelEnd, Message, Order};
+use crate::cores::{CORES_MAX, Core, EVENT_KERNEL, Flush};
+use crate::gate::Gate;
+use crate::mailbox::{KernelEnd, Message, Order};
 use crate::memory::Frames;
 use crate::process::{LoadError, Plan, Process, RingFull};
+use crate::queues::Queues;
 
 /// A core and the process on it.
 pub(crate) struct Seat {
     /// The core.
     pub(crate) core: &'static Core,
     mailbox: KernelEnd,
+    /// The queues of its process.
+    pub(crate) queues: &'static Gate<Queues>,
+    /// The last flush that the core was asked for, after which it knows no memory that was unregistered.
+    pub(crate) flush: Option<Flush>,
     /// The process, until it is reclaimed.
     pub(crate) process: Option<Process>,
 }
@@ -51,7 +56,9 @@ impl Seats {
     ) -> Result<(), MapError> {
         let seat = Seat {
             core,
+            queues: mailbox.queues,
             mailbox,
+            flush: None,
             process: None,
         };
         let seat = frames.place(core.node, seat).ok_or(MapError::OutOfFrames)?;
@@ -130,17 +137,6 @@ impl Seat {
             process.deliver(outcome)?;
             self.core.post(EVENT_KERNEL);
         }
-        Ok(())
-    }
-
-    /// Has the core change what its process has.
-    ///
-    /// # Errors
-    ///
-    /// If the core is too far behind with its orders.
-    pub(crate) fn change(&mut self, change: leases::Change) -> Result<(), Full> {
-        self.mailbox.order(Order::Lease(change))?;
-        self.core.post(EVENT_KERNEL);
         Ok(())
     }
 

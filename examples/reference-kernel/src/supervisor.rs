@@ -14,7 +14,6 @@ use crate::control::Control;
 use crate::cores::{self, CORES_MAX};
 use crate::housekeeping::Turn;
 use crate::panic::{Verdict, power_off};
-use crate::process::Plan;
 use crate::report::{self, Leaks};
 use crate::runner::End;
 use crate::{print, time, vectors};
@@ -64,25 +63,39 @@ pub(crate) struct Supervisor {
     is_ready: bool,
 }
 
+/// The manifest in the archive.
+fn text(kernel: &Kernel) -> &'static str {
+    let text = archive::find(kernel.archive, "manifest").unwrap_or(b"");
+    core::str::from_utf8(text).unwrap_or("")
+}
+
+/// The kernel's settings in the manifest.
+pub(crate) fn settings(kernel: &Kernel) -> manifest::Kernel<'static> {
+    manifest::kernel(text(kernel)).unwrap_or_else(|error| {
+        print!("{error}\n");
+        manifest::DEFAULTS
+    })
+}
+
 /// What there is as long as nobody has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Resources {
     frames: usize,
     vectors: usize,
+    queues: usize,
+    regions: usize,
+    rules: usize,
 }
 
 impl Supervisor {
-    /// Reads the manifest and starts its processes.
-    pub(crate) fn start(kernel: &mut Kernel) -> Self {
-        let text = archive::find(kernel.archive, "manifest").unwrap_or(b"");
-        let text = core::str::from_utf8(text).unwrap_or("");
+    /// Starts the processes of the manifest.
+    pub(crate) fn start(control: &mut Control, settings: manifest::Kernel<'static>) -> Self {
+        let text = text(control.kernel());
         let now = time::now();
         let mut failures = Vec::new();
-        let settings = manifest::kernel(text).unwrap_or_else(|error| {
-            print!("{error}\n");
+        if manifest::kernel(text).is_err() {
             fail(&mut failures, "the manifest's settings are wrong");
-            manifest::DEFAULTS
-        });
+        }
         let end = settings
             .seconds
             .map(|seconds| now.saturating_add(Duration::from_secs(seconds)));
@@ -91,7 +104,7 @@ impl Supervisor {
             settings,
             failures,
             restarted: 0,
-            before: Resources::of(kernel),
+            before: Resources::of(control),
             next_report: now,
             end,
             is_stopping: false,
@@ -99,7 +112,7 @@ impl Supervisor {
         };
         for process in manifest::processes(text) {
             match process {
-                Ok(process) => supervisor.add(kernel, process),
+                Ok(process) => supervisor.add(control.kernel(), process),
                 Err(error) => {
                     print!("{error}\n");
                     fail(
@@ -109,10 +122,10 @@ impl Supervisor {
                 }
             }
         }
-        supervisor.before = Resources::of(kernel);
+        supervisor.before = Resources::of(control);
         for member in &mut supervisor.members {
             if !member.process.starts_later {
-                member.start(kernel);
+                member.start(control);
             }
         }
         supervisor
@@ -136,14 +149,8 @@ impl Supervisor {
     }
 
     /// Takes note that the process on `core` has ended.
-    pub(crate) fn ended(
-        &mut self,
-        kernel: &mut Kernel,
-        control: &mut Control,
-        core: CoreId,
-        end: End,
-    ) {
-        control.revoke(kernel, core);
+    pub(crate) fn ended(&mut self, control: &mut Control, core: CoreId, end: End) {
+        control.end(core);
         let mut members = self.members.iter_mut().map(|member| &mut **member);
         let is_it = |member: &&mut Member| member.core == core && member.runs();
         if let Some(member) = members.find(is_it) {
@@ -152,48 +159,43 @@ impl Supervisor {
     }
 
     /// Carries out what the host wants.
-    pub(crate) fn command(
-        &mut self,
-        kernel: &mut Kernel,
-        control: &mut Control,
-        command: Command<'_>,
-    ) {
+    pub(crate) fn command(&mut self, control: &mut Control, command: Command<'_>) {
         match command {
-            Command::Stop => self.stop(kernel),
+            Command::Stop => self.stop(control),
             Command::Report => self.show(control),
             Command::Start(name) => {
                 if let Some(member) = self.member(name) {
-                    member.start(kernel);
+                    member.start(control);
                 }
             }
             Command::Kill(name) => {
                 if let Some(member) = self.member(name) {
                     member.restarts = 0;
-                    member.stop(kernel);
+                    member.stop(control);
                 }
             }
             Command::Restart(name) => {
                 if let Some(member) = self.member(name) {
                     member.restarts += 1;
-                    member.stop(kernel);
+                    member.stop(control);
                 }
             }
             Command::Revoke(name) => {
                 if let Some(core) = self.member(name).map(|member| member.core) {
-                    control.revoke(kernel, core);
+                    control.revoke(core);
                 }
             }
         }
     }
 
     /// Does what is due; powers off when all is over.
-    pub(crate) fn turn(&mut self, kernel: &mut Kernel, control: &mut Control) -> Turn {
+    pub(crate) fn turn(&mut self, control: &mut Control) -> Turn {
         let now = time::now();
         if self.end.is_some_and(|end| now >= end) {
-            self.stop(kernel);
+            self.stop(control);
         }
         for index in 0..self.members.len() {
-            self.advance(index, kernel, control, now);
+            self.advance(index, control, now);
         }
         if !self.is_ready
             && self
@@ -214,23 +216,23 @@ impl Supervisor {
             State::Running(_) | State::Ending => false,
         };
         if self.members.iter().all(is_over) {
-            self.finish(kernel, control);
+            self.finish(control);
         }
         Turn::Idle(Some(self.next_report))
     }
 
     /// Moves one process on.
-    fn advance(&mut self, index: usize, kernel: &mut Kernel, control: &Control, now: Instant) {
+    fn advance(&mut self, index: usize, control: &mut Control, now: Instant) {
         let Some(member) = self.members.get_mut(index) else {
             return;
         };
         let is_tested = self.settings.restarts > 0 && member.restarts > 0;
         match member.state {
             State::Running(since) if is_tested && now > since.saturating_add(SHORT_LIFE) => {
-                member.stop(kernel);
+                member.stop(control);
             }
             State::Ending if control.has_nothing(member.core) => {
-                if !member.bury(kernel) {
+                if !member.bury(control.kernel()) {
                     fail(
                         &mut self.failures,
                         "a process's frames did not all come back",
@@ -239,17 +241,17 @@ impl Supervisor {
                 if member.restarts > 0 && !self.is_stopping {
                     member.restarts -= 1;
                     self.restarted += 1;
-                    member.start(kernel);
+                    member.start(control);
                 }
             }
             State::Running(_) | State::Ending | State::Waiting | State::Exited | State::Killed => {}
         }
     }
 
-    fn stop(&mut self, kernel: &mut Kernel) {
+    fn stop(&mut self, control: &mut Control) {
         self.is_stopping = true;
         for member in &self.members {
-            member.stop(kernel);
+            member.stop(control);
         }
     }
 
@@ -264,16 +266,16 @@ impl Supervisor {
         found.map(|member| &mut **member)
     }
 
-    fn show(&self, control: &Control) {
+    fn show(&self, control: &mut Control) {
         for member in &self.members {
             member.show(control);
         }
     }
 
     /// The last lines, and the end.
-    fn finish(&mut self, kernel: &Kernel, control: &Control) -> ! {
+    fn finish(&mut self, control: &mut Control) -> ! {
         self.show(control);
-        let after = Resources::of(kernel);
+        let after = Resources::of(control);
         if after != self.before {
             fail(&mut self.failures, "not all frames and vectors came back");
         }
@@ -281,7 +283,8 @@ impl Supervisor {
             restarts: self.restarted,
             frames: difference(self.before.frames, after.frames),
             vectors: difference(after.vectors, self.before.vectors),
-            ..Leaks::default()
+            rules: signed(after.rules) - signed(self.before.rules),
+            queues: signed(after.queues) - signed(self.before.queues),
         });
         report::verdict(&self.failures);
         power_off(if self.failures.is_empty() {
@@ -297,19 +300,10 @@ impl Member {
         matches!(self.state, State::Running(_))
     }
 
-    fn start(&mut self, kernel: &mut Kernel) {
-        let process = self.process;
-        let file = archive::find(kernel.archive, process.executable).unwrap_or(&[]);
-        let plan = Plan {
-            name: process.name,
-            file,
-            arguments: process.arguments,
-            core: self.core,
-        };
-        match kernel
-            .seats
-            .start(&mut kernel.frames, kernel.tables.tables(), &plan)
-        {
+    fn start(&mut self, control: &mut Control) {
+        let archive = control.kernel().archive;
+        let file = archive::find(archive, self.process.executable).unwrap_or(&[]);
+        match control.start(&self.process, file) {
             Ok(()) => {
                 self.state = State::Running(time::now());
                 self.reason.clear();
@@ -321,9 +315,9 @@ impl Member {
         }
     }
 
-    fn stop(&self, kernel: &mut Kernel) {
-        if let (State::Running(_), Some(seat)) = (self.state, kernel.seats.at(self.core)) {
-            seat.stop();
+    fn stop(&self, control: &mut Control) {
+        if self.runs() {
+            control.stop(self.core);
         }
     }
 
@@ -334,6 +328,7 @@ impl Member {
             End::Exited(code) => self.explain(format_args!("exit code {code}")),
             End::Stopped => self.explain(format_args!("stopped")),
             End::Faulted(fault) => self.explain(format_args!("{fault}")),
+            End::Violated(violation) => self.explain(format_args!("{violation}")),
         }
     }
 
@@ -355,7 +350,7 @@ impl Member {
         let _is_cut = self.reason.write_fmt(reason).is_err();
     }
 
-    fn show(&self, control: &Control) {
+    fn show(&self, control: &mut Control) {
         let node = cores::by_id(self.core).map_or(0, |core| core.node.index());
         report::process(&report::Process {
             name: self.process.name,
@@ -374,12 +369,21 @@ impl Member {
 }
 
 impl Resources {
-    fn of(kernel: &Kernel) -> Self {
+    fn of(control: &mut Control) -> Self {
+        let [leases, regions, rules] = control.counts();
         Self {
-            frames: kernel.frames.free_total(),
+            frames: control.kernel().frames.free_total(),
             vectors: cores::all().map(vectors::in_use).sum(),
+            queues: leases,
+            regions,
+            rules,
         }
     }
+}
+
+/// A count as a number that may be subtracted from another.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Notes a failure; the first few are enough.

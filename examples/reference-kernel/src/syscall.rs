@@ -1,17 +1,23 @@
 //! The system calls. Each decodes its arguments here, and nowhere else does a process's word count.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
-use parakernel_core::abi::{Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, Metric};
+use parakernel_core::abi::{ALL_LEASES, Call, CallError, LOG_MAX, MESSAGE_WORDS, Message, Metric};
 use parakernel_core::time::Instant;
 
 use crate::arch::{apic, traps};
+use crate::cores::EVENT_KERNEL;
+use crate::queues::Stop;
 use crate::runner::{End, Running};
 use crate::user_memory::BadAddress;
 use crate::{cores, print, time};
 
 /// Text that a process may log in all, in bytes: the console is shared and slow.
 pub(crate) const LOG_BUDGET: usize = 64 * 1024;
+
+/// How often queues are looked at that no interrupt speaks for, while their process sleeps.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
 /// What becomes of the process after a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +47,7 @@ pub(crate) fn call(process: &mut Running<'_>, number: u64, arguments: [u64; 2]) 
         Some(Call::Exit) => Reply::End(End::Exited(first)),
         Some(Call::Log) => log(process, first, second).into(),
         Some(Call::Request) => request(process, first).into(),
-        Some(Call::Submit) => process.leases.submit(first).into(),
+        Some(Call::Submit) => submit(process, first),
         Some(Call::Wait) => wait(process, Instant::from_nanos(first)),
         Some(Call::Report) => report(process, first, second).into(),
         None => Err(CallError::UnknownCall).into(),
@@ -86,20 +92,60 @@ fn report(process: &Running<'_>, metric: u64, value: u64) -> Result<u64, CallErr
     Ok(0)
 }
 
+/// Takes over what the process has published.
+fn submit(process: &mut Running<'_>, handle: u64) -> Reply {
+    match process.mailbox.queues.pass().submit(handle) {
+        Ok(()) => Reply::Value(0),
+        Err(stop) => stopped(process, stop),
+    }
+}
+
+/// What becomes of a process whose queues cannot go on.
+fn stopped(process: &mut Running<'_>, stop: Stop) -> Reply {
+    match stop {
+        Stop::Call(error) => Err(error).into(),
+        Stop::Violation(violation) => Reply::End(End::Violated(violation)),
+        Stop::Device(device) => {
+            process.mailbox.failed(device);
+            cores::wake_kernel();
+            Err(CallError::BadLease).into()
+        }
+    }
+}
+
 /// Sleeps until there is news, the deadline passes, or the process is stopped.
 fn wait(process: &mut Running<'_>, deadline: Instant) -> Reply {
-    process.leases.submit_all();
+    if let Err(stop) = process.mailbox.queues.pass().submit(ALL_LEASES) {
+        return stopped(process, stop);
+    }
     loop {
         if process.core.is_stopped(process.run) {
             return Reply::End(End::Stopped);
         }
-        let has_events = process.core.take_events() != 0;
-        if has_events || process.leases.has_news() || time::now() >= deadline {
+        let has_outcome = process.core.take_events() & EVENT_KERNEL != 0;
+        let looked = look(process);
+        let (has_news, is_armed) = match looked {
+            Ok(looked) => looked,
+            Err(stop) => return stopped(process, stop),
+        };
+        if has_outcome || has_news || time::now() >= deadline {
             apic::timer_stop();
             return Reply::Value(0);
         }
-        time::wake_at(deadline);
+        let until = if is_armed {
+            deadline
+        } else {
+            deadline.min(time::now().saturating_add(LOOK_INTERVAL))
+        };
+        time::wake_at(until);
         // Interrupts are off since the events were looked at, so one that comes now ends the sleep at once.
         traps::sleep();
     }
+}
+
+/// Whether something has arrived, and whether an interrupt will say so when something does: first it is asked for, then looked.
+fn look(process: &Running<'_>) -> Result<(bool, bool), Stop> {
+    let mut queues = process.mailbox.queues.pass();
+    let is_armed = queues.arm();
+    Ok((queues.take_news()?, is_armed))
 }

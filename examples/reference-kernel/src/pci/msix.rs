@@ -5,8 +5,10 @@ use parakernel_core::pci::PciError;
 
 use super::Function;
 use crate::arch::native;
+use crate::boot::Kernel;
 use crate::cores;
 use crate::memory::Frames;
+use crate::print;
 use crate::vectors::{Event, Vector};
 
 /// Length of a table entry: address (64 bits), data, control.
@@ -89,6 +91,33 @@ impl MsiX {
         Ok(Some(msix))
     }
 
+    /// The table of `function`, whose base address `index` is mapped as `registers` already; `None` where it has none, or that is
+    /// broken, which the log says.
+    pub(crate) fn of(
+        kernel: &mut Kernel,
+        function: &Function,
+        (index, registers): (u8, &MappedRegisters),
+    ) -> Option<Self> {
+        let address = function.address;
+        let capability = function.config.msi_x().ok()??;
+        let table = capability.table();
+        let registers = if table.bar == index {
+            registers.part(0, registers.len())
+        } else {
+            let (tables, frames) = (&mut kernel.tables, &mut kernel.frames);
+            function
+                .map_bar(table.bar, tables, frames, &kernel.memory)
+                .ok()
+        };
+        match Self::new(function, registers?, &mut kernel.frames) {
+            Ok(msix) => msix,
+            Err(error) => {
+                print!("pci {address}: no interrupts: {error}\n");
+                None
+            }
+        }
+    }
+
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -131,6 +160,32 @@ impl MsiX {
         Some(Claim {
             entry: number(index),
             sharing: Sharing::Shared,
+            event,
+        })
+    }
+
+    /// Has entry `number` lead to `event` too; `None` where there is no such entry, or no vector left on the event's core.
+    pub(crate) fn claim_at(&mut self, number: u16, event: Event) -> Option<Claim> {
+        let index = usize::from(number);
+        let entry = *self.entries.get(index)?;
+        let sharing = match entry.vector {
+            None => {
+                let vector = Vector::claim(event)?;
+                self.entries[index].vector = Some(vector);
+                self.program(index, vector)?;
+                Sharing::Own
+            }
+            Some(vector) => {
+                if !vector.share(event) {
+                    return None;
+                }
+                Sharing::Shared
+            }
+        };
+        self.entries[index].users += 1;
+        Some(Claim {
+            entry: number,
+            sharing,
             event,
         })
     }

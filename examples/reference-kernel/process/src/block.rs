@@ -1,0 +1,84 @@
+//! A queue pair on the process's volume.
+
+use parakernel_core::{
+    abi::{BlockMap, LeaseRing, QueueMap, SharedDoorbell},
+    access::AccessMode,
+    control::{ClaimWish, Wake},
+    device::DeviceId,
+    handle::VolumeId,
+    memory::BlockArena,
+    ring::RingSize,
+};
+use parakernel_nvme::{
+    controller::QueueId,
+    identify::NamespaceData,
+    namespace::NamespaceId,
+    queue::{CommandTable, DataPointer, Queue, QueueConfig, Rings},
+};
+
+use crate::{AskError, Lease, Process};
+
+/// Entries of each ring of a pair.
+pub const BLOCK_ENTRIES: usize = 64;
+
+/// What a pair remembers of its commands.
+pub type BlockMemory = CommandTable<BLOCK_ENTRIES>;
+
+/// A queue pair in `Checked` mode.
+pub type BlockPair<'m> = Queue<'m, SharedDoorbell<'static>, BLOCK_ENTRIES>;
+
+impl Process {
+    /// Claims a queue pair on a volume; with it comes what to know of the volume.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub fn claim_block(
+        &mut self,
+        device: DeviceId,
+        volume: VolumeId,
+    ) -> Result<(Lease, BlockMap), AskError> {
+        #[expect(clippy::cast_possible_truncation, reason = "64")]
+        let size = RingSize::at_most(BLOCK_ENTRIES as u32).ok_or(AskError::Unexpected)?;
+        let lease = self.claim(ClaimWish {
+            device,
+            at_least: AccessMode::Direct,
+            first_ring: size,
+            second_ring: size,
+            wake: Wake::Interrupt,
+            volume: Some(volume),
+        })?;
+        match lease.map().queue {
+            QueueMap::Block(map) => Ok((lease, map)),
+            QueueMap::Network(_) => Err(AskError::Unexpected),
+        }
+    }
+}
+
+/// The data half of a queue pair, which moves data in and out of `arena`; `None` where the kernel's map makes no sense.
+#[must_use]
+pub fn block_pair<'m>(
+    lease: &Lease,
+    map: &BlockMap,
+    commands: &'m mut BlockMemory,
+    arena: &BlockArena<'_>,
+) -> Option<BlockPair<'m>> {
+    let config = QueueConfig {
+        queue: QueueId::new(map.queue)?,
+        namespace: NamespaceId::new(map.namespace)?,
+        blocks: NamespaceData {
+            blocks: map.namespace_blocks,
+            block_shift: map.block_shift,
+            write_protected: false,
+        },
+        max_transfer: Some(map.max_transfer),
+        pointer: DataPointer::ByKernel,
+        ranges: None,
+    };
+    let rings = Rings::new(
+        lease.submissions(LeaseRing::First)?,
+        lease.completions(LeaseRing::First)?,
+    )?;
+    let doorbells = [LeaseRing::First, LeaseRing::Second].map(|ring| lease.doorbell(ring));
+    Queue::new(config, rings, commands, arena, doorbells)
+}

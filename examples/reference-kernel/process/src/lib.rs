@@ -1,0 +1,28 @@
+//! What a process of the reference kernel stands on: its entry, the system calls, memory and queues.
+//!
+//! A program names its main function with [`entry!`]; it is given a [`Process`], by which it asks the kernel for all
+//! that it works with: [`Process::arena`], [`Process::claim`]. What comes back are the data halves of the drivers, the
+//! same code that runs in tests and in a kernel of one address space.
+
+#![no_std]
+
+// Defines what the compiler expects of a C library.
+use freestanding as _;
+
+mod arguments;
+mod block;
+mod entry;
+mod lease;
+mod memory;
+mod process;
+pub mod system_call;
+
+pub use arguments::Arguments;
+pub use block::{BLOCK_ENTRIES, BlockMemory, BlockPair, block_pair};
+pub use lease::Lease;
+pub use process::{AskError, Process};
+
+#[doc(hidden)]
+pub use entry::start;
+#[doc(hidden)]
+pub use parakernel_core::abi::ProcessInfo;

@@ -1,0 +1,218 @@
+//! What connects a lease to its process: mappings and interrupts.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::task::Poll;
+
+use parakernel_core::control::{Cut, LeaseSpec, Memory, NoRoom, Wiring};
+use parakernel_core::handle::LeaseId;
+use parakernel_core::memory::SharedMemory;
+
+use super::{
+    Machine,
+    layout::{Layout, Part, PartKind},
+};
+use crate::address_space::{Caching, Foreign};
+use crate::cores::{self, Core, Flush};
+use crate::memory::Frames;
+use crate::pci::msix::Claim;
+use crate::process::{LEASE_STRIDE, LEASES};
+use crate::vectors::{EVENT_MAX, Event};
+
+/// Most leases at a time.
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
+
+/// A lease that is connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) lease: LeaseId,
+    pub(super) memory: Memory,
+    core: &'static Core,
+    /// The interrupt, and the flush after which no more of it arrives.
+    claim: Option<Claim>,
+    flush: Option<Flush>,
+}
+
+/// All connections, by the index of their lease.
+#[derive(Debug)]
+pub(super) struct Connections(&'static mut [Option<Connection>]);
+
+impl Connections {
+    pub(super) fn place(frames: &mut Frames) -> Option<Self> {
+        let node = frames.nodes().next()?;
+        frames.place_slice(node, CONNECTIONS_MAX, None).map(Self)
+    }
+
+    pub(super) fn get(&self, lease: LeaseId) -> Option<&Connection> {
+        self.0.get(lease.index())?.as_ref()
+    }
+
+    fn slot(&mut self, lease: LeaseId) -> Option<&mut Option<Connection>> {
+        self.0.get_mut(lease.index())
+    }
+}
+
+impl Connections {
+    /// An event of `core` that stands for no lease.
+    fn free_event(&self, core: &Core) -> Option<Event> {
+        let claims = || {
+            self.0
+                .iter()
+                .flatten()
+                .filter_map(|connection| connection.claim)
+        };
+        let is_free = |event: &Event| claims().all(|claim| claim.event != *event);
+        (1..=EVENT_MAX)
+            .map(|number| Event {
+                core: core.id,
+                number,
+            })
+            .find(is_free)
+    }
+}
+
+impl Connection {
+    /// Whether an interrupt says that something has arrived.
+    pub(super) const fn has_vector(&self) -> bool {
+        self.claim.is_some()
+    }
+}
+
+/// Where the process finds the first part of a lease.
+pub(super) const fn window(lease: LeaseId) -> u64 {
+    LEASES + lease.index() as u64 * LEASE_STRIDE
+}
+
+impl Machine {
+    /// Maps what the process may see of a lease.
+    fn map_parts(&mut self, spec: &LeaseSpec, memory: Memory, layout: &Layout) -> Option<()> {
+        let core = self.core_of(spec.process)?;
+        let base = self.blocks.get(memory)?.base.as_u64();
+        let kernel = &mut self.kernel;
+        let process = kernel.seats.at(core)?.process.as_mut()?;
+        for part in layout.parts() {
+            let Some(access) = part.access else { continue };
+            let start = base + part.offset as u64;
+            let at = window(spec.lease) + part.offset as u64;
+            if process.space.page_size(at).is_some() {
+                // It is there since before the device was reset.
+                continue;
+            }
+            let foreign = Foreign {
+                physical: start..start + part.len as u64,
+                access,
+                caching: Caching::Memory,
+            };
+            process.space.map(&mut kernel.frames, at, &foreign).ok()?;
+        }
+        Some(())
+    }
+
+    fn unmap_parts(&mut self, spec: &LeaseSpec, wanted: impl Fn(&Part) -> bool) {
+        let Some(device) = self.devices.get(spec.device.index()) else {
+            return;
+        };
+        let layout = Layout::of(device, spec);
+        let core = self.core_of(spec.process);
+        let seat = core.and_then(|core| self.kernel.seats.at(core));
+        let Some(process) = seat.and_then(|seat| seat.process.as_mut()) else {
+            return;
+        };
+        for part in layout.parts().filter(|part| wanted(part)) {
+            let at = window(spec.lease) + part.offset as u64;
+            process.space.unmap(at..at + part.len as u64, |_, _| {});
+        }
+    }
+
+    /// Has the lease's interrupt lead to the process's core.
+    fn claim_vector(&mut self, spec: &LeaseSpec, core: &'static Core) -> Option<Claim> {
+        let number = spec.vector.number()?;
+        let event = self.connections.free_event(core)?;
+        let device = self.devices.get_mut(spec.device.index())?;
+        // Entry 0 of each table is the kernel's own.
+        let entry = u16::try_from(number.checked_add(1)?).ok()?;
+        device.interrupts()?.claim_at(entry, event)
+    }
+}
+
+impl Wiring for Machine {
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+        let core = self.core_of(spec.process).ok_or(NoRoom)?;
+        let core = cores::by_id(core).ok_or(NoRoom)?;
+        let device = self.devices.get(spec.device.index()).ok_or(NoRoom)?;
+        let layout = Layout::of(device, spec);
+        if self.connections.slot(spec.lease).is_none()
+            || self.map_parts(spec, memory, &layout).is_none()
+        {
+            self.unmap_parts(spec, |_| true);
+            return Err(NoRoom);
+        }
+        let known = self.connections.get(spec.lease).and_then(|it| it.claim);
+        let claim = known.or_else(|| self.claim_vector(spec, core));
+        for part in layout.parts().filter(|part| part.kind != PartKind::Status) {
+            if let Some(view) = self.view(memory, part) {
+                clear(view);
+            }
+        }
+        let vector = claim.map(|claim| claim.entry);
+        self.hand_over(spec, memory, &layout, vector)
+            .ok_or(NoRoom)?;
+        if let Some(slot) = self.connections.slot(spec.lease) {
+            *slot = Some(Connection {
+                lease: spec.lease,
+                memory,
+                core,
+                claim,
+                flush: None,
+            });
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
+        match cut {
+            Cut::Fence => {
+                self.fence(spec);
+                self.unmap_parts(spec, Part::is_writable);
+            }
+            // The process's queues share their function's address space with all others.
+            Cut::Isolate => {}
+            Cut::Mask { .. } => {
+                let claim = self
+                    .connections
+                    .slot(spec.lease)
+                    .and_then(|slot| slot.as_mut());
+                let claim = claim.and_then(|connection| connection.claim.take());
+                let device = self.devices.get_mut(spec.device.index());
+                if let (Some(claim), Some(msix)) = (claim, device.and_then(|it| it.interrupts())) {
+                    msix.release(claim);
+                }
+            }
+            Cut::Unmap => self.unmap_parts(spec, |_| true),
+        }
+        if let Some(Some(connection)) = self.connections.slot(spec.lease) {
+            connection.flush = Some(connection.core.ask_to_flush());
+        }
+    }
+
+    fn poll_cut(&mut self, spec: &LeaseSpec, _cut: Cut) -> Poll<()> {
+        let connection = self.connections.get(spec.lease);
+        let is_done = connection.is_none_or(|connection| {
+            connection
+                .flush
+                .is_none_or(|flush| connection.core.has_flushed(flush))
+        });
+        if is_done {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Writes zeroes over all of it.
+fn clear(memory: SharedMemory<'_>) {
+    let words = memory.len() / size_of::<AtomicU64>();
+    for word in memory.slice::<AtomicU64>(0, words).unwrap_or_default() {
+        word.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,255 @@
+//! The queues of the process on a core: the part of the kernel that is on the data path.
+//!
+//! The process's core serves them in its system calls; core 0 puts leases in and takes them out. [`Gate`] keeps the two apart.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use parakernel_core::abi::{ALL_LEASES, CallError, LeaseState, StatusPage, SubmissionPage};
+use parakernel_core::access::AccessMode;
+use parakernel_core::address::{Iova, NodeId};
+use parakernel_core::device::DeviceId;
+use parakernel_core::handle::{LeaseId, ProcessId, Slot};
+use parakernel_core::memory::{ExtentSlot, PageSlot, RegionStorage, RegionTable};
+use parakernel_core::validate::Violation;
+
+use crate::gate::Gate;
+use crate::memory::Frames;
+use crate::report::Counters;
+
+pub(crate) mod block;
+
+use block::BlockQueue;
+
+/// Where memory of processes begins in their I/O address space, and, since both have the same numbers, in their address space.
+pub(crate) const APERTURE: Iova = Iova::new(0x20_0000_0000);
+/// How many pages of it a process may register.
+const APERTURE_PAGES: usize = 32 * 1024;
+/// Most regions of a process.
+pub(crate) const REGIONS_MAX: usize = 64;
+/// Most leases of a process.
+pub(crate) const LEASES_MAX: usize = 64;
+/// Most entries of a ring that one call takes over, so that calls are short.
+const BUDGET: u32 = 256;
+
+/// A lease, as the core sees it that serves it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    /// Its name.
+    pub(crate) id: LeaseId,
+    /// Its device.
+    pub(crate) device: DeviceId,
+    /// What the process writes.
+    pub(crate) submission: &'static SubmissionPage,
+    /// What the kernel writes.
+    pub(crate) status: &'static StatusPage,
+    /// How the first and the second side are reached.
+    pub(crate) modes: (AccessMode, AccessMode),
+    /// Whether an interrupt says that something has arrived.
+    pub(crate) has_vector: bool,
+    /// Its queue.
+    pub(crate) queue: Queue,
+}
+
+/// A queue in one of its forms.
+#[derive(Debug)]
+pub(crate) enum Queue {
+    /// A storage queue pair in `Checked` mode.
+    Block(BlockQueue),
+}
+
+/// Why a queue is of no more use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The process did what it may not.
+    Process(Violation),
+    /// The device broke its protocol.
+    Device,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(violation) => violation.fmt(f),
+            Self::Device => f.write_str("the device broke its protocol"),
+        }
+    }
+}
+
+/// What stops a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// The call fails.
+    Call(CallError),
+    /// The process has broken a rule, and ends.
+    Violation(Violation),
+    /// A device has; it must be reset.
+    Device(DeviceId),
+}
+
+/// The regions and leases of the process on one core.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    /// Where its devices may go.
+    pub(crate) regions: RegionTable<'static>,
+    leases: &'static mut [Option<Lease>],
+    /// Whether something has arrived that no wait has returned for.
+    has_news: bool,
+    /// What earlier leases have done.
+    past: Counters,
+}
+
+impl Queues {
+    /// Room for the processes of a core on `node`; `None` where there is no memory.
+    pub(crate) fn place(frames: &mut Frames, node: NodeId) -> Option<&'static Gate<Self>> {
+        let storage = RegionStorage {
+            regions: frames.place_with(node, REGIONS_MAX, || Slot::EMPTY)?,
+            extents: frames.place_slice(node, REGIONS_MAX, ExtentSlot::EMPTY)?,
+            pages: frames.place_slice(node, APERTURE_PAGES, PageSlot::EMPTY)?,
+        };
+        let nobody = ProcessId::new(u32::MAX, u32::MAX);
+        let queues = Self {
+            regions: RegionTable::new(nobody, APERTURE, storage, &[]).ok()?,
+            leases: frames.place_with(node, LEASES_MAX, || None)?,
+            has_news: false,
+            past: Counters::default(),
+        };
+        let gate: &'static Gate<Self> = frames.place(node, Gate::new(queues))?;
+        Some(gate)
+    }
+
+    /// Begins with another process. The last one has no lease and no region any more.
+    pub(crate) fn reassign(&mut self, process: ProcessId) {
+        self.regions.reassign(process);
+        self.has_news = false;
+    }
+
+    /// Puts a lease in; gives it back where there is no room.
+    pub(crate) fn add(&mut self, lease: Lease) -> Result<(), Lease> {
+        match self.leases.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => {
+                *slot = Some(lease);
+                Ok(())
+            }
+            None => Err(lease),
+        }
+    }
+
+    /// Takes a lease out: calls for it are refused from now on, and none is under way, since this core is behind the gate.
+    pub(crate) fn take(&mut self, id: LeaseId) -> Option<Lease> {
+        let is_it = |slot: &&mut Option<Lease>| slot.as_ref().is_some_and(|lease| lease.id == id);
+        let lease = self.leases.iter_mut().find(is_it)?.take()?;
+        lease.count(&mut self.past);
+        lease
+            .status
+            .state
+            .store(LeaseState::Revoked as u32, Ordering::Release);
+        Some(lease)
+    }
+
+    /// What the queues have done, those that are gone included.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut counters = self.past;
+        counters.queues = 0;
+        for lease in self.leases.iter().flatten() {
+            lease.count(&mut counters);
+            counters.queues += 1;
+        }
+        counters
+    }
+
+    /// Notes that a rule was broken.
+    pub(crate) const fn note_violation(&mut self) {
+        self.past.violations += 1;
+    }
+
+    /// Takes over what the process has published for the lease named `handle`, or for all.
+    pub(crate) fn submit(&mut self, handle: u64) -> Result<(), Stop> {
+        if handle == ALL_LEASES {
+            return self.submit_all();
+        }
+        let id = LeaseId::from_bits(handle);
+        let mut leases = self.leases.iter_mut().flatten();
+        let lease = leases.find(|lease| lease.id == id);
+        let lease = lease.ok_or(Stop::Call(CallError::BadLease))?;
+        let served = lease.serve(&self.regions);
+        self.has_news |= settle(lease, served)?;
+        Ok(())
+    }
+
+    fn submit_all(&mut self) -> Result<(), Stop> {
+        for lease in self.leases.iter_mut().flatten() {
+            let served = lease.serve(&self.regions);
+            self.has_news |= settle(lease, served)?;
+        }
+        Ok(())
+    }
+
+    /// Whether something has arrived since this last said so.
+    pub(crate) fn take_news(&mut self) -> Result<bool, Stop> {
+        for lease in self.leases.iter_mut().flatten() {
+            let looked = lease.look();
+            self.has_news |= settle(lease, looked)?;
+        }
+        Ok(core::mem::take(&mut self.has_news))
+    }
+
+    /// Asks the devices to say when something arrives. Whether all of them can: else somebody has to look from time to time.
+    pub(crate) fn arm(&mut self) -> bool {
+        self.leases
+            .iter_mut()
+            .flatten()
+            .fold(true, |all, lease| lease.arm() && all)
+    }
+}
+
+/// Says whose fault it is.
+fn settle(lease: &Lease, result: Result<bool, Fault>) -> Result<bool, Stop> {
+    result.map_err(|fault| match fault {
+        Fault::Process(violation) => Stop::Violation(violation),
+        Fault::Device => Stop::Device(lease.device),
+    })
+}
+
+impl Lease {
+    /// Takes over what the process has published; whether something has arrived.
+    fn serve(&mut self, regions: &RegionTable<'_>) -> Result<bool, Fault> {
+        match &mut self.queue {
+            Queue::Block(queue) => queue.serve(self.submission, self.status, regions, BUDGET),
+        }
+    }
+
+    /// Whether something has arrived.
+    fn look(&mut self) -> Result<bool, Fault> {
+        match &mut self.queue {
+            Queue::Block(queue) => queue.look(),
+        }
+    }
+
+    /// Asks for an interrupt when something arrives; whether there will be one.
+    fn arm(&mut self) -> bool {
+        match &mut self.queue {
+            // Completions always raise their vector.
+            Queue::Block(_) => self.has_vector,
+        }
+    }
+
+    fn count(&self, counters: &mut Counters) {
+        match &self.queue {
+            Queue::Block(queue) => {
+                counters.ios += queue.completed();
+                counters.mode = name(self.modes.0);
+            }
+        }
+    }
+}
+
+/// A mode as the host knows it.
+pub(crate) const fn name(mode: AccessMode) -> &'static str {
+    match mode {
+        AccessMode::Direct => "direct",
+        AccessMode::Sealed => "sealed",
+        AccessMode::Checked => "checked",
+        AccessMode::Virtual => "virtual",
+    }
+}
