@@ -61,6 +61,8 @@ pub struct NetworkMap {
     pub max_frame: u16,
     /// Bytes of the header that the device puts before each frame.
     pub header: u16,
+    /// The queue pair at the device.
+    pub pair: u16,
     /// Facts of the driver's own, such as negotiated features.
     pub features: u64,
 }
@@ -115,7 +117,10 @@ impl LeaseMap {
         match self.queue {
             QueueMap::Network(map) => {
                 let [a, b, c, d, e, f] = map.mac.0;
-                words[13] = 1 | u64::from(map.max_frame) << 16 | u64::from(map.header) << 32;
+                words[13] = 1
+                    | u64::from(map.max_frame) << 16
+                    | u64::from(map.header) << 32
+                    | u64::from(map.pair) << 48;
                 words[14] = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
                 words[15] = map.features;
             }
@@ -135,12 +140,13 @@ impl LeaseMap {
 
     /// The map that the words of a status page describe; `None` where the kernel has not written one.
     pub(super) fn from_words(words: &[u64; MAP_WORDS]) -> Option<Self> {
-        let (first, second) = words[1..13].split_at(6);
+        let rings = words[1..13].split_at(6);
         let [kind, low, ..] = words[13].to_le_bytes();
         #[expect(clippy::cast_possible_truncation, reason = "takes the word apart")]
-        let (second_half, third_half, upper) = (
+        let (second, third, fourth, upper) = (
             (words[13] >> 16) as u16,
             (words[13] >> 32) as u16,
+            (words[13] >> 48) as u16,
             (words[13] >> 32) as u32,
         );
         let queue = match kind {
@@ -148,13 +154,14 @@ impl LeaseMap {
                 let [a, b, c, d, e, f, ..] = words[14].to_le_bytes();
                 QueueMap::Network(NetworkMap {
                     mac: Mac([a, b, c, d, e, f]),
-                    max_frame: second_half,
-                    header: third_half,
+                    max_frame: second,
+                    header: third,
+                    pair: fourth,
                     features: words[15],
                 })
             }
             2 => QueueMap::Block(BlockMap {
-                queue: second_half,
+                queue: second,
                 block_shift: low,
                 namespace: upper,
                 namespace_blocks: words[14],
@@ -166,7 +173,7 @@ impl LeaseMap {
         };
         Some(Self {
             submission_page: words[0],
-            rings: [RingMap::from_words(first)?, RingMap::from_words(second)?],
+            rings: [RingMap::from_words(rings.0)?, RingMap::from_words(rings.1)?],
             queue,
         })
     }
@@ -247,6 +254,7 @@ mod tests {
             mac: Mac([2, 3, 4, 5, 6, 7]),
             max_frame: 1514,
             header: 12,
+            pair: 65_535,
             features: u64::MAX,
         });
         let block = QueueMap::Block(BlockMap {
