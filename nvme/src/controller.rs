@@ -23,6 +23,7 @@ use crate::{
     error::{AdminError, InitError, InitStep},
     identify::ControllerData,
     namespace::{Namespace, NamespaceId, NamespaceSlot, Namespaces},
+    queue::{DataPointer, QueueConfig},
     quirk::{Quirks, SLOW_READY_DELAY},
     regs::{Acq, Aqa, Asq, Cap, ControllerBlock, Csts, DOORBELLS, Vs, ready_timeout},
 };
@@ -369,6 +370,26 @@ impl<R: Registers> Controller<'_, R> {
     #[must_use]
     pub fn namespace(&self, id: NamespaceId) -> Option<&Namespace> {
         self.namespaces().find(|namespace| namespace.id == id)
+    }
+
+    /// What a [`Queue`](crate::queue::Queue) over a pair works on; `None` where namespace `namespace` is not there or
+    /// cannot be used.
+    #[must_use]
+    pub fn queue_config(
+        &self,
+        queue: QueueId,
+        namespace: u32,
+        pointer: DataPointer,
+    ) -> Option<QueueConfig<'static>> {
+        let namespace = self.namespace(NamespaceId::new(namespace)?)?;
+        Some(QueueConfig {
+            queue,
+            namespace: namespace.id,
+            blocks: namespace.data.ok()?,
+            max_transfer: self.limits.max_transfer,
+            pointer,
+            ranges: None,
+        })
     }
 
     /// How many namespaces the last scan found no room for in the caller's table.

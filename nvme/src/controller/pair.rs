@@ -103,6 +103,14 @@ pub struct PairSlot<'m> {
     memory: Option<PairMemory<'m>>,
 }
 
+impl PairSlot<'_> {
+    /// A slot without a pair, to fill the table with.
+    pub const EMPTY: Self = Self {
+        state: State::Absent,
+        memory: None,
+    };
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
     /// Without memory.
