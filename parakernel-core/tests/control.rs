@@ -32,7 +32,7 @@ use parakernel_core::{
     time::Instant,
     volume::{Identity, Volume},
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::Index};
 
 #[path = "control/machine.rs"]
 mod machine;
@@ -60,6 +60,8 @@ struct Bench {
     open: BTreeMap<u64, ProcessId>,
     ended: BTreeSet<ProcessId>,
     rules: BTreeMap<RuleId, LeaseId>,
+    /// Where the frames of rules that were asked for are to go.
+    asked_for: BTreeMap<u64, LeaseId>,
     events: Vec<Event>,
     volume: VolumeId,
 }
@@ -137,6 +139,7 @@ impl Bench {
             open: BTreeMap::new(),
             ended: BTreeSet::new(),
             rules: BTreeMap::new(),
+            asked_for: BTreeMap::new(),
             events: Vec::new(),
             volume,
         }
@@ -144,7 +147,8 @@ impl Bench {
 
     fn start(&mut self, number: u8) -> Result<ProcessId, StartError> {
         self.control.start_process(&ProcessSpec {
-            identity: Identity(u64::from(number)),
+            // Processes 1 and 2 run for the owner of the volume.
+            identity: Identity(if number < 3 { 1 } else { 3 }),
             core: CoreId::new(u32::from(number)),
             node: NodeId::new(0),
             quota: QUOTA,
@@ -158,6 +162,9 @@ impl Bench {
         self.control
             .submit(process, Tag(tag), request, Instant::from_nanos(self.now))?;
         self.open.insert(tag, process);
+        if let Request::AddRule(rule) = request {
+            self.asked_for.insert(tag, rule.to);
+        }
         Ok(tag)
     }
 
@@ -195,8 +202,11 @@ impl Bench {
                 match outcome {
                     Outcome::Revoked { lease } => self.control.platform().assert_ended(lease),
                     Outcome::RuleAdded { rule, .. } => {
-                        let named = self.rules.contains_key(&rule);
-                        assert!(!named, "{rule} is named twice");
+                        let to = tag.and_then(|Tag(tag)| self.asked_for.remove(&tag));
+                        let old = self
+                            .rules
+                            .insert(rule, to.expect("a rule that was asked for"));
+                        assert_eq!(old, None, "{rule} is named twice");
                     }
                     _ => {}
                 }
@@ -415,7 +425,7 @@ fn rules_beyond_a_grant_are_refused() {
 #[test]
 fn handles_of_others_and_made_up_ones_are_refused() {
     let mut bench = Bench::new(13);
-    let (first, second) = (bench.start(1).unwrap(), bench.start(2).unwrap());
+    let (first, second) = (bench.start(1).unwrap(), bench.start(3).unwrap());
     let (own, volume) = (bench.nic_queue(first), bench.volume);
     let region = bench.region(first, 1);
     let epoch = Epoch::new(0);
@@ -712,41 +722,52 @@ enum Move {
 enum Wish {
     Memory(u64),
     Claim(bool, bool),
-    Rule(u8, u8),
-    /// Give something back, own or another's, new or stale.
-    Return(u8, prop::sample::Index),
-    Acknowledge(prop::sample::Index),
+    Rule(Index, u8),
+    /// Give something back: mostly one's own, at times another's; new or stale.
+    Return(u8, Index),
+    Acknowledge(Index),
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
     prop_oneof![
-        (1_u64..30).prop_map(Wish::Memory),
-        (any::<bool>(), any::<bool>()).prop_map(|(disk, soft)| Wish::Claim(disk, soft)),
-        (0_u8..4, 0_u8..3).prop_map(|(lease, port)| Wish::Rule(lease, port)),
-        (0_u8..3, any::<prop::sample::Index>()).prop_map(|(kind, which)| Wish::Return(kind, which)),
-        any::<prop::sample::Index>().prop_map(Wish::Acknowledge),
+        1 => (1_u64..20).prop_map(Wish::Memory),
+        4 => (any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(disk, soft)| Wish::Claim(disk, soft)),
+        2 => (any::<Index>(), 0_u8..3).prop_map(|(lease, port)| Wish::Rule(lease, port)),
+        2 => (0_u8..4, any::<Index>()).prop_map(|(kind, which)| Wish::Return(kind, which)),
+        2 => any::<Index>().prop_map(Wish::Acknowledge),
     ]
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        2 => (1_u8..4).prop_map(Move::Start),
-        1 => (1_u8..4).prop_map(Move::Kill),
-        9 => (1_u8..4, wish()).prop_map(|(process, wish)| Move::Ask(process, wish)),
+        6 => (1_u8..4).prop_map(Move::Start),
+        2 => (1_u8..4).prop_map(Move::Kill),
+        40 => (1_u8..4, wish()).prop_map(|(process, wish)| Move::Ask(process, wish)),
         1 => (any::<bool>(), prop::bool::weighted(0.1)).prop_map(|(disk, gone)| Move::Fail(disk, gone)),
-        6 => (0_u8..12).prop_map(Move::Pass),
-        1 => (0_u8..3).prop_map(Move::Mood),
+        20 => (0_u8..8).prop_map(Move::Pass),
+        4 => (0_u8..3).prop_map(Move::Mood),
     ];
-    prop::collection::vec(one, 1..120)
+    prop::collection::vec(one, 1..200)
 }
 
 /// A bench that makes any move, and remembers all handles that it was ever given.
 struct Player {
     bench: Bench,
     processes: [Option<ProcessId>; 4],
-    leases: Vec<LeaseId>,
-    memories: Vec<MemoryId>,
-    lost: Vec<(LeaseId, Epoch)>,
+    leases: Vec<(ProcessId, LeaseId)>,
+    memories: Vec<(ProcessId, MemoryId)>,
+    rules: Vec<(ProcessId, RuleId)>,
+    lost: Vec<(ProcessId, (LeaseId, Epoch))>,
+}
+
+/// Mostly one of the process's own, at times anybody's.
+fn pick<T: Copy>(all: &[(ProcessId, T)], process: ProcessId, which: Index) -> Option<T> {
+    let own: Vec<_> = all.iter().filter(|(owner, _)| *owner == process).collect();
+    if !own.is_empty() && which.index(16) > 0 {
+        // The newest first, since the old ones are stale.
+        return Some(own[own.len() - 1 - which.index(own.len().min(4))].1);
+    }
+    (!all.is_empty()).then(|| all[which.index(all.len())].1)
 }
 
 impl Player {
@@ -763,10 +784,9 @@ impl Player {
                 }
             }
             Move::Ask(number, wish) => {
-                if let (Some(process), Some(request)) = (
-                    self.processes[usize::from(number)],
-                    self.request(number, &wish),
-                ) {
+                if let Some(process) = self.processes[usize::from(number)]
+                    && let Some(request) = self.request(process, number, &wish)
+                {
                     // Too many under way, or dead: both are fine.
                     let _ = self.bench.submit(process, request);
                 }
@@ -791,29 +811,24 @@ impl Player {
         self.bench.control.device_failed(device, failure, now);
     }
 
-    fn request(&self, number: u8, wish: &Wish) -> Option<Request> {
-        Some(match wish {
-            Wish::Memory(pages) => memory(*pages),
+    fn request(&self, process: ProcessId, number: u8, wish: &Wish) -> Option<Request> {
+        Some(match *wish {
+            Wish::Memory(pages) => memory(pages),
             Wish::Claim(true, _) => claim(DISK, AccessMode::Direct, Some(self.bench.volume)),
             Wish::Claim(false, true) => claim(NIC, AccessMode::Virtual, None),
             Wish::Claim(false, false) => claim(NIC, AccessMode::Direct, None),
             Wish::Rule(lease, port) => Request::AddRule(FlowRule {
                 matches: Matches {
-                    ports: PortRange::one(u16::from(*port)),
+                    ports: PortRange::one(u16::from(port)),
                     ..Matches::to(MAC, host(number))
                 },
-                to: *self.leases.iter().rev().nth(usize::from(*lease))?,
+                to: pick(&self.leases, process, lease)?,
             }),
-            Wish::Return(0, which) => Request::Release(*which.get(non_empty(&self.leases)?)),
-            Wish::Return(1, which) => {
-                Request::ReleaseMemory(*which.get(non_empty(&self.memories)?))
-            }
-            Wish::Return(_, which) => {
-                let rules: Vec<_> = self.bench.rules.keys().copied().collect();
-                Request::RemoveRule(*which.get(non_empty(&rules)?))
-            }
+            Wish::Return(0, which) => Request::ReleaseMemory(pick(&self.memories, process, which)?),
+            Wish::Return(1, which) => Request::RemoveRule(pick(&self.rules, process, which)?),
+            Wish::Return(_, which) => Request::Release(pick(&self.leases, process, which)?),
             Wish::Acknowledge(which) => {
-                let (lease, epoch) = *which.get(non_empty(&self.lost)?);
+                let (lease, epoch) = pick(&self.lost, process, which)?;
                 Request::Acknowledge { lease, epoch }
             }
         })
@@ -821,13 +836,17 @@ impl Player {
 
     fn remember(&mut self) {
         for event in core::mem::take(&mut self.bench.events) {
-            let Event::Deliver { outcome, .. } = event else {
+            let Event::Deliver {
+                process, outcome, ..
+            } = event
+            else {
                 continue;
             };
             match outcome {
-                Outcome::Claimed { lease, .. } => self.leases.push(lease),
-                Outcome::Registered { memory, .. } => self.memories.push(memory),
-                Outcome::Lost { lease, epoch } => self.lost.push((lease, epoch)),
+                Outcome::Claimed { lease, .. } => self.leases.push((process, lease)),
+                Outcome::Registered { memory, .. } => self.memories.push((process, memory)),
+                Outcome::RuleAdded { rule, .. } => self.rules.push((process, rule)),
+                Outcome::Lost { lease, epoch } => self.lost.push((process, (lease, epoch))),
                 _ => {}
             }
         }
@@ -865,10 +884,6 @@ impl Player {
     }
 }
 
-fn non_empty<T>(items: &[T]) -> Option<&[T]> {
-    (!items.is_empty()).then_some(items)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -881,6 +896,7 @@ proptest! {
             processes: [None; 4],
             leases: Vec::new(),
             memories: Vec::new(),
+            rules: Vec::new(),
             lost: Vec::new(),
         };
         for step in moves {

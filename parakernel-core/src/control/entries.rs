@@ -161,8 +161,10 @@ pub struct RuleState {
 /// What a rule is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RuleStage {
-    /// To be added when the lease works and the device has time.
-    Waiting,
+    /// To be added when the lease works and the device has time. The device may know of it from before a reset.
+    Waiting {
+        in_device: bool,
+    },
     Adding(Deadline),
     Hardware,
     Software,
@@ -180,8 +182,13 @@ pub(super) enum RuleStage {
 impl RuleStage {
     /// The stage that takes the rule out.
     pub(super) const fn leaving(self) -> Self {
-        Self::Leaving {
-            in_device: !matches!(self, Self::Waiting | Self::Software),
-        }
+        let in_device = match self {
+            Self::Waiting { in_device } | Self::Leaving { in_device } => in_device,
+            Self::Software => false,
+            Self::Adding(_) | Self::Hardware | Self::Dropped | Self::Removing(_) | Self::Stuck => {
+                true
+            }
+        };
+        Self::Leaving { in_device }
     }
 }

@@ -168,7 +168,7 @@ pub enum Outcome {
         /// Where its frames arrive.
         placement: Placement,
     },
-    /// A rule is no longer in force.
+    /// A rule is no longer in force; without a tag where the device did not take it again after a reset.
     RuleRemoved {
         /// What it was called.
         rule: RuleId,

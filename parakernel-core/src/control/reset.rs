@@ -161,10 +161,10 @@ impl<P: Platform> ControlPlane<'_, P> {
             state.stage = match state.stage {
                 RuleStage::Hardware => RuleStage::Dropped,
                 // One that was in force before goes with its lease; one that is new goes.
-                RuleStage::Waiting | RuleStage::Adding(_) if state.tag.is_none() => {
+                RuleStage::Waiting { .. } | RuleStage::Adding(_) if state.tag.is_none() => {
                     RuleStage::Dropped
                 }
-                RuleStage::Waiting | RuleStage::Adding(_) => {
+                RuleStage::Waiting { .. } | RuleStage::Adding(_) => {
                     state.failure = Some(Refusal::DeviceDown);
                     RuleStage::Leaving { in_device: false }
                 }

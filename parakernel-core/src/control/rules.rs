@@ -3,7 +3,7 @@
 use core::task::Poll;
 
 use super::{
-    ControlPlane, Job, Outcome, Placement, Platform, Progress, Refusal, RuleState, Tag,
+    ControlPlane, Job, LeaseEntry, Outcome, Placement, Platform, Progress, Refusal, RuleState, Tag,
     devices::Health, entries::RuleStage, queues::Queued,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         let state = RuleState {
             process,
             stage: if in_hardware {
-                RuleStage::Waiting
+                RuleStage::Waiting { in_device: false }
             } else {
                 RuleStage::Software
             },
@@ -104,8 +104,10 @@ impl<P: Platform> ControlPlane<'_, P> {
             .filter(|(_, installed)| installed.rule.to == lease);
         for (rule, installed) in of_lease {
             let state = &mut installed.state;
-            if matches!(state.stage, RuleStage::Dropped | RuleStage::Waiting) {
-                state.stage = RuleStage::Waiting;
+            if state.stage == RuleStage::Dropped {
+                state.stage = RuleStage::Waiting { in_device: true };
+            }
+            if matches!(state.stage, RuleStage::Waiting { .. }) {
                 state.queued = self.jobs.add(Job::Rule(rule), state.queued);
             }
         }
@@ -141,7 +143,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             (RuleStage::Leaving { .. } | RuleStage::Removing(_), Health::Gone) => {
                 self.rule_is_out(rule)
             }
-            (RuleStage::Waiting, health) => self.step_waiting(rule, health, now),
+            (RuleStage::Waiting { .. }, health) => self.step_waiting(rule, health, now),
             (RuleStage::Leaving { .. }, Health::Up) => self.begin_removal(rule, now),
             (RuleStage::Adding(deadline), Health::Up) => self.step_adding(rule, deadline, now),
             (RuleStage::Removing(deadline), Health::Up) => self.step_removing(rule, deadline, now),
@@ -154,17 +156,9 @@ impl<P: Platform> ControlPlane<'_, P> {
 
     fn step_waiting(&mut self, rule: RuleId, health: Health, now: Instant) -> Progress {
         let Some((change, lease)) = self.addition(rule) else {
-            self.set_stage(
-                rule,
-                RuleStage::Leaving { in_device: false },
-                Some(Refusal::WrongState),
-            );
-            return self.rule_is_out(rule);
+            return self.leave(rule, Refusal::WrongState);
         };
-        let is_active = self
-            .leases
-            .get(lease)
-            .is_some_and(super::LeaseEntry::is_active);
+        let is_active = self.leases.get(lease).is_some_and(LeaseEntry::is_active);
         if !is_active {
             // Arming the lease again takes this job up again, and so does its end.
             return Progress::Idle;
@@ -178,10 +172,7 @@ impl<P: Platform> ControlPlane<'_, P> {
                 self.set_stage(rule, RuleStage::Adding(deadline), None);
                 Progress::Again
             }
-            Some(Err(refusal)) => {
-                self.set_stage(rule, RuleStage::Leaving { in_device: false }, Some(refusal));
-                self.rule_is_out(rule)
-            }
+            Some(Err(refusal)) => self.leave(rule, refusal),
         }
     }
 
@@ -193,10 +184,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         let Some(result) = self.poll_change(rule, change, deadline, now) else {
             return Progress::Again;
         };
-        let is_active = self
-            .leases
-            .get(lease)
-            .is_some_and(super::LeaseEntry::is_active);
+        let is_active = self.leases.get(lease).is_some_and(LeaseEntry::is_active);
         match result {
             Ok(()) if is_active => {
                 self.set_stage(rule, RuleStage::Hardware, None);
@@ -204,24 +192,27 @@ impl<P: Platform> ControlPlane<'_, P> {
                 self.answer_rule(rule, Outcome::RuleAdded { rule, placement });
                 Progress::Idle
             }
-            Ok(()) => self.take_out(rule, Refusal::WrongState),
-            Err(refusal) => self.take_out(rule, refusal),
+            Ok(()) => self.leave(rule, Refusal::WrongState),
+            Err(refusal) => self.leave(rule, refusal),
         }
     }
 
     fn step_adding_in_vain(&mut self, rule: RuleId, deadline: Deadline, now: Instant) -> Progress {
         let Some(change) = self.change_of(rule) else {
-            return self.take_out(rule, Refusal::WrongState);
+            return self.leave(rule, Refusal::WrongState);
         };
         match self.poll_change(rule, change, deadline, now) {
             None => Progress::Again,
-            Some(_) => self.take_out(rule, Refusal::WrongState),
+            Some(_) => self.leave(rule, Refusal::WrongState),
         }
     }
 
-    /// Takes a rule out that may be in force, though it could not be put there as it should.
-    fn take_out(&mut self, rule: RuleId, refusal: Refusal) -> Progress {
-        self.set_stage(rule, RuleStage::Leaving { in_device: true }, Some(refusal));
+    /// Takes a rule out that could not be put in force, or not as it should.
+    fn leave(&mut self, rule: RuleId, refusal: Refusal) -> Progress {
+        if let Some(installed) = self.rules.get(rule) {
+            let stage = installed.state.stage.leaving();
+            self.set_stage(rule, stage, Some(refusal));
+        }
         Progress::Again
     }
 
@@ -329,9 +320,16 @@ impl<P: Platform> ControlPlane<'_, P> {
         if let Some(owner) = self.processes.get_mut(process) {
             owner.used.rules -= 1;
         }
-        if tag.is_some() {
-            let outcome = failure.map_or(Outcome::RuleRemoved { rule }, Outcome::Refused);
-            self.answer(process, tag, outcome);
+        let lease = self.leases.get(installed.rule.to);
+        match (tag, failure) {
+            (Some(_), Some(refusal)) => self.answer(process, tag, Outcome::Refused(refusal)),
+            (Some(_), None) => self.answer(process, tag, Outcome::RuleRemoved { rule }),
+            // It was in force, and could not be put in force again after a reset.
+            (None, Some(_)) if lease.is_some_and(LeaseEntry::is_active) => {
+                self.answer(process, None, Outcome::RuleRemoved { rule });
+            }
+            // It goes with its lease.
+            (None, _) => {}
         }
         Progress::Idle
     }
