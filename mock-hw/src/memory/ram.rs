@@ -15,12 +15,14 @@ use super::PAGE;
 
 /// # Invariants
 ///
-/// `base` is the start of an allocation of `layout`, zeroed at first and so initialised, aligned to a page and freed
-/// only by `drop`.
+/// `start` is an allocation of `layout`, zeroed at first and so initialised, and freed only by `drop`. `base` is the
+/// first page boundary in it; `len` bytes from there on lie inside.
 #[derive(Debug)]
 pub(super) struct Ram {
-    base: NonNull<u8>,
+    start: NonNull<u8>,
     layout: Layout,
+    base: NonNull<u8>,
+    len: usize,
 }
 
 // SAFETY: the allocation belongs to no thread; this type accesses it by atomics only.
@@ -29,19 +31,31 @@ unsafe impl Send for Ram {}
 unsafe impl Sync for Ram {}
 
 impl Ram {
-    /// `len` zeroed bytes; `len` is a positive multiple of [`PAGE`].
+    /// `len` zeroed bytes; `len` is a multiple of [`PAGE`].
+    ///
+    /// One page more is asked for and the alignment made here: allocators give large zeroed memory lazily only where
+    /// the alignment is an ordinary one.
     pub(super) fn new(len: usize) -> Self {
-        let layout = Layout::from_size_align(len, PAGE).unwrap_or(Layout::new::<[u64; PAGE / 8]>());
+        let layout = Layout::from_size_align(len.saturating_add(PAGE), 16)
+            .unwrap_or(Layout::new::<[u64; PAGE]>());
         // SAFETY: the size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else {
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
         };
-        Self { base, layout }
+        let skip = start.addr().get().next_multiple_of(PAGE) - start.addr().get();
+        // SAFETY: less than a page into an allocation of a page and more.
+        let base = unsafe { start.add(skip) };
+        Self {
+            start,
+            layout,
+            base,
+            len: layout.size() - PAGE,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.layout.size()
+        self.len
     }
 
     /// The address of `len` bytes at `offset`, or `None` where they do not lie inside.
@@ -128,7 +142,7 @@ impl Ram {
 impl Drop for Ram {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and freed here only.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 

@@ -96,8 +96,6 @@ enum Stop {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
     #[test]
     fn blocks_hold_what_was_written_last_and_flushed_ones_survive(
         seed in any::<u64>(),

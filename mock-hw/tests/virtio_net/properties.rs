@@ -35,8 +35,6 @@ fn received(guest: &Guest, rx: &mut Ring, places: &mut Vec<(u16, u64)>) -> Optio
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
     /// A cable that leads back: what was sent arrives, unchanged and in order, whatever the world does in between.
     #[test]
     fn frames_come_back_unchanged_and_in_order(
