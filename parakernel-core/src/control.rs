@@ -16,7 +16,7 @@
 //!   queue: so no descriptor in flight can point into it.
 //! - **Queues** are lent out as leases. The mode is the cheapest that is sound under the policy
 //!   ([`access::choose`](crate::access::choose)). Where a network device has no queue left, or its frames cannot be steered,
-//!   the queue is a virtual one, and the process is told.
+//!   the queue is a virtual one, and the process is told. Storage is never multiplexed: a claim is refused instead.
 //! - **Flow rules** must be covered by a name grant of their process and contradict no other rule. What the device cannot
 //!   express arrives at the virtual queue, and the process is told.
 //! - **Taking back**, because the process gave back or because it died, goes through the steps of
@@ -320,6 +320,18 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
     /// [`VolumeError`].
     pub fn add_volume(&mut self, volume: Volume) -> Result<VolumeId, VolumeError> {
         self.volumes.insert(volume)
+    }
+
+    /// Forgets a volume, whose blocks have been erased or are to be given to somebody else as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InUse`] while a lease borrows it, [`Refusal::NoSuchHandle`] where the handle is stale.
+    pub fn remove_volume(&mut self, volume: VolumeId) -> Result<Volume, Refusal> {
+        if self.leases().any(|(spec, _)| spec.volume == Some(volume)) {
+            return Err(Refusal::InUse);
+        }
+        self.volumes.remove(volume).ok_or(Refusal::NoSuchHandle)
     }
 
     /// A lease, and what it is at; `None` where the handle is stale.

@@ -663,6 +663,51 @@ fn a_device_that_is_gone_ends_its_leases_and_no_other() {
     assert_eq!(again, Outcome::Refused(Refusal::DeviceDown));
 }
 
+#[test]
+fn a_lease_is_given_back_once() {
+    let mut bench = Bench::new(16);
+    bench.control.platform_mut().set_mood(Mood::Slow);
+    let process = bench.start(1).unwrap();
+    let lease = bench.nic_queue(process);
+    let first = bench.submit(process, Request::Release(lease)).unwrap();
+    let second = bench.submit(process, Request::Release(lease)).unwrap();
+    bench.control.revoke(lease);
+    let told = |tag, outcome| Event::Deliver {
+        process,
+        tag: Some(Tag(tag)),
+        outcome,
+    };
+    let refused = told(second, Outcome::Refused(Refusal::WrongState));
+    let revoked = told(first, Outcome::Revoked { lease });
+    assert_eq!(bench.settle(), [refused, revoked]);
+    let late = bench.ask(process, Request::Release(lease));
+    assert_eq!(late, Outcome::Refused(Refusal::NoSuchHandle));
+}
+
+#[test]
+fn a_lease_that_is_taken_ends_and_its_process_goes_on() {
+    let mut bench = Bench::new(17);
+    let process = bench.start(1).unwrap();
+    let (lease, volume) = (bench.nic_queue(process), bench.volume);
+    bench.lease(process, claim(DISK, AccessMode::Direct, Some(volume)));
+    assert_eq!(bench.control.remove_volume(volume), Err(Refusal::InUse));
+    bench.control.revoke(lease);
+    let revoked = Event::Deliver {
+        process,
+        tag: None,
+        outcome: Outcome::Revoked { lease },
+    };
+    assert_eq!(bench.settle(), [revoked]);
+    assert_eq!(bench.control.usage(process).unwrap().leases, 1);
+    bench.control.end_process(process);
+    bench.settle();
+    assert_eq!(bench.control.remove_volume(volume).unwrap().blocks, 1000);
+    assert_eq!(
+        bench.control.remove_volume(volume),
+        Err(Refusal::NoSuchHandle)
+    );
+}
+
 /// The same resources, a thousand times in a row.
 #[test]
 fn a_restarted_process_gets_the_same_again() {

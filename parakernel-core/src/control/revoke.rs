@@ -52,6 +52,13 @@ impl<P: Platform> ControlPlane<'_, P> {
         }
     }
 
+    /// Takes a lease back that its process did not give back. The process goes on; it is told when the lease has ended.
+    ///
+    /// Nothing happens where the lease is ending anyway, or the handle is stale.
+    pub fn revoke(&mut self, lease: LeaseId) {
+        self.end_lease(lease);
+    }
+
     /// Ends a lease as soon as it can.
     pub(super) fn end_lease(&mut self, lease: LeaseId) {
         let Some(entry) = self.leases.get_mut(lease) else {
