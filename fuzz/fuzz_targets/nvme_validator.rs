@@ -1,0 +1,4 @@
+//! Feeds `nvme_validator`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| parakernel_fuzz::feed("nvme_validator", input));

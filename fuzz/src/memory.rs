@@ -1,0 +1,85 @@
+//! Memory that a target shares with the code under test, as devices and processes do.
+#![expect(unsafe_code, reason = "hands out views of memory of its own")]
+
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use parakernel_core::{
+    address::BusAddress,
+    memory::{DmaBlock, PAGE_SIZE, SharedMemory},
+};
+
+const WORDS: usize = PAGE_SIZE / 8;
+
+#[derive(Debug)]
+#[repr(C, align(4096))]
+struct Page([AtomicU64; WORDS]);
+
+/// Zeroed pages at a bus address of their own.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pages: Vec<Page>,
+    bus: u64,
+}
+
+impl Pages {
+    /// `bytes` bytes, rounded up to whole pages, which a device finds at `bus`.
+    pub(crate) fn new(bytes: usize, bus: u64) -> Self {
+        let page = || Page([const { AtomicU64::new(0) }; WORDS]);
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        Self {
+            pages: core::iter::repeat_with(page).take(pages).collect(),
+            bus,
+        }
+    }
+
+    /// All of it, as the code under test sees it.
+    pub(crate) fn shared(&self) -> SharedMemory<'_> {
+        let base = NonNull::from(self.pages.as_slice()).cast();
+        let len = self.pages.len() * PAGE_SIZE;
+        // SAFETY: initialised atomics that live as long as the result.
+        unsafe { SharedMemory::new(base, len) }
+    }
+
+    /// All of it as a block for rings and tables. Only one may be in use at a time.
+    pub(crate) fn block(&self) -> DmaBlock<'_> {
+        // SAFETY: no device reads or writes here but this program, which finds the memory at `bus`.
+        unsafe { DmaBlock::new(self.shared(), BusAddress::new(self.bus)) }
+    }
+
+    /// Word `index`.
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Relaxed)
+    }
+
+    /// Sets word `index`.
+    pub(crate) fn store(&self, index: usize, value: u64) {
+        self.word(index).store(value, Relaxed);
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.pages[index / WORDS].0[index % WORDS]
+    }
+
+    /// The 16 bits at byte `offset`, a multiple of 2.
+    pub(crate) fn load16(&self, offset: usize) -> u16 {
+        let word = self.load(offset / 8).to_le_bytes();
+        u16::from_le_bytes([word[offset % 8], word[offset % 8 + 1]])
+    }
+
+    /// Sets the 16 bits at byte `offset`, a multiple of 2.
+    pub(crate) fn store16(&self, offset: usize, value: u16) {
+        let mut word = self.load(offset / 8).to_le_bytes();
+        word[offset % 8..][..2].copy_from_slice(&value.to_le_bytes());
+        self.store(offset / 8, u64::from_le_bytes(word));
+    }
+
+    /// The word that a device finds at bus address `address`; `None` where that is not in here.
+    pub(crate) fn at_bus(&self, address: u64) -> Option<u64> {
+        let offset = usize::try_from(address.checked_sub(self.bus)?).ok()?;
+        let inside = offset.is_multiple_of(8) && offset / 8 < self.pages.len() * WORDS;
+        inside.then(|| self.load(offset / 8))
+    }
+}
