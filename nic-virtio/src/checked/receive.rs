@@ -167,15 +167,12 @@ pub fn seal<const N: usize>(
     layout: &ArenaLayout,
     regions: &RegionTable<'_>,
 ) -> Result<(), Violation> {
-    let posted = Header::LEN + layout.capacity();
-    let none = Violation::Length {
-        len: layout.bytes() as u64,
-    };
     let is_usable = layout.is_valid() && layout.header as usize == Header::LEN && layout.count > 0;
-    let len = u32::try_from(posted)
-        .ok()
-        .filter(|_| is_usable)
-        .ok_or(none)?;
+    let posted = is_usable.then(|| Header::LEN + layout.capacity());
+    let len = posted.and_then(|posted| u32::try_from(posted).ok());
+    let len = len.ok_or(Violation::Length {
+        len: layout.bytes() as u64,
+    })?;
     hardware.prepare(len);
     let start = u64::from(layout.headroom - layout.header);
     for index in 0..N {

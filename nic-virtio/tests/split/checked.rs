@@ -7,7 +7,8 @@ use parakernel_core::{
     address::{BusAddress, Direction, Iova, NodeId},
     handle::{ProcessId, Slot},
     memory::{
-        Arena, Extent, ExtentSlot, PageSlot, Pool, Region, RegionEntry, RegionStorage, RegionTable,
+        Arena, ArenaLayout, Extent, ExtentSlot, PageSlot, Pool, Region, RegionEntry, RegionStorage,
+        RegionTable,
     },
     queue::{Doorbell as _, RxQueue, TxQueue},
     ring::Position,
@@ -16,7 +17,7 @@ use parakernel_core::{
 };
 use parakernel_nic_virtio::{
     checked::{
-        AnySource, CheckedReceiver, CheckedSender, Fault, FrameMemory, GrantedSource, Tables,
+        AnySource, CheckedReceiver, CheckedSender, Fault, FrameMemory, GrantedSource, Tables, seal,
     },
     rx::{Receiver, Spread},
     tx::{HeaderSource, Sender},
@@ -365,6 +366,22 @@ fn lengths_and_flags_are_bounded() {
             "{flags}: {violation}"
         );
     }
+}
+
+/// Found by the fuzz target `virtio_rx_validator`.
+#[test]
+fn a_ring_is_not_sealed_for_a_layout_that_is_none() {
+    let memory = guest_memory();
+    let (ring, ..) = driver_ring(&memory, RX_RING, Events::Flags);
+    let mut regions = Regions::new();
+    let layout = ArenaLayout {
+        stride: 64,
+        headroom: 128,
+        header: 12,
+        count: 1,
+    };
+    let refused = seal(&ring, Iova::new(IOVA), &layout, &regions.table());
+    assert_eq!(refused, Err(Violation::Length { len: 64 }));
 }
 
 #[test]
