@@ -29,13 +29,6 @@ impl<'a> Input<'a> {
         core::array::from_fn(|_| self.byte())
     }
 
-    /// Up to `len` bytes, as many as there are.
-    pub(crate) fn take(&mut self, len: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
-
     pub(crate) fn word(&mut self) -> u64 {
         u64::from_le_bytes(self.bytes())
     }

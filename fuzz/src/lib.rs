@@ -3,13 +3,6 @@
 //! `cargo xtask fuzz` runs them under libFuzzer (`fuzz_targets/`), which looks for new paths. The example `sample` runs
 //! them with seeded random inputs and counts how many submissions of each shape were accepted, because a run that is
 //! all refusals proves little. `docs/fuzzing.md` has the figures.
-#![expect(
-    clippy::panic,
-    clippy::expect_used,
-    clippy::missing_panics_doc,
-    reason = "a finding is a panic"
-)]
-
 use core::fmt;
 use std::collections::BTreeMap;
 

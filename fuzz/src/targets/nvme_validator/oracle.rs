@@ -162,8 +162,8 @@ impl Contract {
         let most = (self.most >> self.block_shift)
             .clamp(1, self.blocks)
             .min(65_536);
-        let few = most.min((4 * PAGE >> self.block_shift).max(1));
-        let many = most.min((64 * PAGE >> self.block_shift).max(1));
+        let few = most.min(((4 * PAGE) >> self.block_shift).max(1));
+        let many = most.min(((64 * PAGE) >> self.block_shift).max(1));
         let range = input.choose(&[few, few, few, 1, many, most]);
         let blocks = 1 + input.below(range);
         let lba = match input.byte() & 3 {
@@ -187,14 +187,14 @@ impl Contract {
             6 => words[6] = words[6].wrapping_add(1),
             7 => words[6] |= 0xffff,
             8 => words[3] = words[3].wrapping_add(input.choose(&[4, 512, PAGE, 2, 1])),
-            9 => words[3] = input.choose(&[0, u64::MAX & !4095, u64::MAX & !3, 0xfee0_0000]),
+            9 => words[3] = input.choose(&[0, !4095, !3, 0xfee0_0000]),
             10 => {
                 words[4] = input.choose(&[
                     words[3],
                     words[3] & !(PAGE - 1),
                     words[4].wrapping_add(PAGE),
                     8,
-                ])
+                ]);
             }
             _ => words[5] = input.word(),
         }
