@@ -1,7 +1,7 @@
 //! The control queue: commands to the device, one at a time, never waited for.
 
 use core::{
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use crate::{
     features::Features,
     link::MacAddress,
     notify::NotifyRegister,
-    steering::{CLASSES, Classes, DESTINATION_V4_KEY, KEY_LEN},
+    steering::{CLASSES, Classes, KEY, KEY_LEN},
     transport::RingAddresses,
     virtqueue::{
         DescriptorFlags, Entry, TransmitFormat, low16,
@@ -119,7 +119,7 @@ fn write_rss(out: &mut Writer<'_>, classes: &Classes, pairs: u16) {
     }
     out.bytes(&pairs.to_le_bytes());
     out.bytes(&[KEY_BYTES]);
-    out.bytes(&DESTINATION_V4_KEY);
+    out.bytes(&KEY.key::<KEY_LEN>());
 }
 
 /// Fills the command buffer; remembers whether it was too small.
@@ -207,6 +207,17 @@ impl<'a> ControlQueue<'a> {
             register,
             state: State::Idle,
         })
+    }
+
+    /// The page, zeroed, of a queue that the device no longer uses.
+    pub(crate) fn into_page(self) -> DmaBlock<'a> {
+        let words = PAGE_SIZE / size_of::<AtomicU64>();
+        let words = self.page.memory().slice::<AtomicU64>(0, words);
+        words
+            .unwrap_or_default()
+            .iter()
+            .for_each(|word| word.store(0, Relaxed));
+        self.page
     }
 
     /// Where the device finds the ring.

@@ -6,7 +6,7 @@ use embedded_hal::delay::DelayNs;
 use parakernel_core::{
     memory::{DmaBlock, PAGE_SIZE},
     mmio::Registers as _,
-    time::{Instant, wait_until},
+    time::{Deadline, Instant, wait_until},
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     features::Features,
     link::{self, Limits, Link},
     notify::{Data, NotifyRegister},
+    steering::{CLASSES, Classes, HashTypes, KEY_LEN},
     transport::{Cause, RingAddresses, Status, Transport},
     virtqueue::{Events, Order},
 };
@@ -51,11 +52,20 @@ pub struct Device<'a, T> {
     transport: T,
     features: Features,
     limits: Limits,
-    control: Option<ControlQueue<'a>>,
+    control: Control<'a>,
     pairs: &'a mut [Pair],
-    has_config_vector: bool,
-    /// The device has its address for good.
-    _idle: DmaBlock<'a>,
+    config_vector: Option<u16>,
+    idle: DmaBlock<'a>,
+    reset: Option<Deadline>,
+}
+
+/// The control queue, or the page that it would need.
+#[derive(Debug)]
+enum Control<'a> {
+    Queue(ControlQueue<'a>),
+    None(DmaBlock<'a>),
+    /// Neither: bringing the device up again has failed on the way.
+    Lost,
 }
 
 impl<'a, T: Transport> Device<'a, T> {
@@ -71,7 +81,7 @@ impl<'a, T: Transport> Device<'a, T> {
         delay: &mut impl DelayNs,
         setup: Setup<'a>,
     ) -> Result<Self, InitError> {
-        let result = Self::start(&transport, delay, setup);
+        let result = reset(&transport, delay).and_then(|()| configure(&transport, setup));
         match result {
             Ok(parts) => Ok(parts.into_device(transport)),
             Err(error) => {
@@ -81,29 +91,53 @@ impl<'a, T: Transport> Device<'a, T> {
         }
     }
 
-    fn start(
-        transport: &T,
-        delay: &mut impl DelayNs,
-        setup: Setup<'a>,
-    ) -> Result<Parts<'a>, InitError> {
-        reset(transport, delay)?;
-        acknowledge(transport);
-        let features = negotiate(transport, setup.wanted)?;
-        let limits = link::limits(transport, features)?;
-        let control = set_up_control(transport, features, &limits, setup.control)?;
-        let count = setup.pairs.len().min(limits.pairs.into());
-        let pairs = setup.pairs.get_mut(..count).ok_or(InitError::Memory)?;
-        set_up_idle(transport, features, pairs, &setup.idle)?;
-        let has_config_vector = set_config_vector(transport, setup.config_vector);
-        go(transport)?;
-        Ok(Parts {
-            features,
-            limits,
-            control,
-            pairs,
-            has_config_vector,
-            idle: setup.idle,
-        })
+    /// Resets the device: all queues of all leases end with it, and rings and buffers are the device's until
+    /// [`poll_reset`](Self::poll_reset) says that it is done.
+    pub fn begin_reset(&mut self, now: Instant) {
+        self.transport.set_status(Status::empty());
+        self.reset = Some(Deadline::after(now, RESET_LIMIT));
+        self.pairs.iter_mut().for_each(|pair| *pair = Pair::EMPTY);
+    }
+
+    /// Looks whether the reset is done, and brings the device to service again; steering and filters are as at first.
+    ///
+    /// # Errors
+    ///
+    /// [`InitError::Reset`] where the device does not come out of its reset in time, and as
+    /// [`bring_up`](Self::bring_up). Then the device must be kept from memory: bus mastering off.
+    pub fn poll_reset(&mut self, now: Instant) -> Poll<Result<(), InitError>> {
+        let Some(deadline) = self.reset else {
+            return Poll::Ready(Ok(()));
+        };
+        let status = self.transport.status();
+        if !status.is_empty() {
+            return match deadline.check(now) {
+                Ok(()) => Poll::Pending,
+                Err(_) if status.is_gone() => Poll::Ready(Err(InitError::Removed)),
+                Err(timeout) => Poll::Ready(Err(InitError::Reset(timeout))),
+            };
+        }
+        self.reset = None;
+        let result = self.configure_again();
+        if result.is_err() {
+            self.transport
+                .set_status(self.transport.status() | Status::FAILED);
+        }
+        Poll::Ready(result)
+    }
+
+    fn configure_again(&mut self) -> Result<(), InitError> {
+        let page = match core::mem::replace(&mut self.control, Control::Lost) {
+            Control::Queue(queue) => queue.into_page(),
+            Control::None(page) => page,
+            Control::Lost => return Err(InitError::Memory),
+        };
+        self.features = negotiate(&self.transport, self.features)?;
+        self.limits = link::limits(&self.transport, self.features)?;
+        self.control = set_up_control(&self.transport, self.features, &self.limits, page)?;
+        set_up_idle(&self.transport, self.features, self.pairs, &self.idle)?;
+        self.config_vector = set_config_vector(&self.transport, self.config_vector);
+        go(&self.transport)
     }
 
     /// What device and driver agreed on.
@@ -127,7 +161,7 @@ impl<'a, T: Transport> Device<'a, T> {
     /// Whether configuration changes have an interrupt vector; else look at the link now and then.
     #[must_use]
     pub const fn has_config_vector(&self) -> bool {
-        self.has_config_vector
+        self.config_vector.is_some()
     }
 
     /// How notifications are suppressed on this device's queues.
@@ -190,7 +224,9 @@ impl<'a, T: Transport> Device<'a, T> {
             return Err(CommandError::Unsupported);
         }
         self.check_pairs(command)?;
-        let control = self.control.as_mut().ok_or(CommandError::Unsupported)?;
+        let Control::Queue(control) = &mut self.control else {
+            return Err(CommandError::Unsupported);
+        };
         control.begin(command, self.transport.notify_registers(), now)
     }
 
@@ -200,9 +236,9 @@ impl<'a, T: Transport> Device<'a, T> {
     ///
     /// What the device answered, or that it did not within [`control::TIME_LIMIT`].
     pub fn poll_command(&mut self, now: Instant) -> Poll<Result<(), CommandError>> {
-        match self.control.as_mut() {
-            Some(control) => control.poll(now),
-            None => Poll::Ready(Ok(())),
+        match &mut self.control {
+            Control::Queue(control) => control.poll(now),
+            Control::None(_) | Control::Lost => Poll::Ready(Ok(())),
         }
     }
 
@@ -218,7 +254,7 @@ impl<'a, T: Transport> Device<'a, T> {
             Command::Steer { classes, pairs } => {
                 pairs > classes.largest()
                     && usize::from(pairs) <= self.pairs.len()
-                    && usize::from(self.limits.rss_entries) >= classes.pairs.len()
+                    && self.can_steer()
                     && classes.pairs.iter().copied().all(is_enabled)
                     && is_enabled(classes.default)
             }
@@ -233,6 +269,15 @@ impl<'a, T: Transport> Device<'a, T> {
         } else {
             Err(CommandError::Argument)
         }
+    }
+
+    /// Whether the device hashes what [`Classes`](crate::steering::Classes) are made of, with a key and a table as long.
+    #[must_use]
+    pub fn can_steer(&self) -> bool {
+        let types = HashTypes::from_bits_truncate(self.limits.hash_types);
+        types.contains(Classes::HASH_TYPES)
+            && usize::from(self.limits.rss_entries) >= CLASSES
+            && usize::from(self.limits.rss_key_len) >= KEY_LEN
     }
 
     /// The notification register of queue `queue`.
@@ -275,9 +320,9 @@ impl<'a, T: Transport> Device<'a, T> {
 struct Parts<'a> {
     features: Features,
     limits: Limits,
-    control: Option<ControlQueue<'a>>,
+    control: Control<'a>,
     pairs: &'a mut [Pair],
-    has_config_vector: bool,
+    config_vector: Option<u16>,
     idle: DmaBlock<'a>,
 }
 
@@ -289,10 +334,31 @@ impl<'a> Parts<'a> {
             limits: self.limits,
             control: self.control,
             pairs: self.pairs,
-            has_config_vector: self.has_config_vector,
-            _idle: self.idle,
+            config_vector: self.config_vector,
+            idle: self.idle,
+            reset: None,
         }
     }
+}
+
+/// All steps but the first, none of which waits.
+fn configure<'a, T: Transport>(transport: &T, setup: Setup<'a>) -> Result<Parts<'a>, InitError> {
+    let features = negotiate(transport, setup.wanted)?;
+    let limits = link::limits(transport, features)?;
+    let control = set_up_control(transport, features, &limits, setup.control)?;
+    let count = setup.pairs.len().min(limits.pairs.into());
+    let pairs = setup.pairs.get_mut(..count).ok_or(InitError::Memory)?;
+    set_up_idle(transport, features, pairs, &setup.idle)?;
+    let config_vector = set_config_vector(transport, setup.config_vector);
+    go(transport)?;
+    Ok(Parts {
+        features,
+        limits,
+        control,
+        pairs,
+        config_vector,
+        idle: setup.idle,
+    })
 }
 
 /// Step 1: "Reset the device", and wait until it says so (§4.1.4.3.2).
@@ -308,14 +374,11 @@ fn reset<T: Transport>(transport: &T, delay: &mut impl DelayNs) -> Result<(), In
     })
 }
 
-/// Steps 2 and 3: the driver has seen the device and knows how to drive it.
-fn acknowledge<T: Transport>(transport: &T) {
+/// Steps 2 to 6: the driver has seen the device and knows how to drive it, chooses features, and looks whether the device
+/// agrees.
+fn negotiate<T: Transport>(transport: &T, wanted: Features) -> Result<Features, InitError> {
     transport.set_status(Status::ACKNOWLEDGE);
     transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
-}
-
-/// Steps 4 to 6: choose features, and look whether the device agrees.
-fn negotiate<T: Transport>(transport: &T, wanted: Features) -> Result<Features, InitError> {
     let offered = Features::from_bits_truncate(transport.device_features());
     let features = Features::choose(offered, wanted)?;
     transport.accept_features(features.bits());
@@ -338,9 +401,9 @@ fn set_up_control<'a, T: Transport>(
     features: Features,
     limits: &Limits,
     page: DmaBlock<'a>,
-) -> Result<Option<ControlQueue<'a>>, InitError> {
+) -> Result<Control<'a>, InitError> {
     if !features.contains(Features::CTRL_VQ) {
-        return Ok(None);
+        return Ok(Control::None(page));
     }
     let queue = limits.pairs.checked_mul(2);
     let queue = queue.ok_or(InitError::Config {
@@ -355,7 +418,7 @@ fn set_up_control<'a, T: Transport>(
     let control = ControlQueue::new(page, features, register).ok_or(InitError::Memory)?;
     transport.set_vector(Some(queue), None);
     transport.enable_queue(queue, &control.addresses());
-    Ok(Some(control))
+    Ok(Control::Queue(control))
 }
 
 /// Step 7, the other queues: with `RING_RESET` each gets a ring with nothing in it, and its own when it is claimed.
@@ -393,13 +456,13 @@ fn set_up_idle<T: Transport>(
     Ok(())
 }
 
-/// Whether configuration changes are told by `vector`.
-fn set_config_vector<T: Transport>(transport: &T, vector: Option<u16>) -> bool {
-    let is_set = transport.set_vector(None, vector);
-    if !is_set {
-        transport.set_vector(None, None);
+/// Has configuration changes told by `vector`; by which they are.
+fn set_config_vector<T: Transport>(transport: &T, vector: Option<u16>) -> Option<u16> {
+    if transport.set_vector(None, vector) {
+        return vector;
     }
-    is_set && vector.is_some()
+    transport.set_vector(None, None);
+    None
 }
 
 /// Step 8: the device is live.

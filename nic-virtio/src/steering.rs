@@ -1,15 +1,20 @@
 //! Which frame goes to which queue: receive-side scaling, made exact by a key with one bit.
 //!
 //! RSS picks a queue by a hash over the addresses of a frame, and whoever sends can pick its source address: with a
-//! common key that would be a lottery. A key with a single bit set makes the hash's low bits a copy of seven bits of
-//! the header, so each of 128 classes of destination addresses has exactly one queue, whatever the source.
-//!
-//! The hash is Toeplitz's (§5.1.6.4.3): bit *i* of it, counted from the top, is the parity of the input bits *j* at
-//! which bit *i + j* of the key is set. With bit 88 of the key alone, bit *i* is input bit *88 - i*, and the low seven
-//! bits, *i* = 25 to 31, are input bits 63 to 57: of an IPv4 packet, whose input begins with source (bits 0 to 31) and
-//! destination address (bits 32 to 63), the last seven bits of the destination, in reverse.
+//! common key that would be a lottery. A [key with a single bit set](OneBitKey) makes the hash's low bits a copy of seven
+//! bits of the header, so each of 128 classes of destination addresses has exactly one queue, whatever the source.
+
+use core::task::Poll;
 
 use bitflags::bitflags;
+use parakernel_core::{
+    device::QueueIndex,
+    handle::RuleId,
+    steering::{Change, ClassSet, IpPrefix, Mac, Matches, NameGrant, OneBitKey, PortRange},
+    time::Instant,
+};
+
+use crate::{control::Command, device::Device, error::CommandError, transport::Transport};
 
 bitflags! {
     /// What is hashed, §5.1.6.4.3.1.
@@ -31,31 +36,13 @@ bitflags! {
 }
 
 /// Number of classes: entries of the table. Every device allows as many (§5.1.4).
-pub const CLASSES: usize = 128;
+pub const CLASSES: usize = OneBitKey::CLASSES;
 
 /// Length of the key in bytes. Every device allows as many (§5.1.4).
 pub const KEY_LEN: usize = 40;
 
-/// The bit of the key that makes classes of IPv4 destination addresses.
-const DESTINATION_V4_BIT: usize = 88;
-
-/// The key that makes classes of IPv4 destination addresses.
-pub const DESTINATION_V4_KEY: [u8; KEY_LEN] = one_bit_key(DESTINATION_V4_BIT);
-
-/// A key with one bit set, counted from the top bit of the first byte.
-const fn one_bit_key(bit: usize) -> [u8; KEY_LEN] {
-    let mut key = [0; KEY_LEN];
-    key[bit / 8] = 0x80 >> (bit % 8);
-    key
-}
-
-/// The class of an IPv4 destination address, given in network order: its low seven bits, in reverse.
-///
-/// Addresses that are equal modulo 128 share a class.
-#[must_use]
-pub const fn class_of(address: [u8; 4]) -> u8 {
-    (address[3] & 0x7F).reverse_bits() >> 1
-}
+/// The key: classes of IPv4 destination addresses.
+pub const KEY: OneBitKey = OneBitKey::Ipv4Destination;
 
 /// Where frames go: one receive queue for each class, and one for all that is not hashed.
 ///
@@ -82,16 +69,11 @@ impl Classes {
         }
     }
 
-    /// Sends the class of `address` to `pair`.
-    pub fn set(&mut self, address: [u8; 4], pair: u16) {
-        self.pairs[usize::from(class_of(address))] = pair;
-    }
-
-    /// Sends all classes of `pair` to `other`.
-    pub fn replace(&mut self, pair: u16, other: u16) {
-        for entry in &mut self.pairs {
-            if *entry == pair {
-                *entry = other;
+    /// Sends the classes in `set` to `pair`.
+    pub fn set(&mut self, set: ClassSet, pair: u16) {
+        for class in set.iter() {
+            if let Some(entry) = self.pairs.get_mut(usize::from(class)) {
+                *entry = pair;
             }
         }
     }
@@ -102,71 +84,211 @@ impl Classes {
     }
 }
 
-/// The Toeplitz hash of `input` under `key`: what devices compute.
-///
-/// Bit by bit, as the definition says: for tests and software steering, not for a data path.
-#[must_use]
-pub fn toeplitz(key: &[u8; KEY_LEN], input: &[u8]) -> u32 {
-    let bit = |bytes: &[u8], index: usize| {
-        bytes
-            .get(index / 8)
-            .is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)
-    };
-    let mut hash = 0;
-    for index in (0..input.len() * 8).filter(|&index| bit(input, index)) {
-        let window = (0..32).fold(0, |word, n| word << 1 | u32::from(bit(key, index + n)));
-        hash ^= window;
-    }
-    hash
+/// A flow rule that is in force, or about to be, in the caller's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClassRule {
+    rule: RuleId,
+    classes: ClassSet,
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// How the last change ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Settled(Result<(), CommandError>),
+    /// The change is under way; where it fails, the table becomes what it was.
+    Changing,
+}
 
-    use super::*;
+/// The flow rules of a device that steers by classes of destination addresses.
+///
+/// Only rules about IPv4 destinations can be expressed, and only one rule for each class: see
+/// [`can_express`](Self::can_express). Everything else goes to the kernel's own pair.
+#[derive(Debug)]
+pub struct ClassRules<'a> {
+    rules: &'a mut [Option<ClassRule>],
+    classes: Classes,
+    /// What the device was last told.
+    before: Classes,
+    /// The place in `rules` that the last change wrote to, and what was there.
+    undo: Option<(usize, Option<ClassRule>)>,
+    /// The kernel's own pair.
+    home: u16,
+    /// The pair of [`QueueIndex`] 0.
+    first: u16,
+    state: State,
+}
 
-    /// The verification suite published with the hash's definition: key, and one of its IPv4 examples.
-    #[test]
-    fn the_hash_agrees_with_the_published_example() {
-        const KEY: [u8; KEY_LEN] = [
-            0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
-            0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
-            0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
-        ];
-        // 66.9.149.187:2794 to 161.142.100.80:1766.
-        let addresses = [66, 9, 149, 187, 161, 142, 100, 80];
-        assert_eq!(toeplitz(&KEY, &addresses), 0x323e_8fc2);
-        let mut with_ports = [0; 12];
-        with_ports[..8].copy_from_slice(&addresses);
-        with_ports[8..10].copy_from_slice(&2794_u16.to_be_bytes());
-        with_ports[10..].copy_from_slice(&1766_u16.to_be_bytes());
-        assert_eq!(toeplitz(&KEY, &with_ports), 0x51cc_c178);
-    }
-
-    proptest! {
-        #[test]
-        fn the_class_is_the_hash_whatever_the_source(source: [u8; 4], destination: [u8; 4], ports: [u8; 4]) {
-            let mut input = [0; 12];
-            input[..4].copy_from_slice(&source);
-            input[4..8].copy_from_slice(&destination);
-            input[8..].copy_from_slice(&ports);
-            let class = u32::from(class_of(destination));
-            prop_assert_eq!(toeplitz(&DESTINATION_V4_KEY, &input[..8]) & 127, class);
-            prop_assert_eq!(toeplitz(&DESTINATION_V4_KEY, &input) & 127, class);
+impl<'a> ClassRules<'a> {
+    /// No rule: all frames go to the pair `home`, which the kernel keeps. Queue 0 of those to be claimed is the pair
+    /// `first`. `rules` has room for as many rules as there may be.
+    #[must_use]
+    pub fn new(rules: &'a mut [Option<ClassRule>], home: u16, first: u16) -> Self {
+        rules.fill(None);
+        Self {
+            rules,
+            classes: Classes::all_to(home),
+            before: Classes::all_to(home),
+            undo: None,
+            home,
+            first,
+            state: State::Settled(Ok(())),
         }
     }
 
-    #[test]
-    fn every_class_has_one_residue() {
-        let mut seen = [false; CLASSES];
-        for low in 0..128 {
-            seen[usize::from(class_of([10, 0, 0, low]))] = true;
-            assert_eq!(
-                class_of([10, 0, 0, low]),
-                class_of([192, 168, 7, low | 128])
-            );
-        }
-        assert_eq!(seen, [true; CLASSES]);
+    /// Where frames go.
+    #[must_use]
+    pub const fn classes(&self) -> &Classes {
+        &self.classes
     }
+
+    /// Tells the device where frames go while there is no rule, or again after it was reset.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::begin_command`].
+    pub fn begin<T: Transport>(
+        &mut self,
+        device: &mut Device<'_, T>,
+        now: Instant,
+    ) -> Result<(), CommandError> {
+        let classes = &self.classes;
+        let pairs = u16::try_from(device.pairs()).unwrap_or(u16::MAX);
+        device.begin_command(&Command::Steer { classes, pairs }, now)?;
+        self.state = State::Changing;
+        Ok(())
+    }
+
+    /// Whether exactly these frames can be led to a queue: all those to an IPv4 address of the device's, untagged, of
+    /// classes that no rule has.
+    ///
+    /// Addresses that are equal modulo 128 share a class: the kernel sees to it that no two grants on a device do
+    /// ([`OneBitKey::classes`]).
+    #[must_use]
+    pub fn can_express<T: Transport>(&self, device: &Device<'_, T>, matches: &Matches) -> bool {
+        classes_of(device, matches).is_some_and(|classes| {
+            let is_taken = |other: &ClassRule| other.classes.overlaps(classes);
+            !self.rules.iter().flatten().any(is_taken)
+        })
+    }
+
+    /// Begins a change.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Unsupported`] where the rule cannot be expressed or there is no room for it,
+    /// [`CommandError::Argument`] where there is no such rule, and as [`Device::begin_command`].
+    pub fn begin_change<T: Transport>(
+        &mut self,
+        device: &mut Device<'_, T>,
+        change: Change,
+        now: Instant,
+    ) -> Result<(), CommandError> {
+        if self.state == State::Changing {
+            return Err(CommandError::Busy);
+        }
+        self.before = self.classes.clone();
+        self.undo = None;
+        let result = match change {
+            Change::Add {
+                rule,
+                matches,
+                queue,
+            } => self.add(device, rule, &matches, queue),
+            Change::Remove { rule } => self.remove(rule),
+        };
+        let result = result.and_then(|()| self.begin(device, now));
+        if result.is_err() {
+            self.undo();
+        }
+        result
+    }
+
+    /// Makes everything what it was before the last change.
+    fn undo(&mut self) {
+        self.classes = self.before.clone();
+        if let Some((index, was)) = self.undo.take()
+            && let Some(room) = self.rules.get_mut(index)
+        {
+            *room = was;
+        }
+    }
+
+    /// Looks whether the change is in force. Polled again, it says the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::poll_command`]; frames then go where they went before, as far as the device is to be believed.
+    pub fn poll_change<T: Transport>(
+        &mut self,
+        device: &mut Device<'_, T>,
+        now: Instant,
+    ) -> Poll<Result<(), CommandError>> {
+        if let State::Settled(result) = self.state {
+            return Poll::Ready(result);
+        }
+        device.poll_command(now).map(|result| {
+            if result.is_err() {
+                self.undo();
+            }
+            self.state = State::Settled(result);
+            result
+        })
+    }
+
+    fn add<T: Transport>(
+        &mut self,
+        device: &Device<'_, T>,
+        rule: RuleId,
+        matches: &Matches,
+        queue: QueueIndex,
+    ) -> Result<(), CommandError> {
+        if !self.can_express(device, matches) {
+            return Err(CommandError::Unsupported);
+        }
+        let classes = classes_of(device, matches).ok_or(CommandError::Unsupported)?;
+        let pair = u16::try_from(queue.index()).ok();
+        let pair = pair.and_then(|pair| pair.checked_add(self.first));
+        let pair = pair.ok_or(CommandError::Argument)?;
+        let index = self.rules.iter().position(Option::is_none);
+        let index = index.ok_or(CommandError::Unsupported)?;
+        self.replace(index, Some(ClassRule { rule, classes }));
+        self.classes.set(classes, pair);
+        Ok(())
+    }
+
+    /// Writes a place of the table; what was there.
+    fn replace(&mut self, index: usize, rule: Option<ClassRule>) -> Option<ClassRule> {
+        let was = core::mem::replace(self.rules.get_mut(index)?, rule);
+        self.undo = Some((index, was));
+        was
+    }
+
+    fn remove(&mut self, rule: RuleId) -> Result<(), CommandError> {
+        let is_it = |room: &Option<ClassRule>| room.is_some_and(|other| other.rule == rule);
+        let index = self.rules.iter().position(is_it);
+        let index = index.ok_or(CommandError::Argument)?;
+        let found = self.replace(index, None).ok_or(CommandError::Argument)?;
+        self.classes.set(found.classes, self.home);
+        Ok(())
+    }
+}
+
+/// The classes of a rule that speaks of a destination alone; `None` for others.
+fn classes_of<T: Transport>(device: &Device<'_, T>, matches: &Matches) -> Option<ClassSet> {
+    let Some(IpPrefix::V4(prefix)) = matches.address else {
+        return None;
+    };
+    let mac = Mac(device.limits().mac?);
+    // What a rule says beyond the destination's address cannot be told by its class.
+    if *matches != Matches::to(mac, IpPrefix::V4(prefix)) || !device.can_steer() {
+        return None;
+    }
+    let names = NameGrant {
+        mac,
+        vlan: None,
+        ipv4: Some(prefix),
+        ipv6: None,
+        ports: PortRange::ALL,
+    };
+    Some(KEY.classes(&names))
 }

@@ -9,5 +9,8 @@
 )]
 
 mod bring_up;
+mod checked;
+mod faults;
 mod rig;
+mod rules;
 mod traffic;

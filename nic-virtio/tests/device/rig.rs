@@ -223,16 +223,16 @@ pub(crate) fn claim<'a, F: Ring<'a>, T: Transport<Registers: Clone>>(
     let (order, events) = (device.order(), device.events());
     let registers = device.transport().notify_registers().clone();
     let bell = |device: &Device<'_, T>, ring, queue| {
-        let register = device.notify_register(queue).unwrap();
-        Notifier::new(ring, registers.clone(), register, events)
+        let register = device.notify_register(queue)?;
+        Ok(Notifier::new(ring, registers.clone(), register, events))
     };
     let spread = if device.features().contains(Features::MRG_RXBUF) {
         Spread::Merged
     } else {
         Spread::Single
     };
-    let rx_bell = bell(device, rx_ring, 2 * pair);
-    let tx_bell = bell(device, tx_ring, 2 * pair + 1);
+    let rx_bell = bell(device, rx_ring, 2 * pair)?;
+    let tx_bell = bell(device, tx_ring, 2 * pair + 1)?;
     let mut rx = Receiver::new(rx_ring, rx_bell, &LAYOUT, (order, spread)).unwrap();
     let options = (order, HeaderSource::Queue);
     let tx = Sender::new(tx_ring, tx_bell, pool.arena().again(), options).unwrap();
@@ -331,6 +331,7 @@ pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 pub(crate) fn everything() -> Config {
     Config {
         features: Offered::all(),
+        mtu: 9000,
         ..Config::default()
     }
 }

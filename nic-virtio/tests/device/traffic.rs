@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 
-use parakernel_core::queue::{RxQueue, TxQueue};
+use parakernel_core::{
+    queue::{RxQueue, TxQueue},
+    steering::ClassSet,
+};
 use parakernel_mock_hw::{memory::Lease, virtio_net::Config};
 use parakernel_nic_virtio::{
     control::Command,
     device::{Device, Pair, PairState},
     features::Features,
-    steering::Classes,
+    steering::{Classes, KEY},
     transport::Transport,
     virtqueue::{packed::Packed, split::Split},
 };
@@ -139,7 +142,8 @@ fn frames_are_steered_by_their_destination_alone() {
         .collect();
     let mut classes = Classes::all_to(3);
     for pair in 0..3 {
-        classes.set([10, 0, 0, 2 + pair as u8], pair);
+        let class = KEY.class_of_address([10, 0, 0, 2 + pair as u8].into());
+        classes.set(ClassSet::EMPTY.with(class.unwrap()), pair);
     }
     let steer = Command::Steer {
         classes: &classes,
