@@ -10,8 +10,9 @@ use crate::sync::lock;
 /// ```
 /// use parakernel_mock_hw::wire::Wire;
 ///
-/// let (one, other) = (Wire::default(), Wire::default());
-/// Wire::connect(&one, &other);
+/// let wire = Wire::default();
+/// wire.send(&[0; 60]);
+/// assert_eq!(wire.waiting(), 1);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Wire {
