@@ -1,5 +1,6 @@
 //! Who plays in a boot: processes, their cores, addresses, keys and volumes, and the manifest that tells the kernel.
 
+use anyhow::{Result, bail};
 use core::{
     fmt::{self, Write as _},
     net::Ipv4Addr,
@@ -127,6 +128,34 @@ impl Cast {
             settings,
             processes: vec![echo, store, rogue, one, many],
         }
+    }
+
+    /// Only the processes of these names; all of them if none is given.
+    pub(crate) fn keep(mut self, names: &[String]) -> Result<Self> {
+        if let Some(unknown) = names.iter().find(|name| self.named(name).is_none()) {
+            let known: Vec<_> = self.processes.iter().map(|process| process.name).collect();
+            bail!(
+                "there is no process `{unknown}`; the processes are: {}",
+                known.join(", ")
+            );
+        }
+        if !names.is_empty() {
+            self.processes
+                .retain(|process| names.iter().any(|name| name == process.name));
+        }
+        Ok(self)
+    }
+
+    /// The process of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Process> {
+        self.processes.iter().find(|process| process.name == name)
+    }
+
+    /// Whether anybody is on the network.
+    pub(crate) fn is_on_network(&self) -> bool {
+        self.processes
+            .iter()
+            .any(|process| process.network.is_some())
     }
 
     /// The manifest, as the kernel reads it.
@@ -264,6 +293,22 @@ mod tests {
             lines[5],
             "process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:512+1024:0x51"
         );
+    }
+
+    #[test]
+    fn a_part_of_the_cast_can_be_chosen() {
+        let names = |kept: Cast| {
+            kept.processes
+                .iter()
+                .map(|process| process.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(demo().keep(&[]).unwrap()).len(), 5);
+        assert_eq!(
+            names(demo().keep(&["blk1".into(), "echo0".into()]).unwrap()),
+            ["echo0", "blk1"]
+        );
+        assert!(demo().keep(&["nobody".into()]).is_err());
     }
 
     #[test]

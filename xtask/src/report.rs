@@ -210,6 +210,12 @@ impl Evidence<'_> {
             Some(verdict) => failures.extend(verdict.failures.iter().cloned()),
             None => failures.push("the kernel gave no verdict".into()),
         }
+        if self.cast.is_on_network() {
+            self.judge_card(failures);
+        }
+    }
+
+    fn judge_card(&self, failures: &mut Vec<String>) {
         match &self.outcome.observed.boot {
             Some(boot) if self.multi_queue && boot.steering != "hardware" => {
                 failures.push(format!(
@@ -347,6 +353,9 @@ impl Evidence<'_> {
     }
 
     fn judge_attacks(&self, failures: &mut Vec<String>) {
+        if self.cast.named(ROGUE).is_none() {
+            return;
+        }
         for name in ATTACKS {
             if !self
                 .outcome

@@ -44,6 +44,9 @@ pub(crate) struct BootOptions {
     /// Policy of the kernel, words separated by commas
     #[arg(long, default_value = "integrity,no-spoof")]
     pub(crate) policy: String,
+    /// Only these processes of the cast, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) cast: Vec<String>,
     /// How the machine is connected
     #[arg(long, value_enum, default_value_t = Net::Auto)]
     pub(crate) net: Net,
@@ -80,6 +83,8 @@ pub(crate) struct Spec {
     board: Board,
     ring: Ring,
     policy: String,
+    /// Names of the processes to start; all if empty.
+    cast: Vec<String>,
     iommu: bool,
     seconds: u64,
     live_log: bool,
@@ -106,6 +111,7 @@ pub(crate) fn run(
         board: options.board,
         ring: options.ring,
         policy: options.policy.clone(),
+        cast: options.cast.clone(),
         iommu: options.iommu,
         seconds: options.seconds,
         live_log: options.log,

@@ -37,8 +37,8 @@ pub(crate) struct Plot<'a> {
 /// What has to come about before the end of a boot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal<'a> {
-    /// Every attack was tried, and block processes verified what they wrote.
-    EveryAttack,
+    /// Everybody in this cast has done the work: block processes verified what they wrote, and every attack was tried.
+    Demo(&'a Cast),
     /// This attack was tried.
     Attack(&'a str),
     /// The kernel has compared its resources after the restarts with those before.
@@ -48,7 +48,7 @@ pub(crate) enum Goal<'a> {
 impl Goal<'_> {
     const fn about(self) -> &'static str {
         match self {
-            Self::EveryAttack => "every attack was tried and blocks were verified",
+            Self::Demo(_) => "blocks were verified and every attack was tried",
             Self::Attack(_) => "the attack was tried",
             Self::Restarts => "the restarts were done",
         }
@@ -57,12 +57,30 @@ impl Goal<'_> {
     fn is_reached(self, observed: &Observed) -> bool {
         let tried = |name: &str| observed.attacks.iter().any(|attack| attack.name == name);
         match self {
-            Self::EveryAttack => {
-                ATTACKS.iter().all(|name| tried(name)) && observed.reported("verified") > 0
+            Self::Demo(cast) => {
+                let attacked =
+                    cast.named(ROGUE).is_none() || ATTACKS.iter().all(|name| tried(name));
+                attacked
+                    && cast
+                        .processes
+                        .iter()
+                        .all(|process| process.is_done(observed))
             }
             Self::Attack(name) => tried(name),
             Self::Restarts => observed.leaks.is_some(),
         }
+    }
+}
+
+impl Process {
+    /// Whether it has written and verified blocks, if it is there for that.
+    fn is_done(&self, observed: &Observed) -> bool {
+        let verified = (self.name.to_owned(), "verified".to_owned());
+        self.program != "blockbench"
+            || observed
+                .reports
+                .get(&verified)
+                .is_some_and(|count| *count > 0)
     }
 }
 
@@ -155,7 +173,8 @@ fn unfold(
 ) -> Result<()> {
     let somebody_gave_up = || senders.iter().any(|(_, sender)| sender.is_finished());
     scene.until("the first requests were answered", |observed| {
-        somebody_gave_up()
+        senders.is_empty()
+            || somebody_gave_up()
             || observed
                 .processes
                 .values()

@@ -13,7 +13,7 @@ use crate::{
         machine::Wire,
         run::{Ended, Failure},
     },
-    report::{Evidence, Outcome, Report},
+    report::{Evidence, Outcome, ROGUE, Report},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -77,35 +77,36 @@ impl Spec {
         }
     }
 
-    fn cast(&self, more: &[&str]) -> Cast {
+    fn cast(&self, more: &[&str]) -> Result<Cast> {
         let mut words = vec![format!("ring={}", self.ring)];
         words.extend(more.iter().map(|word| (*word).to_owned()));
-        Cast::of_the_demo(Settings {
+        let settings = Settings {
             policy: self.policy.clone(),
             seconds: self.seconds,
             more: words,
-        })
+        };
+        Cast::of_the_demo(settings).keep(&self.cast)
     }
 
     fn demo(&self, requests: u64, json: Option<&PathBuf>) -> Result<ExitCode> {
-        let cast = self.cast(&[]);
+        let cast = self.cast(&[])?;
         let serving = cast
             .processes
             .iter()
             .filter(|process| process.service().is_some())
             .count();
-        let each = requests.div_ceil(u64::try_from(serving)?);
+        let each = requests.div_ceil(u64::try_from(serving.max(1))?);
         let plot = Plot {
             requests: each,
-            rogue: true,
-            goal: Goal::EveryAttack,
+            rogue: cast.named(ROGUE).is_some(),
+            goal: Goal::Demo(&cast),
         };
         let outcome = play(self, &cast, plot)?;
         let report = Report::judge(&Evidence {
             cast: &cast,
             qemu: &self.qemu.version,
             multi_queue: matches!(self.wire, Wire::Tap(_)),
-            wanted: requests,
+            wanted: if serving > 0 { requests } else { 0 },
             outcome: &outcome,
         })?;
         report.print();
@@ -124,7 +125,7 @@ impl Spec {
     }
 
     fn self_test(&self) -> Result<ExitCode> {
-        let mut cast = self.cast(&["selftest"]);
+        let mut cast = self.cast(&["selftest"])?;
         cast.processes.clear();
         let (observed, ended) = self.watched(&cast, false)?;
         ended.require_clean()?;
@@ -148,7 +149,7 @@ impl Spec {
     }
 
     fn sabotage(&self, what: &str) -> Result<ExitCode> {
-        let mut cast = self.cast(&[&format!("sabotage={what}")]);
+        let mut cast = self.cast(&[&format!("sabotage={what}")])?;
         cast.processes.clear();
         let (_, ended) = self.watched(&cast, false)?;
         ensure!(
@@ -161,7 +162,7 @@ impl Spec {
     }
 
     fn unchecked(&self, name: &str) -> Result<ExitCode> {
-        let cast = self.cast(&[&format!("attack={name}")]);
+        let cast = self.cast(&[&format!("attack={name}")])?;
         let plot = Plot {
             requests: FEW_REQUESTS,
             rogue: true,
@@ -174,7 +175,7 @@ impl Spec {
     }
 
     fn restarts(&self, count: u64) -> Result<ExitCode> {
-        let cast = self.cast(&[&format!("restarts={count}")]);
+        let cast = self.cast(&[&format!("restarts={count}")])?;
         let plot = Plot {
             requests: FEW_REQUESTS,
             rogue: false,
@@ -202,7 +203,7 @@ impl Spec {
     }
 
     fn watch(&self, debugger: bool) -> Result<ExitCode> {
-        let (_, ended) = self.watched(&self.cast(&[]), debugger)?;
+        let (_, ended) = self.watched(&self.cast(&[])?, debugger)?;
         ended.require_clean()?;
         Ok(ExitCode::SUCCESS)
     }
