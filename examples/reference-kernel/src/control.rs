@@ -1,28 +1,37 @@
 //! The control plane at work: what processes ask for goes in, what they are given comes out.
 
 use core::fmt::Write;
+use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use heapless::{String, Vec};
-use kernel_formats::manifest;
+use kernel_formats::manifest::{self, Ring};
 use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
 use parakernel_core::address::CoreId;
 use parakernel_core::control::{
-    ControlPlane, ControlStorage, Event, Failure, Outcome, ProcessSpec, Quota, Request, Tag,
+    ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quota, Request,
+    Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
 use parakernel_core::handle::{ProcessId, Slot};
 use parakernel_core::queue::Lba;
+use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
+use parakernel_core::time::Instant;
 use parakernel_core::volume::{Identity, Volume};
 
 use crate::boot::Kernel;
 use crate::device::Device;
+use crate::device::net::NetDevice;
 use crate::device::nvme::NvmeDevice;
 use crate::housekeeping::Turn;
-use crate::machine::{DEVICES_MAX, Devices, Machine, VOLUMES_MAX};
+use crate::machine::{DEVICES_MAX, Devices, Machine, Terms, VOLUMES_MAX};
 use crate::process::{ARGUMENTS_MAX, Plan};
-use crate::report::Counters;
-use crate::{print, seats, time};
+use crate::queues::network::GRANTS_MAX;
+use crate::report::{self, Counters};
+use crate::slow_path::SlowPath;
+use crate::{cores, print, seats, time};
+use parakernel_nic_virtio::features::Features;
 
 /// Most processes, leases, regions, rules, grants at a time.
 const PROCESSES: usize = 64;
@@ -34,6 +43,10 @@ const GRANTS: usize = 128;
 const LINKS: usize = 8192;
 const JOBS: usize = PROCESSES + LEASES + MEMORIES + RULES + DEVICES_MAX;
 const EVENTS: usize = 64;
+/// What processes are told of the network, at most.
+const NETWORK_WORDS: usize = 64;
+/// How often the kernel's own queue pairs are looked at.
+const SLOW_INTERVAL: Duration = Duration::from_millis(1);
 /// Most events that one turn handles.
 const BUDGET: usize = 32;
 
@@ -47,9 +60,15 @@ const QUOTA: Quota = Quota {
     requests: 16,
 };
 
+/// The control plane over the machine.
+pub(crate) type Plane = ControlPlane<'static, &'static mut Machine>;
+
 /// The machine, and who has what of it.
 pub(crate) struct Control {
-    plane: ControlPlane<'static, &'static mut Machine>,
+    plane: Plane,
+    policy: Policy,
+    network: String<NETWORK_WORDS>,
+    slow_paths: Vec<&'static mut SlowPath, DEVICES_MAX>,
 }
 
 /// Why a process did not start.
@@ -65,15 +84,22 @@ pub(crate) enum StartError {
 
 impl Control {
     /// Brings up the devices of the machine and a control plane for them.
-    pub(crate) fn new(mut kernel: Kernel, policy: Policy) -> Self {
-        let devices = devices(&mut kernel);
+    pub(crate) fn new(mut kernel: Kernel, settings: &manifest::Kernel<'_>) -> Self {
+        let policy = settings.policy;
+        let mut devices = devices(&mut kernel, settings.ring);
+        let slow_paths = slow_paths(&mut kernel, &mut devices);
         let storage = storage(&mut kernel);
         let machine = Machine::place(kernel, devices);
         let (Some(storage), Some(machine)) = (storage, machine) else {
             panic!("no memory for the control plane");
         };
         match ControlPlane::new(machine, policy, storage) {
-            Ok(plane) => Self { plane },
+            Ok(plane) => Self {
+                plane,
+                policy,
+                network: network(settings),
+                slow_paths,
+            },
             Err(error) => panic!("no room for the devices' queues: {error:?}"),
         }
     }
@@ -104,7 +130,8 @@ impl Control {
     ) -> Result<(), StartError> {
         let core = CoreId::new(process.core);
         let (identity, arguments) = self.introduce(process)?;
-        let node = crate::cores::by_id(core).map(|core| core.node);
+        let grants: Vec<(DeviceId, NameGrant), 1> = self.names(process).into_iter().collect();
+        let node = cores::by_id(core).map(|core| core.node);
         let node = node.ok_or(StartError::Seat(seats::StartError::NoSeat))?;
         let quota = Quota {
             leases: QUOTA.leases + u32::from(process.nic_queues) + u32::from(process.nvme_queues),
@@ -115,7 +142,7 @@ impl Control {
             core,
             node,
             quota,
-            grants: &[],
+            grants: &grants,
         };
         let id = self
             .plane
@@ -156,7 +183,15 @@ impl Control {
         }
         let written = (|| {
             write!(text, "name={} key={:#x}", process.name, process.key)?;
-            write!(text, " nvme_queues={}", process.nvme_queues)?;
+            write!(text, "{} nvme_queues={}", self.network, process.nvme_queues)?;
+            if let Some((device, names)) = self.names(process) {
+                let address = names
+                    .ipv4
+                    .map_or(Ipv4Addr::UNSPECIFIED, Ipv4Prefix::address);
+                let (device, queues) = (device.as_u32(), process.nic_queues);
+                write!(text, " ip={address} mac={} nic={device}", names.mac)?;
+                write!(text, " nic_queues={queues}")?;
+            }
             if let Some(device) = device {
                 write!(text, " nvme={}", device.as_u32())?;
             }
@@ -170,6 +205,22 @@ impl Control {
             Ok(()) => Ok((identity, text)),
             Err(_) => Err(StartError::Seat(seats::StartError::NoSeat)),
         }
+    }
+
+    /// What a process may call itself, and on which card.
+    fn names(&self, process: &manifest::Process<'_>) -> Option<(DeviceId, NameGrant)> {
+        let device = self.device_of(QueueKind::Network)?;
+        let Device::Net(card) = &**self.plane.platform().devices.get(device.index())? else {
+            return None;
+        };
+        let names = NameGrant {
+            mac: card.mac(),
+            vlan: None,
+            ipv4: Some(Ipv4Prefix::host(process.address?)),
+            ipv6: None,
+            ports: PortRange::ALL,
+        };
+        Some((device, names))
     }
 
     fn device_of(&self, kind: QueueKind) -> Option<DeviceId> {
@@ -286,11 +337,64 @@ impl Control {
                 None => break,
             }
         }
-        if self.plane.is_idle() {
+        let is_moving = self.move_frames(now);
+        if is_moving {
+            Turn::Busy
+        } else if !self.slow_paths.is_empty() && self.plane.is_idle() {
+            Turn::Idle(Some(now.saturating_add(SLOW_INTERVAL)))
+        } else if self.plane.is_idle() {
             Turn::Idle(None)
         } else {
             Turn::Busy
         }
+    }
+
+    /// Moves frames of virtual queues; whether there were any.
+    fn move_frames(&mut self, now: Instant) -> bool {
+        let mut is_moving = false;
+        for path in &mut self.slow_paths {
+            match path.turn(&mut self.plane) {
+                Some(moved) => is_moving |= moved,
+                None => {
+                    let device = path.device();
+                    self.plane.device_failed(device, Failure::NeedsReset, now);
+                }
+            }
+        }
+        is_moving
+    }
+
+    /// Frames that the kernel had no room for.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.slow_paths.iter().map(|path| path.dropped()).sum()
+    }
+
+    /// Says what was found.
+    pub(crate) fn report(&self) {
+        let machine = self.plane.platform();
+        let cards = machine.devices.iter().filter_map(|device| match &**device {
+            Device::Net(card) => Some(card),
+            Device::Nvme(_) => None,
+        });
+        let card = cards.into_iter().next();
+        let steers = card.is_some_and(NetDevice::steers);
+        let is_packed = card.is_some_and(NetDevice::is_packed);
+        report::boot(&report::Boot {
+            cores: cores::all().count(),
+            nodes: machine.kernel.frames.nodes().count(),
+            nic: card.map_or("", |_| "virtio-net"),
+            ring: if is_packed { "packed" } else { "split" },
+            steering: if steers { "hardware" } else { "software" },
+            reason: if steers {
+                ""
+            } else {
+                "the card does not steer by an exact hash"
+            },
+            queue_pairs: self.queue_pairs(QueueKind::Network) + u32::from(card.is_some()),
+            iommu_platform: card
+                .is_some_and(|card| card.features().contains(Features::ACCESS_PLATFORM)),
+            nvme_queue_pairs: self.queue_pairs(QueueKind::Block),
+        });
     }
 
     fn handle(&mut self, event: Event) {
@@ -310,6 +414,21 @@ impl Control {
         }
     }
 
+    fn activate(&mut self, spec: &LeaseSpec) -> bool {
+        let grants: Vec<NameGrant, GRANTS_MAX> = self
+            .plane
+            .grants()
+            .of(spec.process, spec.device)
+            .take(GRANTS_MAX)
+            .copied()
+            .collect();
+        let terms = Terms {
+            policy: self.policy,
+            grants: &grants,
+        };
+        self.plane.platform_mut().activate(spec, &terms)
+    }
+
     fn deliver(&mut self, process: ProcessId, tag: Option<Tag>, outcome: &Outcome) {
         let Some(core) = self.plane.platform().core_of(process) else {
             return;
@@ -317,7 +436,7 @@ impl Control {
         let is_usable = match *outcome {
             Outcome::Claimed { lease, .. } | Outcome::Rearmed { lease } => {
                 let spec = self.plane.lease(lease).map(|(spec, _)| *spec);
-                spec.is_some_and(|spec| self.plane.platform_mut().activate(&spec))
+                spec.is_some_and(|spec| self.activate(&spec))
             }
             Outcome::Lost { lease, epoch } => {
                 if let Some((spec, _)) = self.plane.lease(lease) {
@@ -338,7 +457,7 @@ impl Control {
 }
 
 /// Brings up the devices that there are drivers for.
-fn devices(kernel: &mut Kernel) -> Devices {
+fn devices(kernel: &mut Kernel, ring: Ring) -> Devices {
     let mut devices = Vec::new();
     for index in 0..kernel.functions.len() {
         let Some(function) = kernel.functions.get(index).copied() else {
@@ -346,6 +465,8 @@ fn devices(kernel: &mut Kernel) -> Devices {
         };
         let device = if NvmeDevice::is(function) {
             NvmeDevice::bring_up(kernel, function).map(Device::Nvme)
+        } else if NetDevice::is(function) {
+            NetDevice::bring_up(kernel, function, ring).map(Device::Net)
         } else {
             None
         };
@@ -356,6 +477,42 @@ fn devices(kernel: &mut Kernel) -> Devices {
         }
     }
     devices
+}
+
+/// Starts the kernel's own pair on each card. A card where that fails is of no use to anybody.
+fn slow_paths(
+    kernel: &mut Kernel,
+    devices: &mut Devices,
+) -> Vec<&'static mut SlowPath, DEVICES_MAX> {
+    let mut paths = Vec::new();
+    for (number, device) in (0..).zip(devices) {
+        let Device::Net(card) = &mut **device else {
+            continue;
+        };
+        let node = card.node();
+        let path = SlowPath::start(kernel, card, DeviceId::new(number));
+        let path = path.and_then(|path| kernel.frames.place(node, path));
+        if path.is_none_or(|path| paths.push(path).is_err()) {
+            print!("device {number}: the kernel's own queue pair does not start\n");
+        }
+    }
+    paths
+}
+
+/// What processes are told of the network.
+fn network(settings: &manifest::Kernel<'_>) -> String<NETWORK_WORDS> {
+    let mut words = String::new();
+    let written = (|| {
+        if let Some(network) = settings.network {
+            write!(words, " net={}/{}", network.address, network.prefix)?;
+        }
+        match settings.gateway {
+            Some(gateway) => write!(words, " gateway={gateway}"),
+            None => Ok(()),
+        }
+    })();
+    debug_assert!(written.is_ok(), "two addresses fit");
+    words
 }
 
 /// Memory for the control plane's tables.

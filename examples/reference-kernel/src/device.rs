@@ -10,8 +10,10 @@ use parakernel_core::time::Instant;
 
 use crate::pci::msix::MsiX;
 
+pub(crate) mod net;
 pub(crate) mod nvme;
 
+use net::NetDevice;
 use nvme::NvmeDevice;
 
 /// A device.
@@ -19,6 +21,8 @@ use nvme::NvmeDevice;
 pub(crate) enum Device {
     /// An NVMe controller.
     Nvme(NvmeDevice),
+    /// A virtio network card.
+    Net(NetDevice),
 }
 
 impl Device {
@@ -26,6 +30,7 @@ impl Device {
     pub(crate) const fn kind(&self) -> QueueKind {
         match self {
             Self::Nvme(_) => QueueKind::Block,
+            Self::Net(_) => QueueKind::Network,
         }
     }
 
@@ -33,6 +38,7 @@ impl Device {
     pub(crate) const fn node(&self) -> NodeId {
         match self {
             Self::Nvme(device) => device.node(),
+            Self::Net(device) => device.node(),
         }
     }
 
@@ -40,6 +46,7 @@ impl Device {
     pub(crate) const fn interrupts(&mut self) -> Option<&mut MsiX> {
         match self {
             Self::Nvme(device) => device.interrupts(),
+            Self::Net(device) => device.interrupts(),
         }
     }
 
@@ -47,6 +54,7 @@ impl Device {
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         match self {
             Self::Nvme(device) => device.turn(now),
+            Self::Net(device) => device.turn(now),
         }
     }
 }
@@ -57,18 +65,21 @@ impl QueueDevice for Device {
     fn limits(&self) -> Limits {
         match self {
             Self::Nvme(device) => device.limits(),
+            Self::Net(device) => device.limits(),
         }
     }
 
     fn begin(&mut self, operation: Operation, now: Instant) -> Result<(), ErrorKind> {
         match self {
             Self::Nvme(device) => device.begin(operation, now),
+            Self::Net(device) => device.begin(operation, now),
         }
     }
 
     fn poll(&mut self, operation: Operation, now: Instant) -> Poll<Result<(), ErrorKind>> {
         match self {
             Self::Nvme(device) => device.poll(operation, now),
+            Self::Net(device) => device.poll(operation, now),
         }
     }
 }
@@ -76,21 +87,24 @@ impl QueueDevice for Device {
 impl Steering for Device {
     type Error = ErrorKind;
 
-    fn can_express(&self, _matches: &Matches) -> bool {
+    fn can_express(&self, matches: &Matches) -> bool {
         match self {
             Self::Nvme(_) => false,
+            Self::Net(device) => device.can_express(matches),
         }
     }
 
-    fn begin_change(&mut self, _change: Change, _now: Instant) -> Result<(), ErrorKind> {
+    fn begin_change(&mut self, change: Change, now: Instant) -> Result<(), ErrorKind> {
         match self {
             Self::Nvme(_) => Err(ErrorKind::Unsupported),
+            Self::Net(device) => device.begin_change(change, now),
         }
     }
 
-    fn poll_change(&mut self, _change: Change, _now: Instant) -> Poll<Result<(), ErrorKind>> {
+    fn poll_change(&mut self, _change: Change, now: Instant) -> Poll<Result<(), ErrorKind>> {
         match self {
             Self::Nvme(_) => Poll::Ready(Err(ErrorKind::Unsupported)),
+            Self::Net(device) => device.poll_change(now),
         }
     }
 }

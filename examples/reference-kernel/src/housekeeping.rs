@@ -40,7 +40,8 @@ pub(crate) fn run(mut kernel: Kernel) -> ! {
         selftest::run(&mut kernel, rounds.parse().unwrap_or(1));
     }
     let settings = supervisor::settings(&kernel);
-    let mut control = Control::new(kernel, settings.policy);
+    let mut control = Control::new(kernel, &settings);
+    control.report();
     let mut supervisor = Supervisor::start(&mut control, settings);
     let mut console = Console::default();
     loop {

@@ -5,17 +5,22 @@ use parakernel_core::address::CoreId;
 use parakernel_core::control::Platform;
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::{ProcessId, VolumeId};
+use parakernel_core::validate::Violation;
 use parakernel_core::volume::Volume;
 
 use crate::boot::Kernel;
-use crate::cores::CORES_MAX;
+use crate::cores::{CORES_MAX, EVENT_KERNEL};
 use crate::device::Device;
 
 mod activate;
 mod layout;
 mod memory;
+mod network;
 mod regions;
 mod wiring;
+
+pub(crate) use activate::Terms;
+pub(crate) use network::FRAMES;
 
 use memory::Blocks;
 use wiring::Connections;
@@ -86,6 +91,27 @@ impl Machine {
         let mut processes = self.processes.iter();
         let (process, _) = processes.find(|(_, it)| *it == core)?;
         Some(*process)
+    }
+
+    /// Copies a frame of `device` to a process; whether it has a virtual queue there.
+    pub(crate) fn deliver(&self, process: ProcessId, device: DeviceId, frame: &[u8]) -> bool {
+        let seat = self
+            .core_of(process)
+            .and_then(|core| self.kernel.seats.get(core));
+        let Some(seat) = seat else { return false };
+        let is_delivered = seat.queues.pass().deliver(device, frame);
+        if is_delivered {
+            seat.core.post(EVENT_KERNEL);
+        }
+        is_delivered
+    }
+
+    /// Ends the process on `core`, which has broken a rule.
+    pub(crate) fn violated(&mut self, core: CoreId, violation: Violation) {
+        if let Some(seat) = self.kernel.seats.at(core) {
+            seat.violation = Some(violation);
+            seat.stop();
+        }
     }
 
     fn volume(&self, id: VolumeId) -> Option<&Volume> {

@@ -43,6 +43,7 @@ mod sabotage;
 mod seats;
 mod selftest;
 mod serial;
+mod slow_path;
 mod start_info;
 mod supervisor;
 mod syscall;

@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
+use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_numa::frames::{FrameAllocator, FrameError, FrameSize, Run, Zone, ZoneStorage};
 use parakernel_numa::topology::{MemoryRange, Topology};
 
@@ -248,6 +249,20 @@ impl Frames {
         let memory = unsafe { SharedMemory::new(base, len) };
         // SAFETY: without an IOMMU a device finds memory at its physical address; the frames are this block's alone.
         Some(unsafe { DmaBlock::new(memory, BusAddress::new(first.as_u64())) })
+    }
+}
+
+/// All memory, by the addresses that devices have for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AllMemory;
+
+impl FrameMemory for AllMemory {
+    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+        let from = paging::physical(PhysAddr::new(from.as_u64())).cast_const();
+        // SAFETY: a validator asks only for addresses that a region table gave it, which are those of frames. All frames are
+        // mapped. The process and devices may write them meanwhile, so they are copied from without a reference.
+        unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        true
     }
 }
 

@@ -18,8 +18,12 @@ use crate::memory::Frames;
 use crate::report::Counters;
 
 pub(crate) mod block;
+pub(crate) mod network;
+pub(crate) mod software;
 
 use block::BlockQueue;
+use network::NetworkQueue;
+use software::VirtualQueue;
 
 /// Where memory of processes begins in their I/O address space, and, since both have the same numbers, in their address space.
 pub(crate) const APERTURE: Iova = Iova::new(0x20_0000_0000);
@@ -56,6 +60,10 @@ pub(crate) struct Lease {
 pub(crate) enum Queue {
     /// A storage queue pair in `Checked` mode.
     Block(BlockQueue),
+    /// A queue pair of a network card.
+    Network(NetworkQueue),
+    /// A queue pair that the kernel moves frames through.
+    Virtual(VirtualQueue),
 }
 
 /// Why a queue is of no more use.
@@ -194,6 +202,53 @@ impl Queues {
         Ok(core::mem::take(&mut self.has_news))
     }
 
+    /// Whether the process has published frames for core 0 to send.
+    pub(crate) fn has_frames(&self) -> bool {
+        self.leases
+            .iter()
+            .flatten()
+            .any(|lease| match &lease.queue {
+                Queue::Virtual(queue) => queue.has_frames(lease.submission),
+                Queue::Block(_) | Queue::Network(_) => false,
+            })
+    }
+
+    /// Copies a frame of `device` to the process; whether it has a virtual queue there.
+    pub(crate) fn deliver(&mut self, device: DeviceId, frame: &[u8]) -> bool {
+        let mut leases = self.leases.iter_mut().flatten();
+        let queue = leases.find_map(|lease| match &mut lease.queue {
+            Queue::Virtual(queue) if lease.device == device => Some((queue, lease.status)),
+            Queue::Virtual(_) | Queue::Block(_) | Queue::Network(_) => None,
+        });
+        match queue {
+            Some((queue, status)) => {
+                queue.deliver(status, frame);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Hands frames that the process has published for `device` to `send`, until that has no room; their number.
+    pub(crate) fn take_frames(
+        &mut self,
+        device: DeviceId,
+        budget: usize,
+        buffer: &mut [u8],
+        mut send: impl FnMut(&[u8]) -> bool,
+    ) -> Result<usize, Violation> {
+        let mut taken = 0;
+        for lease in self.leases.iter_mut().flatten() {
+            if let Queue::Virtual(queue) = &mut lease.queue
+                && lease.device == device
+            {
+                let (submission, status) = (lease.submission, lease.status);
+                taken += queue.take(submission, status, budget, buffer, &mut send)?;
+            }
+        }
+        Ok(taken)
+    }
+
     /// Asks the devices to say when something arrives. Whether all of them can: else somebody has to look from time to time.
     pub(crate) fn arm(&mut self) -> bool {
         self.leases
@@ -216,6 +271,8 @@ impl Lease {
     fn serve(&mut self, regions: &RegionTable<'_>) -> Result<bool, Fault> {
         match &mut self.queue {
             Queue::Block(queue) => queue.serve(self.submission, self.status, regions, BUDGET),
+            Queue::Network(queue) => queue.serve(self.submission, self.status, regions, BUDGET),
+            Queue::Virtual(queue) => queue.serve(self.submission),
         }
     }
 
@@ -223,6 +280,8 @@ impl Lease {
     fn look(&mut self) -> Result<bool, Fault> {
         match &mut self.queue {
             Queue::Block(queue) => queue.look(),
+            Queue::Network(queue) => queue.look(),
+            Queue::Virtual(queue) => Ok(queue.look()),
         }
     }
 
@@ -231,6 +290,12 @@ impl Lease {
         match &mut self.queue {
             // Completions always raise their vector.
             Queue::Block(_) => self.has_vector,
+            Queue::Network(queue) => {
+                queue.arm();
+                self.has_vector
+            }
+            // Core 0 wakes the process.
+            Queue::Virtual(_) => true,
         }
     }
 
@@ -239,6 +304,22 @@ impl Lease {
             Queue::Block(queue) => {
                 counters.ios += queue.completed();
                 counters.mode = name(self.modes.0);
+            }
+            Queue::Network(queue) => {
+                counters.rx_frames += queue.received;
+                counters.tx_frames += queue.sent;
+                counters.mode = name(self.modes.1);
+                counters.rx_mode = name(self.modes.0);
+            }
+            Queue::Virtual(queue) => {
+                counters.rx_frames += queue.received;
+                counters.rx_bytes += queue.received_bytes;
+                counters.tx_frames += queue.sent;
+                counters.tx_bytes += queue.sent_bytes;
+                if counters.mode.is_empty() {
+                    counters.mode = name(self.modes.1);
+                    counters.rx_mode = name(self.modes.0);
+                }
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::mailbox::{KernelEnd, Message, Order};
 use crate::memory::Frames;
 use crate::process::{LoadError, Plan, Process, RingFull};
 use crate::queues::Queues;
+use crate::runner::End;
+use parakernel_core::validate::Violation;
 
 /// A core and the process on it.
 pub(crate) struct Seat {
@@ -22,6 +24,8 @@ pub(crate) struct Seat {
     pub(crate) queues: &'static Gate<Queues>,
     /// The last flush that the core was asked for, after which it knows no memory that was unregistered.
     pub(crate) flush: Option<Flush>,
+    /// The rule that core 0 found the process to have broken.
+    pub(crate) violation: Option<Violation>,
     /// The process, until it is reclaimed.
     pub(crate) process: Option<Process>,
 }
@@ -59,6 +63,7 @@ impl Seats {
             queues: mailbox.queues,
             mailbox,
             flush: None,
+            violation: None,
             process: None,
         };
         let seat = frames.place(core.node, seat).ok_or(MapError::OutOfFrames)?;
@@ -79,6 +84,17 @@ impl Seats {
     pub(crate) fn receive(&mut self, index: usize) -> Option<(CoreId, Message)> {
         let seat = self.seats.get_mut(index)?;
         Some((seat.core.id, seat.receive()?))
+    }
+
+    /// Seat number `index`.
+    pub(crate) fn by_index(&self, index: usize) -> Option<&Seat> {
+        self.seats.get(index).map(|seat| &**seat)
+    }
+
+    /// The seat of a core, to look at.
+    pub(crate) fn get(&self, core: CoreId) -> Option<&Seat> {
+        let mut seats = self.seats.iter();
+        seats.find(|seat| seat.core.id == core).map(|seat| &**seat)
     }
 
     /// The seat of a core.
@@ -120,7 +136,13 @@ impl Seats {
 impl Seat {
     /// The oldest message of the core; the end of a process is noted.
     pub(crate) fn receive(&mut self) -> Option<Message> {
-        let message = self.mailbox.receive()?;
+        let mut message = self.mailbox.receive()?;
+        if let Message::Ended(end) = &mut message
+            && let Some(violation) = self.violation.take()
+            && *end == End::Stopped
+        {
+            *end = End::Violated(violation);
+        }
         if let (Message::Ended(end), Some(process)) = (&message, &mut self.process) {
             process.end = Some(*end);
         }

@@ -1,32 +1,48 @@
 //! What the memory of a lease is made of.
 
 use heapless::Vec;
+use parakernel_core::access::AccessMode;
 use parakernel_core::control::LeaseSpec;
-use parakernel_core::device::QueueKind;
+use parakernel_core::virtual_queue::VirtualLayout;
+use parakernel_nic_virtio::checked::Tables;
 
 use crate::address_space::Access;
 use crate::arch::native;
 use crate::device::Device;
+use crate::device::net::NetDevice;
 use crate::memory::FRAME;
+use crate::queues::network::{ENTRIES, PackedRing, SplitRing};
 
 /// Most parts of a lease.
 const PARTS_MAX: usize = 16;
 
-/// What a part is for.
+/// What a part is for. Of a network queue pair the first side receives and the second sends; a storage queue pair has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PartKind {
     /// The status page.
     Status,
     /// The submission page.
     Submission,
-    /// What the process writes of the first side.
-    FirstShadow,
-    /// What the device reads of the first side; of a storage queue pair, its submission queue.
-    FirstHardware,
-    /// What the device writes of the first side, where that is apart; of a storage queue pair, its completion queue.
-    FirstCompletion,
-    /// The kernel's own notes.
-    Notes,
+    /// What the process writes of a side: a shadow of the device's ring, the slots of a virtual queue, or, sealed, the index ring
+    /// that the device reads.
+    Written(Side),
+    /// What the device reads of a side, and only the kernel writes.
+    Hardware(Side),
+    /// What the process reads of a side: what the device writes, or a copy of it, or the slots of a virtual queue.
+    Read(Side),
+    /// The kernel's own: marks of command ids.
+    Marks,
+    /// The kernel's own: tables of frames to be sent.
+    Tables,
+}
+
+/// A side of a queue pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// Receiving, or storage.
+    First,
+    /// Sending.
+    Second,
 }
 
 /// A part of a lease's memory: whole pages.
@@ -59,18 +75,75 @@ impl Layout {
         let mut layout = Self::default();
         layout.push(PartKind::Status, 1, Some(Access::Read));
         layout.push(PartKind::Submission, 1, Some(Access::ReadWrite));
-        match device.kind() {
-            QueueKind::Block => layout.push_block(native(spec.first_ring.entries().into())),
-            QueueKind::Network => {}
+        match device {
+            Device::Nvme(_) => layout.push_block(native(spec.first_ring.entries().into())),
+            Device::Net(card) => {
+                layout.push_receive(card, spec);
+                layout.push_transmit(card, spec);
+            }
         }
         layout
     }
 
     fn push_block(&mut self, entries: usize) {
-        self.push(PartKind::FirstShadow, entries * 64, Some(Access::ReadWrite));
-        self.push(PartKind::FirstHardware, entries * 64, None);
-        self.push(PartKind::FirstCompletion, entries * 16, Some(Access::Read));
-        self.push(PartKind::Notes, entries, None);
+        self.push_written(Side::First, entries * 64);
+        self.push(PartKind::Hardware(Side::First), entries * 64, None);
+        self.push_read(Side::First, entries * 16);
+        self.push(PartKind::Marks, entries, None);
+    }
+
+    /// Descriptors, available and used ring of a split ring follow each other; so do ring and events of a packed one.
+    fn push_receive(&mut self, card: &NetDevice, spec: &LeaseSpec) {
+        let side = Side::First;
+        match spec.first_mode {
+            AccessMode::Virtual => self.push_read(side, software(card, spec, side).bytes()),
+            AccessMode::Sealed => {
+                self.push(PartKind::Hardware(side), SplitRing::AVAILABLE, None);
+                self.push_written(side, SplitRing::USED - SplitRing::AVAILABLE);
+                self.push_read(side, SplitRing::BYTES - SplitRing::USED);
+            }
+            AccessMode::Checked | AccessMode::Direct if card.is_packed() => {
+                self.push_written(side, PackedRing::BYTES);
+                self.push_read(side, PackedRing::DRIVER);
+                self.push(
+                    PartKind::Hardware(side),
+                    PackedRing::BYTES - PackedRing::DRIVER,
+                    None,
+                );
+            }
+            AccessMode::Checked | AccessMode::Direct => self.push_split(side),
+        }
+    }
+
+    fn push_transmit(&mut self, card: &NetDevice, spec: &LeaseSpec) {
+        let side = Side::Second;
+        match spec.second_mode {
+            AccessMode::Virtual => {
+                self.push_written(side, software(card, spec, side).bytes());
+                return;
+            }
+            AccessMode::Sealed | AccessMode::Checked | AccessMode::Direct if card.is_packed() => {
+                self.push_written(side, PackedRing::BYTES);
+                self.push_read(side, PackedRing::DRIVER);
+                self.push(PartKind::Hardware(side), PackedRing::BYTES, None);
+            }
+            AccessMode::Sealed | AccessMode::Checked | AccessMode::Direct => self.push_split(side),
+        }
+        self.push(PartKind::Tables, Tables::<ENTRIES>::BYTES, None);
+    }
+
+    fn push_split(&mut self, side: Side) {
+        self.push_written(side, SplitRing::USED);
+        self.push(PartKind::Hardware(side), SplitRing::USED, None);
+        self.push_read(side, SplitRing::BYTES - SplitRing::USED);
+    }
+
+    fn push_written(&mut self, side: Side, bytes: usize) {
+        self.push(PartKind::Written(side), bytes, Some(Access::ReadWrite));
+    }
+
+    fn push_read(&mut self, side: Side, bytes: usize) {
+        self.push(PartKind::Read(side), bytes, Some(Access::Read));
     }
 
     fn push(&mut self, kind: PartKind, bytes: usize, access: Option<Access>) {
@@ -102,5 +175,26 @@ impl Layout {
     /// The part that is for `kind`.
     pub(crate) fn part(&self, kind: PartKind) -> Option<&Part> {
         self.0.iter().find(|part| part.kind == kind)
+    }
+
+    /// What the parts of `first` and `last` and all between them cover.
+    pub(crate) fn span(&self, first: PartKind, last: PartKind) -> Option<Part> {
+        let (first, last) = (self.part(first)?, self.part(last)?);
+        Some(Part {
+            len: (last.offset + last.len).checked_sub(first.offset)?,
+            access: None,
+            ..*first
+        })
+    }
+}
+
+/// How a side of a virtual queue lies in its part.
+pub(crate) fn software(card: &NetDevice, spec: &LeaseSpec, side: Side) -> VirtualLayout {
+    VirtualLayout {
+        entries: match side {
+            Side::First => spec.first_ring,
+            Side::Second => spec.second_ring,
+        },
+        slot_bytes: u32::from(card.max_frame()).next_multiple_of(8),
     }
 }

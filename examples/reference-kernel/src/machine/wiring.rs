@@ -11,9 +11,9 @@ use super::{
     Machine,
     layout::{Layout, Part, PartKind},
 };
-use crate::address_space::{Caching, Foreign};
+use crate::address_space::{Access, Caching, Foreign};
 use crate::cores::{self, Core, Flush};
-use crate::memory::Frames;
+use crate::memory::{FRAME, Frames};
 use crate::pci::msix::Claim;
 use crate::process::{LEASE_STRIDE, LEASES};
 use crate::vectors::{EVENT_MAX, Event};
@@ -104,7 +104,24 @@ impl Machine {
             };
             process.space.map(&mut kernel.frames, at, &foreign).ok()?;
         }
-        Some(())
+        self.map_doorbell(spec, layout)
+    }
+
+    /// Maps the doorbell of a sealed queue.
+    fn map_doorbell(&mut self, spec: &LeaseSpec, layout: &Layout) -> Option<()> {
+        let Some((page, _)) = self.doorbell_page(spec) else {
+            return Some(());
+        };
+        let core = self.core_of(spec.process)?;
+        let at = Self::doorbell_window(spec, layout);
+        let kernel = &mut self.kernel;
+        let process = kernel.seats.at(core)?.process.as_mut()?;
+        let foreign = Foreign {
+            physical: page..page + FRAME,
+            access: Access::ReadWrite,
+            caching: Caching::Device,
+        };
+        process.space.map(&mut kernel.frames, at, &foreign).ok()
     }
 
     fn unmap_parts(&mut self, spec: &LeaseSpec, wanted: impl Fn(&Part) -> bool) {
@@ -121,6 +138,9 @@ impl Machine {
             let at = window(spec.lease) + part.offset as u64;
             process.space.unmap(at..at + part.len as u64, |_, _| {});
         }
+        // The doorbell, where there is one, is written like a ring.
+        let doorbell = Self::doorbell_window(spec, &layout);
+        process.space.unmap(doorbell..doorbell + FRAME, |_, _| {});
     }
 
     /// Has the lease's interrupt lead to the process's core.

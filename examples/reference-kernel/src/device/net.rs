@@ -1,0 +1,508 @@
+//! A virtio network card: the driver's control half, as the control plane works it.
+
+use core::net::Ipv4Addr;
+use core::task::Poll;
+
+use kernel_formats::manifest::Ring;
+use parakernel_core::access::Isolation;
+use parakernel_core::address::{NodeId, PhysAddr};
+use parakernel_core::device::{Limits, Operation, QueueIndex, QueueKind, QueueSpec, Waits};
+use parakernel_core::error::{Error, ErrorKind};
+use parakernel_core::handle::RuleId;
+use parakernel_core::memory::PAGE_SIZE;
+use parakernel_core::mmio::MappedRegisters;
+use parakernel_core::ring::RingSize;
+use parakernel_core::steering::{Change, IpPrefix, Mac, Matches, PortRange};
+use parakernel_core::time::Instant;
+use parakernel_nic_virtio::control::{Command, TIME_LIMIT};
+use parakernel_nic_virtio::device::{
+    Device, Pair, PairRings, QUEUE_RESET_LIMIT, RESET_LIMIT, Setup, Vectors, queues_of,
+};
+use parakernel_nic_virtio::features::Features;
+use parakernel_nic_virtio::notify::NotifyRegister;
+use parakernel_nic_virtio::steering::{CLASSES, Classes, class_of};
+use parakernel_nic_virtio::transport::Transport;
+use parakernel_nic_virtio::transport::pci::{BarRange, Layout, PciTransport};
+use parakernel_nic_virtio::virtqueue::{Events, Order};
+
+use crate::arch::native;
+use crate::boot::Kernel;
+use crate::memory::{FRAME, Owner};
+use crate::pci::Function;
+use crate::pci::msix::MsiX;
+use crate::queues::network::{ENTRIES, NetworkQueue};
+use crate::{devices, print, time};
+
+/// Most queue pairs that are used.
+const PAIRS_MAX: usize = 64;
+/// The kernel's own pair, for frames that belong to no rule: the one that every card has.
+pub(crate) const KERNEL_PAIR: u16 = 0;
+/// Payload of a frame where the card does not say, and what is in front of it.
+const MTU: u16 = 1500;
+const HEADERS: u16 = 14;
+
+type Card = Device<'static, PciTransport<MappedRegisters>>;
+
+/// A queue pair that processes may claim.
+#[derive(Debug, Default)]
+struct Place {
+    rings: Option<PairRings>,
+    vector: Option<u16>,
+    /// The kernel's end, once its process is fenced.
+    fenced: Option<NetworkQueue>,
+}
+
+/// A network card.
+#[derive(Debug)]
+pub(crate) struct NetDevice {
+    card: Card,
+    function: &'static Function,
+    /// The notification registers, and where they lie.
+    notify: &'static MappedRegisters,
+    notify_start: PhysAddr,
+    msix: Option<MsiX>,
+    places: &'static mut [Place],
+    classes: Classes,
+    /// The rule that each class of addresses belongs to.
+    rules: [Option<RuleId>; CLASSES],
+    node: NodeId,
+}
+
+impl NetDevice {
+    /// Whether `function` is such a device.
+    pub(crate) fn is(function: &Function) -> bool {
+        Layout::parse(&function.config).is_ok()
+    }
+
+    /// Brings the card up with rings of one form; `None` where that fails, which the log says why.
+    pub(crate) fn bring_up(
+        kernel: &mut Kernel,
+        function: &'static Function,
+        ring: Ring,
+    ) -> Option<Self> {
+        let address = function.address;
+        let layout = Layout::parse(&function.config).ok()?;
+        let node = kernel.node_of(function);
+        let mut bars = Bars::new(kernel, function);
+        let notify = bars.part(layout.notify)?;
+        let transport = PciTransport::new(&layout, |range| bars.part(range));
+        let transport = transport
+            .map_err(|error| print!("virtio-net {address}: {error}\n"))
+            .ok()?;
+        let notify_start = bars.start(layout.notify)?;
+        let table = bars.whole(
+            function
+                .config
+                .msi_x()
+                .ok()
+                .flatten()
+                .map(|it| it.table().bar),
+        );
+        devices::allow(function).ok()?;
+        let msix = table.and_then(|(bar, registers)| MsiX::of(kernel, function, (bar, &registers)));
+        let notify: &'static MappedRegisters = kernel.frames.place(node, notify)?;
+        let wanted = wanted(ring);
+        let setup = setup(kernel, node, wanted)?;
+        let card = Device::bring_up(transport, &mut time::Spin, setup);
+        let card = card
+            .map_err(|error| print!("virtio-net {address}: {error}\n"))
+            .ok()?;
+        let pairs = card.pairs();
+        print!(
+            "virtio-net {address}: {pairs} queue pairs, {:?}\n",
+            card.features()
+        );
+        let mut device = Self {
+            card,
+            function,
+            notify,
+            notify_start,
+            msix,
+            places: &mut [],
+            classes: Classes::all_to(KERNEL_PAIR),
+            rules: [None; CLASSES],
+            node,
+        };
+        // Without exact steering no pair can be given away: all frames arrive at the kernel's own.
+        let offered = if device.steers() { pairs - 1 } else { 0 };
+        device.places = kernel.frames.place_with(node, offered, Place::default)?;
+        Some(device)
+    }
+
+    /// The node that it hangs on.
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Its interrupt table.
+    pub(crate) const fn interrupts(&mut self) -> Option<&mut MsiX> {
+        self.msix.as_mut()
+    }
+
+    /// What was agreed on with the card.
+    pub(crate) const fn features(&self) -> Features {
+        self.card.features()
+    }
+
+    /// How notifications are suppressed, and in which order buffers come back.
+    pub(crate) const fn habits(&self) -> (Events, Order) {
+        (self.card.events(), self.card.order())
+    }
+
+    /// The card's own address; one made up where it has none.
+    pub(crate) fn mac(&self) -> Mac {
+        Mac(self.card.limits().mac.unwrap_or([2, 0, 0, 0, 0, 1]))
+    }
+
+    /// The longest frame.
+    pub(crate) fn max_frame(&self) -> u16 {
+        let mtu = self.card.limits().mtu.unwrap_or(MTU);
+        mtu.min(MTU).saturating_add(HEADERS)
+    }
+
+    /// Whether the card leads frames to queues by exact classes of addresses.
+    pub(crate) fn steers(&self) -> bool {
+        let limits = self.card.limits();
+        let has_rss = self.features().contains(Features::RSS);
+        let hashes = limits.hash_types & Classes::HASH_TYPES.bits() == Classes::HASH_TYPES.bits();
+        has_rss && hashes && usize::from(limits.rss_entries) >= CLASSES && self.card.pairs() > 1
+    }
+
+    /// Whether rings are packed.
+    pub(crate) const fn is_packed(&self) -> bool {
+        self.features().contains(Features::RING_PACKED)
+    }
+
+    /// The registers by which a queue is notified, and which of them is the queue's.
+    pub(crate) fn bell(&self, queue: u16) -> Option<(&'static MappedRegisters, NotifyRegister)> {
+        Some((self.notify, self.card.notify_register(queue).ok()?))
+    }
+
+    /// The page of a queue's notification register, if nothing else is on it, and where on it the register is.
+    pub(crate) fn doorbell_page(&self, queue: u16) -> Option<(PhysAddr, u64)> {
+        if !self.card.has_doorbell_page(queue) {
+            return None;
+        }
+        let offset = self.card.notify_register(queue).ok()?.address.offset;
+        let address = self.notify_start.as_u64() + offset as u64;
+        let within = address % FRAME;
+        Some((PhysAddr::new(address - within), within))
+    }
+
+    /// Keeps the rings of a pair until it is made.
+    pub(crate) fn prepare(&mut self, queue: QueueIndex, rings: PairRings, vector: Option<u16>) {
+        if let Some(place) = self.places.get_mut(queue.index()) {
+            *place = Place {
+                rings: Some(rings),
+                vector,
+                fenced: None,
+            };
+        }
+    }
+
+    /// Takes over the kernel's end of a pair whose process is fenced, to let what is in flight leave.
+    pub(crate) fn take_over(&mut self, queue: QueueIndex, pair: NetworkQueue) {
+        if let Some(place) = self.places.get_mut(queue.index()) {
+            place.fenced = Some(pair);
+        }
+    }
+
+    /// Starts the kernel's own pair; waits for the card.
+    pub(crate) fn start_kernel_pair(&mut self, rings: PairRings, vector: Option<u16>) -> bool {
+        let vectors = Vectors {
+            receive: vector,
+            transmit: None,
+        };
+        let begun = self
+            .card
+            .begin_claim(KERNEL_PAIR, rings, vectors, time::now());
+        let (card, mut outcome) = (&mut self.card, None);
+        let _expired = time::spin_until(2 * QUEUE_RESET_LIMIT, || {
+            if let Poll::Ready(result) = card.poll_claim(KERNEL_PAIR, time::now()) {
+                outcome = Some(result.is_ok());
+            }
+            outcome.is_some()
+        })
+        .is_err();
+        begun.is_ok() && outcome == Some(true) && self.steer_and_wait()
+    }
+
+    /// Puts the classes in force; waits for the card.
+    fn steer_and_wait(&mut self) -> bool {
+        if !self.steers() {
+            return true;
+        }
+        let begun = self.steer(time::now());
+        let (card, mut outcome) = (&mut self.card, None);
+        let _expired = time::spin_until(2 * TIME_LIMIT, || {
+            if let Poll::Ready(result) = card.poll_command(time::now()) {
+                outcome = Some(result.is_ok());
+            }
+            outcome.is_some()
+        })
+        .is_err();
+        begun.is_ok() && outcome == Some(true)
+    }
+
+    fn steer(&mut self, now: Instant) -> Result<(), ErrorKind> {
+        let pairs = u16::try_from(self.places.len() + 1).unwrap_or(1);
+        let command = Command::Steer {
+            classes: &self.classes,
+            pairs,
+        };
+        self.card
+            .begin_command(&command, now)
+            .map_err(|error| error.kind())
+    }
+
+    /// Whether the card has failed.
+    pub(crate) fn turn(&mut self, _now: Instant) -> bool {
+        self.card.needs_reset()
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let vectors = self.msix.as_ref().map_or(0, |msix| msix.len() - 1);
+        let size = RingSize::at_most(u32::try_from(ENTRIES).unwrap_or(1)).unwrap_or(RingSize::ONE);
+        let mut receive = Isolation::DROPS_WHEN_FULL;
+        receive.set(Isolation::STEERS_EXACTLY, self.steers());
+        receive.set(Isolation::FIXED_DESCRIPTORS, self.can_seal());
+        let has_pages = (0..self.places.len()).all(|index| {
+            let pair = u16::try_from(index + 1).unwrap_or(u16::MAX);
+            let [queue, _] = queues_of(pair);
+            self.card.has_doorbell_page(queue)
+        });
+        receive.set(Isolation::OWN_DOORBELL_PAGE, has_pages);
+        Limits {
+            kind: QueueKind::Network,
+            queues: u32::try_from(self.places.len()).unwrap_or(0),
+            vectors: u32::try_from(vectors).unwrap_or(0),
+            min_ring: size,
+            max_ring: size,
+            doorbell_stride: u32::try_from(self.card.transport().notify_stride()).unwrap_or(0),
+            first_isolation: receive,
+            // The kernel posts its own header, with what it checked, before each frame.
+            second_isolation: Isolation::SPLITS_FRAMES,
+            rules: u32::try_from(CLASSES).unwrap_or(0),
+            node: self.node,
+            waits: Waits {
+                claim: 2 * QUEUE_RESET_LIMIT,
+                drain: QUEUE_RESET_LIMIT,
+                stop: 2 * QUEUE_RESET_LIMIT,
+                steer: 2 * TIME_LIMIT,
+                reset: 2 * RESET_LIMIT,
+            },
+        }
+    }
+
+    /// Whether receive descriptors stay as the kernel fills them, on pages of their own.
+    fn can_seal(&self) -> bool {
+        let moving = Features::RING_PACKED | Features::NOTIFICATION_DATA | Features::MRG_RXBUF;
+        !self.features().intersects(moving) && 16 * ENTRIES >= PAGE_SIZE
+    }
+
+    pub(super) fn begin(&mut self, operation: Operation, now: Instant) -> Result<(), ErrorKind> {
+        match operation {
+            Operation::Claim(spec) => self.begin_claim(&spec, now),
+            Operation::Drain(_) | Operation::Flush(_) => Ok(()),
+            Operation::Stop(queue) => self
+                .card
+                .begin_release(pair(queue)?, now)
+                .map_err(|error| error.kind()),
+            // A virtio device has no reset that leaves the function's owner anything to go on with: its rings, the
+            // kernel's own among them, are made at bring-up. It is taken off the bus instead.
+            Operation::Reset => Err(ErrorKind::Unsupported),
+            Operation::Silence => {
+                devices::forbid(self.function);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        operation: Operation,
+        now: Instant,
+    ) -> Poll<Result<(), ErrorKind>> {
+        match operation {
+            Operation::Claim(spec) => match pair(spec.queue) {
+                Ok(pair) => self
+                    .card
+                    .poll_claim(pair, now)
+                    .map(|result| result.map(|_woken| ()).map_err(|error| error.kind())),
+                Err(kind) => Poll::Ready(Err(kind)),
+            },
+            Operation::Drain(queue) => self.poll_drain(queue),
+            Operation::Stop(queue) => self.poll_stop(queue, now),
+            // Reading a register comes after all that the card wrote before it answered.
+            Operation::Flush(_) => {
+                let is_alive = !self.card.needs_reset();
+                Poll::Ready(is_alive.then_some(()).ok_or(ErrorKind::Removed))
+            }
+            Operation::Reset => Poll::Ready(Err(ErrorKind::Unsupported)),
+            Operation::Silence => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn begin_claim(&mut self, spec: &QueueSpec, now: Instant) -> Result<(), ErrorKind> {
+        let place = self.places.get_mut(spec.queue.index());
+        let place = place.ok_or(ErrorKind::InvalidArgument)?;
+        let rings = place.rings.take().ok_or(ErrorKind::InvalidArgument)?;
+        let vectors = Vectors {
+            receive: place.vector,
+            transmit: None,
+        };
+        self.card
+            .begin_claim(pair(spec.queue)?, rings, vectors, now)
+            .map_err(|error| error.kind())
+    }
+
+    /// Lets frames that were taken over leave.
+    fn poll_drain(&mut self, queue: QueueIndex) -> Poll<Result<(), ErrorKind>> {
+        let place = self.places.get_mut(queue.index());
+        let Some(pair) = place.and_then(|place| place.fenced.as_mut()) else {
+            return Poll::Ready(Ok(()));
+        };
+        match pair.outstanding() {
+            Ok(0) => Poll::Ready(Ok(())),
+            Ok(_) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(ErrorKind::Protocol)),
+        }
+    }
+
+    fn poll_stop(&mut self, queue: QueueIndex, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        let pair = match pair(queue) {
+            Ok(pair) => pair,
+            Err(kind) => return Poll::Ready(Err(kind)),
+        };
+        let stopped = self.card.poll_release(pair, now);
+        if let (Poll::Ready(Ok(())), Some(place)) = (&stopped, self.places.get_mut(queue.index())) {
+            *place = Place::default();
+        }
+        stopped.map(|result| result.map_err(|error| error.kind()))
+    }
+
+    pub(super) fn can_express(&self, matches: &Matches) -> bool {
+        let plain = matches.vlan.is_none()
+            && matches.protocol.is_none()
+            && matches.source.is_none()
+            && matches.ports == PortRange::ALL
+            && matches.source_ports == PortRange::ALL
+            && matches.mac == self.mac();
+        let class = host(matches).map(|address| usize::from(class_of(address.octets())));
+        let is_free = |class: usize| self.rules.get(class).is_some_and(Option::is_none);
+        self.steers() && plain && class.is_some_and(is_free)
+    }
+
+    pub(super) fn begin_change(&mut self, change: Change, now: Instant) -> Result<(), ErrorKind> {
+        match change {
+            Change::Add {
+                rule,
+                matches,
+                queue,
+            } => {
+                let address = host(&matches).ok_or(ErrorKind::Unsupported)?.octets();
+                let class = usize::from(class_of(address));
+                let entry = self.rules.get_mut(class).ok_or(ErrorKind::Unsupported)?;
+                *entry = Some(rule);
+                self.classes.set(address, pair(queue)?);
+            }
+            Change::Remove { rule } => {
+                let of_rule = |entry: &Option<RuleId>| *entry == Some(rule);
+                for (entry, pair) in self.rules.iter_mut().zip(&mut self.classes.pairs) {
+                    if of_rule(entry) {
+                        (*entry, *pair) = (None, KERNEL_PAIR);
+                    }
+                }
+            }
+        }
+        self.steer(now)
+    }
+
+    pub(super) fn poll_change(&mut self, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        self.card
+            .poll_command(now)
+            .map(|result| result.map_err(|error| error.kind()))
+    }
+}
+
+/// The card's number of a pair: that of the kernel comes first.
+pub(crate) fn pair(queue: QueueIndex) -> Result<u16, ErrorKind> {
+    let pair = queue.as_u32().checked_add(1).map(u16::try_from);
+    pair.and_then(Result::ok).ok_or(ErrorKind::InvalidArgument)
+}
+
+/// The one IPv4 address that a rule is about.
+fn host(matches: &Matches) -> Option<Ipv4Addr> {
+    match matches.address? {
+        IpPrefix::V4(prefix) if prefix.len() == 32 => Some(prefix.address()),
+        IpPrefix::V4(_) | IpPrefix::V6(_) => None,
+    }
+}
+
+fn wanted(ring: Ring) -> Features {
+    match ring {
+        Ring::Split => Features::PARTITION,
+        Ring::Packed => Features::PARTITION | Features::RING_PACKED,
+    }
+}
+
+/// Memory for the driver.
+fn setup(kernel: &mut Kernel, node: NodeId, wanted: Features) -> Option<Setup<'static>> {
+    let frames = &mut kernel.frames;
+    let mut page = || frames.dma_block(node, native(FRAME), Owner::KERNEL);
+    let (control, idle) = (page()?, page()?);
+    Some(Setup {
+        wanted,
+        control,
+        idle,
+        pairs: frames.place_slice(node, PAIRS_MAX, Pair::EMPTY)?,
+        config_vector: None,
+    })
+}
+
+/// Base addresses, each mapped once.
+struct Bars<'k> {
+    kernel: &'k mut Kernel,
+    function: &'static Function,
+    mapped: [Option<MappedRegisters>; 6],
+}
+
+impl<'k> Bars<'k> {
+    const fn new(kernel: &'k mut Kernel, function: &'static Function) -> Self {
+        Self {
+            kernel,
+            function,
+            mapped: [const { None }; 6],
+        }
+    }
+
+    fn bar(&mut self, bar: u8) -> Option<&MappedRegisters> {
+        let slot = self.mapped.get_mut(usize::from(bar))?;
+        if slot.is_none() {
+            let (tables, frames) = (&mut self.kernel.tables, &mut self.kernel.frames);
+            let memory = &self.kernel.memory;
+            *slot = self.function.map_bar(bar, tables, frames, memory).ok();
+        }
+        slot.as_ref()
+    }
+
+    fn part(&mut self, range: BarRange) -> Option<MappedRegisters> {
+        let (offset, len) = (native(range.offset.into()), native(range.len.into()));
+        self.bar(range.bar)?.part(offset, len)
+    }
+
+    fn whole(&mut self, bar: Option<u8>) -> Option<(u8, MappedRegisters)> {
+        let bar = bar?;
+        let registers = self.bar(bar)?;
+        Some((
+            bar,
+            registers.part(0, parakernel_core::mmio::Registers::len(registers))?,
+        ))
+    }
+
+    /// The physical address of a range.
+    fn start(&self, range: BarRange) -> Option<PhysAddr> {
+        let bar = self.function.config.bar(range.bar)?;
+        PhysAddr::new(bar.address).checked_add(range.offset.into())
+    }
+}

@@ -1,0 +1,316 @@
+//! The slow path: frames that belong to no rule of a card, and frames of virtual queues.
+//!
+//! Core 0 has a queue pair of its own on each card. What arrives there is led by name to the virtual queues of processes; what
+//! processes send by virtual queues is checked, and leaves there, or goes to the process on this machine that it is for.
+#![expect(
+    unsafe_code,
+    reason = "cuts the kernel's own memory into frame buffers"
+)]
+
+use core::ptr::NonNull;
+
+use parakernel_core::address::{Iova, NodeId, PhysAddr};
+use parakernel_core::device::DeviceId;
+use parakernel_core::handle::ProcessId;
+use parakernel_core::memory::{Arena, ArenaLayout, DmaBlock, Pool, SegmentList};
+use parakernel_core::queue::{RxQueue, TxQueue};
+use parakernel_core::steering::Recipient;
+use parakernel_nic_virtio::device::{PairRings, queues_of};
+use parakernel_nic_virtio::features::Features;
+use parakernel_nic_virtio::notify::Notifier;
+use parakernel_nic_virtio::rx::{Receiver, Spread};
+use parakernel_nic_virtio::tx::{HeaderSource, Sender};
+use parakernel_numa::frames::FrameSize;
+
+use crate::arch::{native, paging};
+use crate::boot::Kernel;
+use crate::control::Plane;
+use crate::cores::EVENT_KERNEL;
+use crate::device::net::{KERNEL_PAIR, NetDevice};
+use crate::machine::FRAMES;
+use crate::memory::{FRAME, Owner};
+use crate::queues::network::{Bell, ENTRIES, PackedRing, SplitRing};
+
+/// Buffers of the kernel's pair: as many as its receive ring takes, and as many to send from.
+const BUFFERS: u16 = 512;
+/// Most frames that are moved in one turn, each way.
+const BUDGET: usize = 64;
+/// Bytes of the longest frame that a virtual queue has.
+const FRAME_MAX: usize = 2048;
+
+type Rx<F> = Receiver<F, Bell<F>, ENTRIES>;
+type Tx<F> = Sender<'static, F, Bell<F>, ENTRIES>;
+
+/// The kernel's queue pair, in either layout.
+#[derive(Debug)]
+enum Pair {
+    Split(Rx<SplitRing>, Tx<SplitRing>),
+    Packed(Rx<PackedRing>, Tx<PackedRing>),
+}
+
+/// The kernel's part of one card's traffic.
+#[derive(Debug)]
+pub(crate) struct SlowPath {
+    device: DeviceId,
+    pair: Pair,
+    pool: Pool<'static>,
+    received: SegmentList<'static>,
+    waiting: SegmentList<'static>,
+    buffer: &'static mut [u8; FRAME_MAX],
+    /// Frames that were nobody's, and frames that found no room.
+    unclaimed: u64,
+    dropped: u64,
+}
+
+impl SlowPath {
+    /// Starts the kernel's pair on `card`, which is device number `device`; `None` where that fails.
+    pub(crate) fn start(
+        kernel: &mut Kernel,
+        card: &mut NetDevice,
+        device: DeviceId,
+    ) -> Option<Self> {
+        let node = card.node();
+        let blocks = [block(kernel, node)?, block(kernel, node)?];
+        let [receive, transmit] = &blocks;
+        let rings = if card.is_packed() {
+            PairRings {
+                receive: PackedRing::addresses(receive),
+                transmit: PackedRing::addresses(transmit),
+            }
+        } else {
+            PairRings {
+                receive: SplitRing::addresses(receive),
+                transmit: SplitRing::addresses(transmit),
+            }
+        };
+        if !card.start_kernel_pair(rings, None) {
+            return None;
+        }
+        let mut words = |len: usize| kernel.frames.place_slice(node, len, 0_u32);
+        let (free, received, waiting) = (
+            words(native(BUFFERS.into()))?,
+            words(BUDGET)?,
+            words(2 * BUDGET)?,
+        );
+        let buffer = kernel.frames.place(node, [0; FRAME_MAX])?;
+        let pool = Pool::new(arena(kernel, node)?, free);
+        let pair = pair(card, &pool, &blocks)?;
+        let mut path = Self {
+            device,
+            pair,
+            pool,
+            received: SegmentList::new(received),
+            waiting: SegmentList::new(waiting),
+            buffer,
+            unclaimed: 0,
+            dropped: 0,
+        };
+        match &mut path.pair {
+            Pair::Split(rx, _) => rx.arm(&mut path.pool),
+            Pair::Packed(rx, _) => rx.arm(&mut path.pool),
+        };
+        Some(path)
+    }
+
+    /// The card.
+    pub(crate) const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// Frames that found no room on their way.
+    pub(crate) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Moves frames; whether there were any, or `None` where the card broke its protocol.
+    pub(crate) fn turn(&mut self, plane: &mut Plane) -> Option<bool> {
+        let received = self.receive(plane)?;
+        let sent = self.send(plane);
+        self.flush()?;
+        Some(received > 0 || sent > 0)
+    }
+
+    /// Leads frames from the wire to virtual queues.
+    fn receive(&mut self, plane: &mut Plane) -> Option<usize> {
+        let (pool, frames) = (&mut self.pool, &mut self.received);
+        let count = match &mut self.pair {
+            Pair::Split(rx, _) => rx.poll(pool, frames, BUDGET),
+            Pair::Packed(rx, _) => rx.poll(pool, frames, BUDGET),
+        }
+        .ok()?;
+        let mut is_further_part = false;
+        while let Some(segment) = self.received.pop() {
+            // No buffer of the pair is so small that a frame would need two; one that claims to is nobody's.
+            let is_whole = !is_further_part && !segment.has_more();
+            is_further_part = segment.has_more();
+            let bytes = self.pool.arena().bytes(&segment);
+            let recipient = if is_whole {
+                plane.grants().classify(self.device, bytes)
+            } else {
+                Recipient::Kernel
+            };
+            self.unclaimed += u64::from(!lead(plane, self.device, recipient, bytes, None));
+            self.pool.put(segment);
+        }
+        Some(count)
+    }
+
+    /// Takes frames from virtual queues.
+    fn send(&mut self, plane: &mut Plane) -> usize {
+        let mut sent = 0;
+        for index in 0..plane.platform().kernel.seats.len() {
+            sent += self.send_from(plane, index).unwrap_or(0);
+        }
+        sent
+    }
+
+    fn send_from(&mut self, plane: &mut Plane, index: usize) -> Option<usize> {
+        let seat = plane.platform().kernel.seats.by_index(index)?;
+        let (core, queues) = (seat.core, seat.queues);
+        let process = plane.platform().process_on(core.id)?;
+        let mut frames = 0;
+        // One at a time: the frame may be for another process, whose gate must not be passed while this one's is.
+        while frames < BUDGET {
+            let mut len = 0;
+            let buffer = &mut *self.buffer;
+            let mut copy = [0; FRAME_MAX];
+            let taken = queues.pass().take_frames(self.device, 1, buffer, |frame| {
+                len = frame.len();
+                let place = copy.get_mut(..len);
+                place.is_some_and(|place| {
+                    place.copy_from_slice(frame);
+                    true
+                })
+            });
+            match taken {
+                Ok(0) => break,
+                Ok(_) => {
+                    frames += 1;
+                    let frame = copy.get(..len).unwrap_or_default();
+                    self.pass_on(plane, frame, process);
+                }
+                Err(violation) => {
+                    plane.platform_mut().violated(core.id, violation);
+                    break;
+                }
+            }
+        }
+        if frames > 0 {
+            core.post(EVENT_KERNEL);
+        }
+        Some(frames)
+    }
+
+    /// Leads a frame of a process to the processes that it is for, and to the wire.
+    fn pass_on(&mut self, plane: &mut Plane, frame: &[u8], from: ProcessId) {
+        let recipient = plane.grants().classify(self.device, frame);
+        lead(plane, self.device, recipient, frame, Some(from));
+        let stays = matches!(recipient, Recipient::One(to) if to != from);
+        if stays {
+            return;
+        }
+        let Some(segment) = self.pool.take() else {
+            self.dropped += 1;
+            return;
+        };
+        let mut segment = segment.with_len(frame.len());
+        self.pool
+            .arena()
+            .bytes_mut(&mut segment)
+            .copy_from_slice(frame);
+        if let Err(segment) = self.waiting.push(segment) {
+            self.dropped += 1;
+            self.pool.put(segment);
+        }
+    }
+
+    /// Gives waiting frames to the card, and takes back the buffers of those that are sent.
+    fn flush(&mut self) -> Option<()> {
+        let (pool, waiting) = (&mut self.pool, &mut self.waiting);
+        let is_good = match &mut self.pair {
+            Pair::Split(_, tx) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
+            Pair::Packed(_, tx) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
+        };
+        is_good.then_some(())
+    }
+}
+
+/// Delivers a frame to whom it is for, but not to whom it is `from`; whether it is anybody's.
+fn lead(
+    plane: &mut Plane,
+    device: DeviceId,
+    recipient: Recipient,
+    frame: &[u8],
+    from: Option<ProcessId>,
+) -> bool {
+    match recipient {
+        Recipient::One(process) if Some(process) == from => true,
+        Recipient::One(process) => plane.platform().deliver(process, device, frame),
+        Recipient::Everyone(vlan) => {
+            let others = plane.grants().everyone(device, vlan);
+            let mut is_delivered = false;
+            for process in others.filter(|process| Some(*process) != from) {
+                is_delivered |= plane.platform().deliver(process, device, frame);
+            }
+            is_delivered
+        }
+        Recipient::Kernel => false,
+    }
+}
+
+fn pair(card: &NetDevice, pool: &Pool<'static>, blocks: &[DmaBlock<'static>; 2]) -> Option<Pair> {
+    let (events, order) = card.habits();
+    let spread = if card.features().contains(Features::MRG_RXBUF) {
+        Spread::Merged
+    } else {
+        Spread::Single
+    };
+    let [receive, transmit] = blocks.each_ref().map(DmaBlock::memory);
+    let [rx_queue, tx_queue] = queues_of(KERNEL_PAIR);
+    let (rx_registers, rx_register) = card.bell(rx_queue)?;
+    let (tx_registers, tx_register) = card.bell(tx_queue)?;
+    let layout = pool.arena().layout();
+    macro_rules! pair {
+        ($kind:ident, $ring:ident) => {{
+            let (rx_ring, tx_ring) = ($ring::in_block(receive)?, $ring::in_block(transmit)?);
+            let rx_bell = Notifier::new(rx_ring, rx_registers, rx_register, events);
+            let tx_bell = Notifier::new(tx_ring, tx_registers, tx_register, events);
+            Pair::$kind(
+                Receiver::new(rx_ring, rx_bell, layout, (order, spread))?,
+                Sender::new(
+                    tx_ring,
+                    tx_bell,
+                    pool.arena().again(),
+                    (order, HeaderSource::Queue),
+                )?,
+            )
+        }};
+    }
+    Some(if card.is_packed() {
+        pair!(Packed, PackedRing)
+    } else {
+        pair!(Split, SplitRing)
+    })
+}
+
+/// Memory for a ring in either layout.
+fn block(kernel: &mut Kernel, node: NodeId) -> Option<DmaBlock<'static>> {
+    let len = SplitRing::BYTES.max(PackedRing::BYTES);
+    kernel.frames.dma_block(node, len, Owner::KERNEL)
+}
+
+/// Frame buffers of the kernel's own, which the card finds at their physical addresses.
+fn arena(kernel: &mut Kernel, node: NodeId) -> Option<Arena<'static>> {
+    let layout = ArenaLayout {
+        count: BUFFERS,
+        ..FRAMES
+    };
+    let frames = layout.bytes().div_ceil(native(FRAME));
+    let first = kernel
+        .frames
+        .take(node, frames, FrameSize::Small, Owner::KERNEL)?;
+    let base = NonNull::new(paging::physical(PhysAddr::new(first.as_u64())))?;
+    // SAFETY: fresh, zeroed frames in a row, mapped with all memory for ever, for this arena alone. Its segments stay with the slow
+    // path of one card, which has no other arena.
+    unsafe { Arena::new(base, Iova::new(first.as_u64()), layout) }
+}
