@@ -24,7 +24,7 @@ use proptest::prelude::*;
 const NIC: DeviceId = DeviceId::new(0);
 const MACS: [[u8; 6]; 3] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [0xff; 6]];
 
-/// Four processes: one with both versions, two that share an address and differ in ports, one in a VLAN.
+/// One process with both versions, two that share an address and differ in ports, one in a VLAN, one with some ports.
 fn grants() -> Vec<(u32, NameGrant)> {
     let names = |mac: usize,
                  vlan,
@@ -65,6 +65,10 @@ fn grants() -> Vec<(u32, NameGrant)> {
                 Some((0xfd00 << 112, 64)),
                 (0, u16::MAX),
             ),
+        ),
+        (
+            5,
+            names(0, 0, Some(([10, 0, 0, 3], 32)), None, (1000, 1999)),
         ),
     ]
 }
@@ -304,7 +308,7 @@ proptest! {
     /// A frame that passes is sent from names of the grant, as the other parser sees it; also where the kernel saw its
     /// first bytes only.
     #[test]
-    fn no_spoofed_frame_passes(bytes in damaged(), grant in 0_usize..4) {
+    fn no_spoofed_frame_passes(bytes in damaged(), grant in 0_usize..5) {
         let (_, names) = grants()[grant];
         let head = &bytes[..bytes.len().min(SOURCE_HEADERS)];
         for passed in [names.check_source(&bytes, Way::Virtual), names.check_source(head, Way::Hardware)] {
@@ -321,7 +325,7 @@ proptest! {
 
     /// A well-formed frame passes exactly where the grant covers its source.
     #[test]
-    fn own_frames_pass(built in built(), grant in 0_usize..4) {
+    fn own_frames_pass(built in built(), grant in 0_usize..5) {
         let (_, names) = grants()[grant];
         let bytes = built.bytes();
         let seen = see(&bytes);
@@ -398,7 +402,7 @@ fn arp_goes_to_the_owner_of_the_address_asked_for() {
         )
     };
     assert_eq!(classify(&ask([10, 0, 0, 1])), Recipient::One(PROCESS));
-    assert_eq!(classify(&ask([10, 0, 0, 3])), Recipient::Kernel);
+    assert_eq!(classify(&ask([10, 0, 0, 7])), Recipient::Kernel);
     // Two processes share this one.
     assert_eq!(classify(&ask([10, 0, 0, 2])), Recipient::Kernel);
     assert_eq!(classify(&ask([10, 0, 0, 9])), Recipient::Everyone(None));
@@ -452,12 +456,12 @@ fn what_may_hide_something_is_the_kernel_s() {
         mac: 0,
         vlan: None,
         source: Ipv4Addr::new(10, 0, 0, 9).into(),
-        destination: Ipv4Addr::new(10, 0, 0, 2).into(),
+        destination: Ipv4Addr::new(10, 0, 0, 3).into(),
         transport: 1,
         ports: (1, 1000),
     };
     let bytes = plain.bytes();
-    assert_eq!(classify(&bytes), Recipient::One(ProcessId::new(2, 0)));
+    assert_eq!(classify(&bytes), Recipient::One(ProcessId::new(5, 0)));
     let with = |place: usize, value: u8| {
         let mut bytes = bytes.clone();
         bytes[place] = value;
@@ -512,7 +516,7 @@ fn a_broadcast_reaches_each_process_of_the_vlan_once() {
             .map(ProcessId::index)
             .collect::<Vec<_>>()
     };
-    assert_eq!(everyone(None), [1, 2, 3]);
+    assert_eq!(everyone(None), [1, 2, 3, 5]);
     assert_eq!(everyone(Vlan::new(5)), [4]);
     assert_eq!(everyone(Vlan::new(6)), [0; 0]);
     let dhcp = Built {
@@ -595,6 +599,22 @@ fn only_own_neighbour_discovery_leaves_and_only_by_the_virtual_queue() {
     ];
     for (source, message) in forged {
         assert_eq!(send(source, &message, Way::Virtual), Err(SpoofedField::Arp));
+    }
+}
+
+#[test]
+fn nothing_leaves_behind_extension_headers() {
+    let (_, names) = grants()[0];
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    for extension in [0, 43, 44, 50, 51, 60, 135] {
+        let forged = neighbour(136, PEER_V6, Some(MACS[0]));
+        let hidden = [&[58, 0, 0, 0, 0, 0, 0, 0][..], &forged].concat();
+        let mut packet = icmpv6(OWN_V6, ALL_NODES, &hidden);
+        packet[6] = extension;
+        for way in [Way::Hardware, Way::Virtual] {
+            let sent = names.check_source(&ethernet(group, MACS[0], 0x86dd, &packet), way);
+            assert_eq!(sent, Err(SpoofedField::Ipv6), "{extension}");
+        }
     }
 }
 

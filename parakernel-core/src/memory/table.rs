@@ -584,7 +584,7 @@ mod tests {
     const APERTURE: u64 = 0xfedf_8000;
     const PAGES: usize = 32;
     const OWNER: ProcessId = ProcessId::new(1, 2);
-    const RESERVED: [RangeInclusive<u64>; 1] = [0x9000..=0x9fff];
+    const RESERVED: [RangeInclusive<u64>; 3] = [0x9000..=0x9fff, 0xbfff..=0xbfff, 0xd000..=0xd000];
 
     struct Memory {
         regions: [Slot<RegionEntry>; 4],
@@ -765,6 +765,8 @@ mod tests {
             (0xfeef_f000, 1),
             (0x8000, 2),
             (0x9000, 1),
+            (0xb000, 1),
+            (0xd000, 1),
         ];
         for (bus, pages) in attempts {
             let shape = region(APERTURE, pages, Direction::ToDevice);
