@@ -22,57 +22,40 @@ impl Controller {
     /// CNS 01h.
     fn identify_controller(&self) -> Vec<u8> {
         let config = &self.config;
-        let mut bytes = vec![0; 4096];
-        put(&mut bytes, 0, &0x1b36_u16.to_le_bytes());
-        put(&mut bytes, 2, &0x1af4_u16.to_le_bytes());
-        put(&mut bytes, 4, b"MOCK-0001           ");
-        put(&mut bytes, 24, &[b' '; 40]);
-        put(&mut bytes, 24, b"Parakernel mock NVMe");
-        put(&mut bytes, 64, b"1.0     ");
-        put(&mut bytes, 77, &[config.transfer_exponent]);
-        put(&mut bytes, 78, &1_u16.to_le_bytes());
-        put(&mut bytes, 80, &config.version.to_le_bytes());
-        // OAES: namespace attribute notices.
-        put(&mut bytes, 92, &0x100_u32.to_le_bytes());
-        // CNTRLTYPE: I/O controller.
-        put(&mut bytes, 111, &[1]);
-        // OACS bit 8: Doorbell Buffer Config.
-        put(
-            &mut bytes,
-            256,
-            &(u16::from(config.options.has_shadow_doorbells()) << 8).to_le_bytes(),
-        );
-        // ACL, AERL: counted from zero. FRMW: one slot, read-only.
-        put(&mut bytes, 258, &[3, config.event_requests - 1, 0x03]);
-        // LPA bit 2: extended data of Get Log Page. ELPE, counted from zero.
-        put(
-            &mut bytes,
-            261,
-            &[0x04, u8::try_from(Log::FAILURES - 1).unwrap_or(0)],
-        );
-        put(&mut bytes, 266, &343_u16.to_le_bytes());
-        put(&mut bytes, 268, &373_u16.to_le_bytes());
-        put(&mut bytes, 512, &[0x66, 0x44]);
-        put(&mut bytes, 514, &0_u16.to_le_bytes());
+        let options = config.options;
         let last = self.namespaces.last_key_value().map_or(1, |(id, _)| *id);
-        put(
-            &mut bytes,
-            516,
-            &last.max(config.namespace_limit).to_le_bytes(),
-        );
-        // ONCS: Compare, Dataset Management, Write Zeroes.
-        put(&mut bytes, 520, &0x000d_u16.to_le_bytes());
+        // OACS bit 8: Doorbell Buffer Config.
+        let admin = u16::from(options.has_shadow_doorbells()) << 8;
+        // ELPE, counted from zero.
+        let failures = u8::try_from(Log::FAILURES - 1).unwrap_or(0);
         // VWC: a cache (bit 0); Flush takes the id FFFFFFFFh (bits 2:1).
-        let cache = 6 | u8::from(config.options.has_volatile_cache());
-        put(&mut bytes, 525, &[cache]);
-        // AWUN and AWUPF: 1 block.
+        let cache = 6 | u8::from(options.has_volatile_cache());
         // SGLS: supported without alignment (bits 1:0), bit bucket (bit 16).
-        let sgls = if config.options.has_sgl() {
-            0x0001_0001_u32
-        } else {
-            0
-        };
-        put(&mut bytes, 536, &sgls.to_le_bytes());
+        let sgls = u32::from(options.has_sgl()) * 0x0001_0001;
+        let fields: [(usize, &[u8]); 18] = [
+            (0, &[0x36, 0x1b, 0xf4, 0x1a]), // VID, SSVID
+            (4, b"MOCK-0001           "),
+            (24, b"Parakernel mock NVMe                    "),
+            (64, b"1.0     "),
+            (77, &[config.transfer_exponent]), // MDTS
+            (78, &[1, 0]),                     // CNTLID
+            (80, &config.version.to_le_bytes()),
+            (92, &[0, 1, 0, 0]), // OAES: namespace attribute notices
+            (111, &[1]),         // CNTRLTYPE: I/O controller
+            (256, &admin.to_le_bytes()),
+            (258, &[3, config.event_requests - 1, 0x03]), // ACL, AERL; FRMW: one slot, read-only
+            (261, &[0x04, failures]),                     // LPA: extended data of Get Log Page
+            (266, &[0x57, 1, 0x75, 1]),                   // WCTEMP 343 K, CCTEMP 373 K
+            (512, &[0x66, 0x44]),                         // SQES, CQES
+            (516, &last.max(config.namespace_limit).to_le_bytes()),
+            (520, &[0x0d, 0]), // ONCS: Compare, Dataset Management, Write Zeroes
+            (525, &[cache]),
+            (536, &sgls.to_le_bytes()),
+        ];
+        let mut bytes = vec![0; 4096];
+        fields
+            .iter()
+            .for_each(|(offset, field)| put(&mut bytes, *offset, field));
         put(&mut bytes, 768, b"nqn.2026-01.org.example:parakernel-mock");
         // Power state 0: 25 W.
         put(&mut bytes, 2048, &2500_u16.to_le_bytes());

@@ -23,6 +23,33 @@ pub(crate) struct Capability {
     pub(crate) writable: Vec<u8>,
 }
 
+impl Capability {
+    /// Power management: version 3, no PME; D0 and D3hot by the low bits of control, no soft reset (bit 3).
+    pub(super) fn power_management() -> Self {
+        Self {
+            id: 0x01,
+            body: vec![0x03, 0x00, 0x08, 0x00, 0, 0],
+            writable: vec![0, 0, 0x03],
+        }
+    }
+
+    /// PCI Express: an endpoint of version 2, with function-level reset (bit 28 of device capabilities).
+    pub(super) fn express() -> Self {
+        let mut body = vec![0; 0x3a];
+        body[0] = 0x02;
+        put(&mut body, 2, &0x1000_8002_u32.to_le_bytes());
+        // Device control at first: relaxed ordering and no-snoop enabled, reads of up to 512 bytes.
+        put(&mut body, 6, &0x2810_u16.to_le_bytes());
+        let mut writable = vec![0; 8];
+        put(&mut writable, 6, &0x7fff_u16.to_le_bytes());
+        Self {
+            id: 0x10,
+            body,
+            writable,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
     bytes: Vec<u8>,

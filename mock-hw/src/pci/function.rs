@@ -62,25 +62,8 @@ impl Function {
         identity: Identity,
     ) -> Self {
         let mut config = Space::new(identity);
-        // Power management: version 3, no PME; D0 and D3hot by the low bits of control.
-        let power_capability = config.add_capability(&Capability {
-            id: 0x01,
-            body: vec![0x03, 0x00, 0x08, 0x00, 0, 0],
-            writable: vec![0, 0, 0x03],
-        });
-        // PCI Express: version 2 endpoint; device capabilities with function-level reset (bit 28).
-        let mut body = vec![0; 0x3a];
-        body[0] = 0x02;
-        body[2..6].copy_from_slice(&0x1000_8002_u32.to_le_bytes());
-        // Device control at first: relaxed ordering and no-snoop enabled, reads of up to 512 bytes.
-        body[6..8].copy_from_slice(&0x2810_u16.to_le_bytes());
-        let mut writable = vec![0; 8];
-        writable[6..8].copy_from_slice(&0x7fff_u16.to_le_bytes());
-        let express_capability = config.add_capability(&Capability {
-            id: 0x10,
-            body,
-            writable,
-        });
+        let power_capability = config.add_capability(&Capability::power_management());
+        let express_capability = config.add_capability(&Capability::express());
         Self {
             config,
             msix: Msix::new(0, 0, 0, 0),

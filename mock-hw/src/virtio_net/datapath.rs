@@ -53,47 +53,17 @@ impl Net {
 
     /// Sends the frame behind its header.
     pub(super) fn transmit(&mut self, pair: u16, job: &Job) {
-        let header_len = self.features.header_len();
-        for (chain, _) in &job.chains {
-            if !chain.writable.is_empty() {
-                self.violation(
-                    TRANSMIT,
-                    format_args!("a device-writable buffer to transmit"),
-                );
-            }
-            if chain.readable_len() > Self::FRAME_LIMIT {
-                self.violation(
-                    TRANSMIT,
-                    format_args!("a frame of {} bytes", chain.readable_len()),
-                );
-                return;
-            }
-        }
-        if job.bytes.len() < header_len + 14 {
-            self.violation(
-                TRANSMIT,
-                format_args!("a frame of {} bytes with its header", job.bytes.len()),
-            );
-            return;
-        }
-        let (header, frame) = job.bytes.split_at(header_len);
-        let mut frame = frame.to_vec();
-        if self.is_too_large(&frame) {
-            let text = format_args!(
-                "a frame of {} bytes, and the MTU is {}",
-                frame.len(),
-                self.config.mtu
-            );
-            self.violation("virtio 1.3, 5.1.4.2", text);
+        if let Some((section, text)) = self.objection(job) {
+            self.violation(section, format_args!("{text}"));
             return;
         }
         if pair >= self.steering.pairs {
-            self.violation(
-                "virtio 1.3, 5.1.6.5.5",
-                format_args!("a frame on pair {pair}, which is not in use"),
-            );
+            let text = format_args!("a frame on pair {pair}, which is not in use");
+            self.violation("virtio 1.3, 5.1.6.5.5", text);
         }
-        if !self.complete(header, &mut frame) {
+        let (header, frame) = job.bytes.split_at(self.features.header_len());
+        let mut frame = frame.to_vec();
+        if !self.check_header(header) || !self.complete_checksum(header, &mut frame) {
             return;
         }
         self.steering.learn(&Headers::parse(&frame), pair);
@@ -101,6 +71,29 @@ impl Net {
         if self.link_up {
             self.wire.transmit(frame);
         }
+    }
+
+    /// What is wrong with the buffers that hold a frame, if anything.
+    fn objection(&self, job: &Job) -> Option<(&'static str, String)> {
+        let header_len = self.features.header_len();
+        let len = job.bytes.len();
+        let chain = job.chains.first().map(|(chain, _)| chain)?;
+        if !chain.writable.is_empty() {
+            return Some((TRANSMIT, "a device-writable buffer to transmit".into()));
+        }
+        if chain.readable_len() > Self::FRAME_LIMIT || len < header_len + 14 {
+            let text = format!("a frame of {} bytes with its header", chain.readable_len());
+            return Some((TRANSMIT, text));
+        }
+        if self.is_too_large(&job.bytes[header_len..]) {
+            let text = format!(
+                "a frame of {} bytes, and the MTU is {}",
+                len - header_len,
+                self.config.mtu
+            );
+            return Some(("virtio 1.3, 5.1.4.2", text));
+        }
+        None
     }
 
     /// Whether the frame exceeds the MTU, if that was agreed upon; a VLAN tag belongs to the Ethernet header.
@@ -113,42 +106,35 @@ impl Net {
         self.features.contains(Features::MTU) && frame.len() > header + usize::from(self.config.mtu)
     }
 
-    /// Does what the header asks for; whether the frame may be sent.
-    fn complete(&self, header: &[u8], frame: &mut [u8]) -> bool {
-        let (flags, segmentation) = (header[0], header[1]);
+    /// Checks the fields that ask for nothing; whether the frame may be sent.
+    fn check_header(&self, header: &[u8]) -> bool {
+        let (flags, segmentation, buffers) = (header[0], header[1], u16_at(header, 10));
         if segmentation != 0 {
-            self.violation(
-                TRANSMIT,
-                format_args!("gso_type {segmentation:#x} without its feature"),
-            );
+            let text = format_args!("gso_type {segmentation:#x} without its feature");
+            self.violation(TRANSMIT, text);
             return false;
         }
-        if flags & !1 != 0 {
-            self.violation(
-                TRANSMIT,
-                format_args!("flags {flags:#x} in a transmit header"),
-            );
+        if flags & !1 != 0 || buffers != 0 {
+            let text = format_args!("flags {flags:#x}, num_buffers {buffers} in a transmit header");
+            self.violation(TRANSMIT, text);
         }
-        if u16_at(header, 10) != 0 {
-            self.violation(
-                TRANSMIT,
-                format_args!("num_buffers {} in a transmit header", u16_at(header, 10)),
-            );
-        }
-        if flags & 1 == 0 {
+        true
+    }
+
+    /// Completes the checksum where the header asks for it; whether the frame may be sent.
+    fn complete_checksum(&self, header: &[u8], frame: &mut [u8]) -> bool {
+        if header[0] & 1 == 0 {
             return true;
         }
         if !self.features.contains(Features::CSUM) {
             self.violation(TRANSMIT, format_args!("NEEDS_CSUM without CSUM"));
             return false;
         }
-        let (start, offset) = (
-            usize::from(u16_at(header, 6)),
-            usize::from(u16_at(header, 8)),
-        );
-        if start + offset + 2 > frame.len() {
+        let start = usize::from(u16_at(header, 6));
+        let place = start + usize::from(u16_at(header, 8));
+        if place + 2 > frame.len() {
             let text = format_args!(
-                "checksum at {start} + {offset} in a frame of {}",
+                "checksum of {start}.. at {place} in a frame of {}",
                 frame.len()
             );
             self.violation(TRANSMIT, text);
@@ -159,7 +145,7 @@ impl Net {
             0 => 0xffff,
             value => value,
         };
-        put(frame, start + offset, &value.to_be_bytes());
+        put(frame, place, &value.to_be_bytes());
         true
     }
 

@@ -198,32 +198,15 @@ impl Net {
             return Ok(());
         }
         let mergeable = self.features.contains(Features::MRG_RXBUF);
-        let header = self.features.header_len();
-        // Room for a frame of 1,514 bytes, or just for the header where frames may span buffers.
-        let least = if mergeable { header } else { header + 1514 };
+        let least = self.least_buffer();
         let outcome = self.with_ring(index, |queue, ring, function| {
-            let Some(len) = queue.backlog.front().map(Vec::len) else {
-                return Ok(Room::None);
-            };
-            loop {
-                let room: usize = queue.taken.iter().map(Chain::writable_len).sum();
-                if room >= len {
-                    queue.quiet = false;
-                    return Ok(Room::Enough);
-                }
-                if !mergeable && !queue.taken.is_empty() {
-                    return Ok(Room::TooSmall);
-                }
-                let Some(chain) = ring.take(function)? else {
-                    ring.ask_notification(function, true)?;
-                    queue.awake = ring.has_available(function)?;
-                    // From here on only a notification helps.
-                    queue.quiet = !queue.awake;
-                    return Ok(Room::None);
-                };
-                check_receive_chain(function, index, &chain, least);
-                queue.taken.push(chain);
-            }
+            find_room(
+                queue,
+                ring,
+                mergeable,
+                |chain| check_receive_chain(function, index, chain, least),
+                function,
+            )
         })?;
         let queue = &mut self.queues[usize::from(index)];
         match outcome {
@@ -311,6 +294,20 @@ impl Net {
         Ok(())
     }
 
+    /// Bytes that a receive buffer must have (5.1.6.3.1, 5.1.4.2): those of the largest frame, or just of the header
+    /// where a frame may span buffers.
+    fn least_buffer(&self) -> usize {
+        let header = self.features.header_len();
+        if self.features.contains(Features::MRG_RXBUF) {
+            return header;
+        }
+        let mtu = self
+            .features
+            .contains(Features::MTU)
+            .then_some(usize::from(self.config.mtu));
+        header + 14 + mtu.unwrap_or(1500)
+    }
+
     /// Works on a queue with its ring, if it has one.
     fn with_ring<T>(
         &mut self,
@@ -326,6 +323,38 @@ impl Net {
         let result = work(queue, &mut ring, &self.function);
         queue.ring = Some(ring);
         result.map(Some)
+    }
+}
+
+/// Takes chains for the oldest frame of the backlog until there is room for it.
+fn find_room(
+    queue: &mut Queue,
+    ring: &mut Ring,
+    mergeable: bool,
+    check: impl Fn(&Chain),
+    function: &Function,
+) -> Result<Room, Broken> {
+    let Some(len) = queue.backlog.front().map(Vec::len) else {
+        return Ok(Room::None);
+    };
+    loop {
+        let room: usize = queue.taken.iter().map(Chain::writable_len).sum();
+        if room >= len {
+            queue.quiet = false;
+            return Ok(Room::Enough);
+        }
+        if !mergeable && !queue.taken.is_empty() {
+            return Ok(Room::TooSmall);
+        }
+        let Some(chain) = ring.take(function)? else {
+            ring.ask_notification(function, true)?;
+            queue.awake = ring.has_available(function)?;
+            // From here on only a notification helps.
+            queue.quiet = !queue.awake;
+            return Ok(Room::None);
+        };
+        check(&chain);
+        queue.taken.push(chain);
     }
 }
 

@@ -89,53 +89,53 @@ impl Packed {
 
     /// Takes the next chain, if there is one.
     pub(super) fn take(&mut self, function: &Function) -> Result<Option<Chain>, Broken> {
-        let mut place = self.next_available;
-        if !self.is_available(function, place)? {
+        if !self.is_available(function, self.next_available)? {
             return Ok(None);
         }
         let mut chain = Chain::new(0);
-        loop {
-            let bytes: [u8; 16] = function.read_array(self.entry(place))?;
-            let descriptor = Descriptor::packed(&bytes);
-            if !available(descriptor.flags, place.wrap) {
-                return Err(Broken::rule(
-                    RING,
-                    "a chain was published before all of it was written",
-                ));
-            }
-            chain.slots += 1;
+        let mut place = self.next_available;
+        while self.add(function, place, &mut chain)? {
             place = place.after(1, self.size);
-            if descriptor.indirect() {
-                if chain.slots > 1 {
-                    return Err(Broken::rule(
-                        "virtio 1.3, 2.8.19",
-                        "INDIRECT in the middle of a chain",
-                    ));
-                }
-                let table = descriptor.table(function, self.features, self.size)?;
-                for entry in table.chunks_exact(16) {
-                    Self::add_indirect(&mut chain, &Descriptor::packed(entry))?;
-                }
-            } else {
-                chain.add(&descriptor)?;
-            }
-            // The id of the last descriptor is that of the chain (2.8.6).
-            chain.id = descriptor.next;
-            if !descriptor.continues() {
-                break;
-            }
             if chain.slots == self.size {
                 return Err(Broken::rule(RING, "a chain longer than the ring"));
             }
         }
         if !self.busy.insert(chain.id) {
+            let text = format!("buffer id {} is in use already", chain.id);
+            return Err(Broken::rule(RING, text));
+        }
+        self.next_available = place.after(1, self.size);
+        Ok(Some(chain))
+    }
+
+    /// Adds the descriptor at `place` to the chain; whether it goes on.
+    fn add(&self, function: &Function, place: Place, chain: &mut Chain) -> Result<bool, Broken> {
+        let bytes: [u8; 16] = function.read_array(self.entry(place))?;
+        let descriptor = Descriptor::packed(&bytes);
+        if !available(descriptor.flags, place.wrap) {
             return Err(Broken::rule(
                 RING,
-                format!("buffer id {} is in use already", chain.id),
+                "a chain was published before all of it was written",
             ));
         }
-        self.next_available = place;
-        Ok(Some(chain))
+        chain.slots += 1;
+        // The id of the last descriptor is that of the chain (2.8.6).
+        chain.id = descriptor.next;
+        if !descriptor.indirect() {
+            chain.add(&descriptor)?;
+            return Ok(descriptor.continues());
+        }
+        if chain.slots > 1 {
+            return Err(Broken::rule(
+                "virtio 1.3, 2.8.19",
+                "INDIRECT in the middle of a chain",
+            ));
+        }
+        let table = descriptor.table(function, self.features, self.size)?;
+        for entry in table.chunks_exact(16) {
+            Self::add_indirect(chain, &Descriptor::packed(entry))?;
+        }
+        Ok(false)
     }
 
     pub(super) fn has_available(&self, function: &Function) -> Result<bool, Broken> {

@@ -64,28 +64,27 @@ pub(super) fn device(
         class: 0x02_00_00,
     };
     let mut function = Function::new(world, memory, requester, identity);
-    let queues = 2 * usize::from(config.queue_pairs) + 1;
-    let multiplier = usize::try_from(config.notify_multiplier).unwrap_or(0);
-    let notify_len = ((queues - 1) * multiplier + 4).next_multiple_of(4);
-    function.add_bar(BarLayout {
-        index: 4,
-        len: (NOTIFY + notify_len).next_power_of_two(),
-    });
-    let table = usize::from(config.vectors) * 16;
-    let pending = table.next_multiple_of(4096);
-    let len = pending + usize::from(config.vectors).div_ceil(64) * 8;
-    function.add_bar(BarLayout {
-        index: 2,
-        len: len.next_power_of_two(),
-    });
+    let vectors = usize::from(config.vectors);
+    let pending = (vectors * 16).next_multiple_of(4096);
+    let len = (pending + vectors.div_ceil(64) * 8).next_power_of_two();
+    function.add_bar(BarLayout { index: 2, len });
     function.add_msix(config.vectors, 2, 0, pending);
+    let window = add_structures(&mut function, &config);
+    function.seal();
+    let transport = Transport::Pci { window };
+    Arc::new(Mutex::new(Net::new(function, transport, config)))
+}
+
+/// BAR 4 and the capabilities that say what lies where in it; returns the offset of the window's.
+fn add_structures(function: &mut Function, config: &Config) -> usize {
+    let last = 2 * usize::from(config.queue_pairs);
+    let multiplier = usize::try_from(config.notify_multiplier).unwrap_or(0);
+    let notify_len = (last * multiplier + 4).next_multiple_of(4);
+    let len = (NOTIFY + notify_len).next_power_of_two();
+    function.add_bar(BarLayout { index: 4, len });
+    let multiplier = config.notify_multiplier.to_le_bytes();
     function.add_capability(&capability(1, 0, 0x40, &[]));
-    function.add_capability(&capability(
-        2,
-        NOTIFY,
-        notify_len,
-        &config.notify_multiplier.to_le_bytes(),
-    ));
+    function.add_capability(&capability(2, NOTIFY, notify_len, &multiplier));
     function.add_capability(&capability(3, ISR, 1, &[]));
     function.add_capability(&capability(4, DEVICE, 24, &[]));
     let mut window = capability(5, 0, 0, &[0; 4]);
@@ -93,13 +92,7 @@ pub(super) fn device(
     window.writable = vec![0; 18];
     window.writable[2] = 0xff;
     window.writable[6..18].fill(0xff);
-    let window = function.add_capability(&window);
-    function.seal();
-    Arc::new(Mutex::new(Net::new(
-        function,
-        Transport::Pci { window },
-        config,
-    )))
+    function.add_capability(&window)
 }
 
 impl Net {

@@ -146,47 +146,48 @@ impl Net {
         const SECTION: &str = "virtio 1.3, 4.1.5.2 and 4.2.3.3";
         let [low, high, third, fourth] = value.to_le_bytes();
         let index = u16::from_le_bytes([low, high]);
-        let position = u16::from_le_bytes([third, fourth]);
         if self.status & DRIVER_OK == 0 {
-            self.violation(
-                "virtio 1.3, 3.1.1",
-                format_args!("queue {index} notified before DRIVER_OK"),
-            );
+            let text = format_args!("queue {index} notified before DRIVER_OK");
+            self.violation("virtio 1.3, 3.1.1", text);
             return;
         }
         let with_data = self.features.contains(Features::NOTIFICATION_DATA);
-        let mmio = matches!(self.transport, Transport::Mmio);
-        let expected = if with_data || mmio {
-            Width::U32
-        } else {
-            Width::U16
-        };
+        let whole = with_data || matches!(self.transport, Transport::Mmio);
+        let expected = if whole { Width::U32 } else { Width::U16 };
         if width != expected {
-            self.violation(
-                SECTION,
-                format_args!("queue {index} notified with {width:?}, not {expected:?}"),
-            );
+            let text = format_args!("queue {index} notified with {width:?}, not {expected:?}");
+            self.violation(SECTION, text);
         }
-        let queue = self.queues.get(usize::from(index));
-        let Some(ring) = queue.and_then(|queue| queue.ring.as_ref()) else {
-            self.violation(
-                SECTION,
-                format_args!("queue {index} notified, and it is not enabled"),
-            );
+        let queue = self.queues.get_mut(usize::from(index));
+        let Some(queue) = queue.filter(|queue| queue.ring.is_some()) else {
+            let text = format_args!("queue {index} notified, and it is not enabled");
+            self.violation(SECTION, text);
             return;
         };
-        if with_data && self.is_live() {
-            match ring.notified_position(&self.function) {
-                Ok(expected) if expected != position => {
-                    let text = format_args!(
-                        "queue {index} notified with position {position:#x}, not {expected:#x}"
-                    );
-                    self.violation("virtio 1.3, 2.9", text);
-                }
-                Ok(_) => {}
-                Err(why) => return self.break_ring(index, &why),
-            }
+        queue.awake = true;
+        if with_data {
+            self.check_position(index, u16::from_le_bytes([third, fourth]));
         }
-        self.queues[usize::from(index)].awake = true;
+    }
+
+    /// Compares the position in a notification with that in the ring (2.9).
+    fn check_position(&mut self, index: u16, position: u16) {
+        let queue = self.queues.get(usize::from(index));
+        let Some(ring) = queue
+            .and_then(|queue| queue.ring.as_ref())
+            .filter(|_| self.is_live())
+        else {
+            return;
+        };
+        match ring.notified_position(&self.function) {
+            Ok(expected) if expected != position => {
+                let text = format_args!(
+                    "queue {index} notified with position {position:#x}, not {expected:#x}"
+                );
+                self.violation("virtio 1.3, 2.9", text);
+            }
+            Ok(_) => {}
+            Err(why) => self.break_ring(index, &why),
+        }
     }
 }
