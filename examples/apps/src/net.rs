@@ -326,19 +326,23 @@ impl<'a, L: Link> Stack<'a, L> {
         .await
     }
 
-    /// Closes the connection once everything was sent, and frees the socket for the next one.
+    /// Closes the connection once everything was sent and acknowledged, and frees the socket for the next one.
     pub async fn close(&self, handle: SocketHandle) {
-        let limit = self.agenda.now().saturating_add(FAREWELL);
+        let mut limit = None;
         self.until(handle, |socket: &mut tcp::Socket<'_>, context| {
             socket.close();
-            let over = !socket.is_active() || self.agenda.now() >= limit;
-            if over {
+            if socket.send_queue() == 0 && limit.is_none() {
+                limit = Some(self.agenda.now().saturating_add(FAREWELL));
+            }
+            let over = limit.is_some_and(|limit| self.agenda.now() >= limit);
+            if over || !socket.is_active() {
                 // Not waiting out the time in which old segments may come: they will find no connection.
                 socket.abort();
                 return Poll::Ready(());
             }
             socket.register_recv_waker(context.waker());
-            self.agenda.wake_at(limit);
+            socket.register_send_waker(context.waker());
+            limit.iter().for_each(|limit| self.agenda.wake_at(*limit));
             Poll::Pending
         })
         .await;

@@ -414,8 +414,9 @@ impl<'a> Store<'a> {
         found.is_some()
     }
 
-    /// Forgets all that is there at the time `at`.
+    /// Forgets all that is there at the time `at`; a later call takes the place of an earlier one.
     pub fn flush(&mut self, at: Instant, now: Instant) {
+        self.settle(now);
         self.totals.flushes += 1;
         self.flush_at = Some(at);
         self.settle(now);

@@ -1,9 +1,6 @@
 //! The forwarder between two wires.
-#![cfg(feature = "net")]
 
-#[path = "../../../net-smoltcp/tests/wire/mod.rs"]
-mod wire;
-
+use crate::wire::{Behaviour, Shared, direction, pool, words};
 use parakernel_apps::{
     executor::Flag,
     fwd::{self, Forwarder, Mode},
@@ -16,7 +13,6 @@ use parakernel_core::{
     time::Instant,
 };
 use proptest::prelude::*;
-use wire::{Behaviour, Shared, direction, pool, words};
 
 /// A kernel that ends the forwarder's work when it sleeps for the third time.
 struct Kernel {
@@ -55,7 +51,7 @@ fn forwarded(frames: &[Vec<u8>], chunk: usize, mode: Mode) -> Vec<Vec<u8>> {
     };
     let (_to_forwarder, rx, incoming) = direction(behaviour);
     let (tx, _from_forwarder, outgoing) = direction(behaviour);
-    let mut forwarder = Forwarder::new(rx, tx, pool(600), words(300), mode);
+    let mut forwarder = Forwarder::new(rx, tx, pool(600), words(200), mode);
     for frame in frames {
         incoming.borrow_mut().put(frame.clone());
     }

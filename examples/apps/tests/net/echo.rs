@@ -1,18 +1,13 @@
 //! The echo process, asked by another stack over a wire in memory.
-#![cfg(feature = "net")]
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod peer;
-#[path = "../../../net-smoltcp/tests/wire/mod.rs"]
-mod wire;
-
+use crate::peer::{Client, Next, Nic, SERVER, Sockets, wired};
+use crate::wire::Behaviour;
 use parakernel_apps::{
     echo::{self, Memory},
     net::Identity,
     nonce::{self, Message},
 };
 use parakernel_core::error::ErrorKind;
-use peer::{Client, Next, Nic, SERVER, Sockets, wired};
 use proptest::prelude::*;
 use smoltcp::{
     iface::{Interface, SocketHandle},
@@ -20,7 +15,6 @@ use smoltcp::{
     socket::{icmp, tcp, udp},
     wire::{Icmpv4Packet, Icmpv4Repr},
 };
-use wire::Behaviour;
 
 const KEY: u64 = 0x1122_3344_5566_7788;
 
@@ -145,7 +139,7 @@ impl Stream {
         if socket.can_send() && self.position < sent.len() {
             self.position += socket.send_slice(&sent[self.position..]).unwrap();
         }
-        if socket.can_recv() {
+        while socket.can_recv() {
             let take = |bytes: &mut [u8]| (bytes.len(), self.arrived.extend_from_slice(bytes));
             socket.recv(take).unwrap();
         }
