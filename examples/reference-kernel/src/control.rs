@@ -409,8 +409,26 @@ impl Control {
             }
             Event::DeviceUp(device, epoch) => {
                 print!("device {} works again, epoch {epoch}\n", device.as_u32());
+                self.restart_slow_path(device);
             }
             Event::DeviceGone(device) => print!("device {} is gone\n", device.as_u32()),
+        }
+    }
+
+    /// Starts the kernel's own pair again on a card that was reset.
+    fn restart_slow_path(&mut self, device: DeviceId) {
+        let machine = self.plane.platform_mut();
+        let card = machine.devices.get_mut(device.index());
+        let mut paths = self.slow_paths.iter_mut();
+        let path = paths.find(|path| path.device() == device);
+        if let (Some(path), Some(card)) = (path, card)
+            && let Device::Net(card) = &mut **card
+            && !path.restart(card)
+        {
+            print!(
+                "device {}: the kernel's own queue pair does not start\n",
+                device.as_u32()
+            );
         }
     }
 

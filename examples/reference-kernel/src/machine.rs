@@ -21,6 +21,7 @@ mod wiring;
 
 pub(crate) use activate::Terms;
 pub(crate) use network::FRAMES;
+pub(crate) use wiring::clear;
 
 use memory::Blocks;
 use wiring::Connections;

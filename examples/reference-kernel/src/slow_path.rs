@@ -27,7 +27,7 @@ use crate::boot::Kernel;
 use crate::control::Plane;
 use crate::cores::EVENT_KERNEL;
 use crate::device::net::{KERNEL_PAIR, NetDevice};
-use crate::machine::FRAMES;
+use crate::machine::{FRAMES, clear};
 use crate::memory::{FRAME, Owner};
 use crate::queues::network::{Bell, ENTRIES, PackedRing, SplitRing};
 
@@ -52,7 +52,9 @@ enum Pair {
 #[derive(Debug)]
 pub(crate) struct SlowPath {
     device: DeviceId,
-    pair: Pair,
+    /// `None` while the card is out of service.
+    pair: Option<Pair>,
+    blocks: [DmaBlock<'static>; 2],
     pool: Pool<'static>,
     received: SegmentList<'static>,
     waiting: SegmentList<'static>,
@@ -71,21 +73,6 @@ impl SlowPath {
     ) -> Option<Self> {
         let node = card.node();
         let blocks = [block(kernel, node)?, block(kernel, node)?];
-        let [receive, transmit] = &blocks;
-        let rings = if card.is_packed() {
-            PairRings {
-                receive: PackedRing::addresses(receive),
-                transmit: PackedRing::addresses(transmit),
-            }
-        } else {
-            PairRings {
-                receive: SplitRing::addresses(receive),
-                transmit: SplitRing::addresses(transmit),
-            }
-        };
-        if !card.start_kernel_pair(rings, None) {
-            return None;
-        }
         let mut words = |len: usize| kernel.frames.place_slice(node, len, 0_u32);
         let (free, received, waiting) = (
             words(native(BUFFERS.into()))?,
@@ -94,10 +81,10 @@ impl SlowPath {
         );
         let buffer = kernel.frames.place(node, [0; FRAME_MAX])?;
         let pool = Pool::new(arena(kernel, node)?, free);
-        let pair = pair(card, &pool, &blocks)?;
         let mut path = Self {
             device,
-            pair,
+            pair: None,
+            blocks,
             pool,
             received: SegmentList::new(received),
             waiting: SegmentList::new(waiting),
@@ -105,11 +92,38 @@ impl SlowPath {
             unclaimed: 0,
             dropped: 0,
         };
-        match &mut path.pair {
-            Pair::Split(rx, _) => rx.arm(&mut path.pool),
-            Pair::Packed(rx, _) => rx.arm(&mut path.pool),
+        path.restart(card).then_some(path)
+    }
+
+    /// Takes the kernel's pair out of service, because the card is being reset; its buffers come back once it is restarted.
+    pub(crate) fn stop(&mut self) {
+        match self.pair.take() {
+            Some(Pair::Split(rx, tx)) => {
+                let _bell = (rx.dismantle(&mut self.pool), tx.dismantle(&mut self.pool));
+            }
+            Some(Pair::Packed(rx, tx)) => {
+                let _bell = (rx.dismantle(&mut self.pool), tx.dismantle(&mut self.pool));
+            }
+            None => {}
+        }
+    }
+
+    /// Starts the kernel's pair on a card that has none, at first or after a reset; whether it works.
+    pub(crate) fn restart(&mut self, card: &mut NetDevice) -> bool {
+        self.stop();
+        self.blocks.iter().for_each(|block| clear(block.memory()));
+        let Some(pair) = pair(card, &self.pool, &self.blocks) else {
+            return false;
         };
-        Some(path)
+        if !card.start_kernel_pair(rings(card, &self.blocks), None) {
+            return false;
+        }
+        let pool = &mut self.pool;
+        match self.pair.insert(pair) {
+            Pair::Split(rx, _) => rx.arm(pool),
+            Pair::Packed(rx, _) => rx.arm(pool),
+        };
+        true
     }
 
     /// The card.
@@ -134,10 +148,10 @@ impl SlowPath {
     fn receive(&mut self, plane: &mut Plane) -> Option<usize> {
         let (pool, frames) = (&mut self.pool, &mut self.received);
         let count = match &mut self.pair {
-            Pair::Split(rx, _) => rx.poll(pool, frames, BUDGET),
-            Pair::Packed(rx, _) => rx.poll(pool, frames, BUDGET),
-        }
-        .ok()?;
+            Some(Pair::Split(rx, _)) => rx.poll(pool, frames, BUDGET).ok()?,
+            Some(Pair::Packed(rx, _)) => rx.poll(pool, frames, BUDGET).ok()?,
+            None => 0,
+        };
         let mut is_further_part = false;
         while let Some(segment) = self.received.pop() {
             // No buffer of the pair is so small that a frame would need two; one that claims to is nobody's.
@@ -228,8 +242,9 @@ impl SlowPath {
     fn flush(&mut self) -> Option<()> {
         let (pool, waiting) = (&mut self.pool, &mut self.waiting);
         let is_good = match &mut self.pair {
-            Pair::Split(_, tx) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
-            Pair::Packed(_, tx) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
+            Some(Pair::Split(_, tx)) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
+            Some(Pair::Packed(_, tx)) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
+            None => true,
         };
         is_good.then_some(())
     }
@@ -291,6 +306,22 @@ fn pair(card: &NetDevice, pool: &Pool<'static>, blocks: &[DmaBlock<'static>; 2])
     } else {
         pair!(Split, SplitRing)
     })
+}
+
+/// Where the card finds the rings.
+fn rings(card: &NetDevice, blocks: &[DmaBlock<'static>; 2]) -> PairRings {
+    let [receive, transmit] = blocks;
+    if card.is_packed() {
+        PairRings {
+            receive: PackedRing::addresses(receive),
+            transmit: PackedRing::addresses(transmit),
+        }
+    } else {
+        PairRings {
+            receive: SplitRing::addresses(receive),
+            transmit: SplitRing::addresses(transmit),
+        }
+    }
 }
 
 /// Memory for a ring in either layout.

@@ -1,6 +1,5 @@
 //! A virtio network card: the driver's control half, as the control plane works it.
 
-use core::net::Ipv4Addr;
 use core::task::Poll;
 
 use kernel_formats::manifest::Ring;
@@ -8,19 +7,18 @@ use parakernel_core::access::Isolation;
 use parakernel_core::address::{NodeId, PhysAddr};
 use parakernel_core::device::{Limits, Operation, QueueIndex, QueueKind, QueueSpec, Waits};
 use parakernel_core::error::{Error, ErrorKind};
-use parakernel_core::handle::RuleId;
 use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::mmio::MappedRegisters;
 use parakernel_core::ring::RingSize;
-use parakernel_core::steering::{Change, IpPrefix, Mac, Matches, PortRange};
+use parakernel_core::steering::{Change, Mac, Matches};
 use parakernel_core::time::Instant;
-use parakernel_nic_virtio::control::{Command, TIME_LIMIT};
+use parakernel_nic_virtio::control::TIME_LIMIT;
 use parakernel_nic_virtio::device::{
     Device, Pair, PairRings, QUEUE_RESET_LIMIT, RESET_LIMIT, Setup, Vectors, queues_of,
 };
 use parakernel_nic_virtio::features::Features;
 use parakernel_nic_virtio::notify::NotifyRegister;
-use parakernel_nic_virtio::steering::{CLASSES, Classes, class_of};
+use parakernel_nic_virtio::steering::{CLASSES, ClassRules};
 use parakernel_nic_virtio::transport::Transport;
 use parakernel_nic_virtio::transport::pci::{BarRange, Layout, PciTransport};
 use parakernel_nic_virtio::virtqueue::{Events, Order};
@@ -62,9 +60,7 @@ pub(crate) struct NetDevice {
     notify_start: PhysAddr,
     msix: Option<MsiX>,
     places: &'static mut [Place],
-    classes: Classes,
-    /// The rule that each class of addresses belongs to.
-    rules: [Option<RuleId>; CLASSES],
+    rules: ClassRules<'static>,
     node: NodeId,
 }
 
@@ -119,8 +115,11 @@ impl NetDevice {
             notify_start,
             msix,
             places: &mut [],
-            classes: Classes::all_to(KERNEL_PAIR),
-            rules: [None; CLASSES],
+            rules: ClassRules::new(
+                kernel.frames.place_slice(node, CLASSES, None)?,
+                KERNEL_PAIR,
+                KERNEL_PAIR + 1,
+            ),
             node,
         };
         // Without exact steering no pair can be given away: all frames arrive at the kernel's own.
@@ -162,10 +161,7 @@ impl NetDevice {
 
     /// Whether the card leads frames to queues by exact classes of addresses.
     pub(crate) fn steers(&self) -> bool {
-        let limits = self.card.limits();
-        let has_rss = self.features().contains(Features::RSS);
-        let hashes = limits.hash_types & Classes::HASH_TYPES.bits() == Classes::HASH_TYPES.bits();
-        has_rss && hashes && usize::from(limits.rss_entries) >= CLASSES && self.card.pairs() > 1
+        self.card.can_steer() && self.card.pairs() > 1
     }
 
     /// Whether rings are packed.
@@ -232,27 +228,16 @@ impl NetDevice {
         if !self.steers() {
             return true;
         }
-        let begun = self.steer(time::now());
-        let (card, mut outcome) = (&mut self.card, None);
+        let begun = self.rules.begin(&mut self.card, time::now());
+        let (card, rules, mut outcome) = (&mut self.card, &mut self.rules, None);
         let _expired = time::spin_until(2 * TIME_LIMIT, || {
-            if let Poll::Ready(result) = card.poll_command(time::now()) {
+            if let Poll::Ready(result) = rules.poll_change(card, time::now()) {
                 outcome = Some(result.is_ok());
             }
             outcome.is_some()
         })
         .is_err();
         begun.is_ok() && outcome == Some(true)
-    }
-
-    fn steer(&mut self, now: Instant) -> Result<(), ErrorKind> {
-        let pairs = u16::try_from(self.places.len() + 1).unwrap_or(1);
-        let command = Command::Steer {
-            classes: &self.classes,
-            pairs,
-        };
-        self.card
-            .begin_command(&command, now)
-            .map_err(|error| error.kind())
     }
 
     /// Whether the card has failed.
@@ -308,9 +293,10 @@ impl NetDevice {
                 .card
                 .begin_release(pair(queue)?, now)
                 .map_err(|error| error.kind()),
-            // A virtio device has no reset that leaves the function's owner anything to go on with: its rings, the
-            // kernel's own among them, are made at bring-up. It is taken off the bus instead.
-            Operation::Reset => Err(ErrorKind::Unsupported),
+            Operation::Reset => {
+                self.card.begin_reset(now);
+                Ok(())
+            }
             Operation::Silence => {
                 devices::forbid(self.function);
                 Ok(())
@@ -338,9 +324,17 @@ impl NetDevice {
                 let is_alive = !self.card.needs_reset();
                 Poll::Ready(is_alive.then_some(()).ok_or(ErrorKind::Removed))
             }
-            Operation::Reset => Poll::Ready(Err(ErrorKind::Unsupported)),
+            Operation::Reset => self.poll_reset(now),
             Operation::Silence => Poll::Ready(Ok(())),
         }
+    }
+
+    fn poll_reset(&mut self, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        let reset = self.card.poll_reset(now);
+        if let Poll::Ready(Ok(())) = reset {
+            self.places.fill_with(Place::default);
+        }
+        reset.map(|result| result.map_err(|error| error.kind()))
     }
 
     fn begin_claim(&mut self, spec: &QueueSpec, now: Instant) -> Result<(), ErrorKind> {
@@ -382,46 +376,17 @@ impl NetDevice {
     }
 
     pub(super) fn can_express(&self, matches: &Matches) -> bool {
-        let plain = matches.vlan.is_none()
-            && matches.protocol.is_none()
-            && matches.source.is_none()
-            && matches.ports == PortRange::ALL
-            && matches.source_ports == PortRange::ALL
-            && matches.mac == self.mac();
-        let class = host(matches).map(|address| usize::from(class_of(address.octets())));
-        let is_free = |class: usize| self.rules.get(class).is_some_and(Option::is_none);
-        self.steers() && plain && class.is_some_and(is_free)
+        self.rules.can_express(&self.card, matches)
     }
 
     pub(super) fn begin_change(&mut self, change: Change, now: Instant) -> Result<(), ErrorKind> {
-        match change {
-            Change::Add {
-                rule,
-                matches,
-                queue,
-            } => {
-                let address = host(&matches).ok_or(ErrorKind::Unsupported)?.octets();
-                let class = usize::from(class_of(address));
-                let entry = self.rules.get_mut(class).ok_or(ErrorKind::Unsupported)?;
-                *entry = Some(rule);
-                self.classes.set(address, pair(queue)?);
-            }
-            Change::Remove { rule } => {
-                let of_rule = |entry: &Option<RuleId>| *entry == Some(rule);
-                for (entry, pair) in self.rules.iter_mut().zip(&mut self.classes.pairs) {
-                    if of_rule(entry) {
-                        (*entry, *pair) = (None, KERNEL_PAIR);
-                    }
-                }
-            }
-        }
-        self.steer(now)
+        let begun = self.rules.begin_change(&mut self.card, change, now);
+        begun.map_err(|error| error.kind())
     }
 
     pub(super) fn poll_change(&mut self, now: Instant) -> Poll<Result<(), ErrorKind>> {
-        self.card
-            .poll_command(now)
-            .map(|result| result.map_err(|error| error.kind()))
+        let changed = self.rules.poll_change(&mut self.card, now);
+        changed.map(|result| result.map_err(|error| error.kind()))
     }
 }
 
@@ -429,14 +394,6 @@ impl NetDevice {
 pub(crate) fn pair(queue: QueueIndex) -> Result<u16, ErrorKind> {
     let pair = queue.as_u32().checked_add(1).map(u16::try_from);
     pair.and_then(Result::ok).ok_or(ErrorKind::InvalidArgument)
-}
-
-/// The one IPv4 address that a rule is about.
-fn host(matches: &Matches) -> Option<Ipv4Addr> {
-    match matches.address? {
-        IpPrefix::V4(prefix) if prefix.len() == 32 => Some(prefix.address()),
-        IpPrefix::V4(_) | IpPrefix::V6(_) => None,
-    }
 }
 
 fn wanted(ring: Ring) -> Features {

@@ -230,7 +230,7 @@ impl Wiring for Machine {
 }
 
 /// Writes zeroes over all of it.
-fn clear(memory: SharedMemory<'_>) {
+pub(crate) fn clear(memory: SharedMemory<'_>) {
     let words = memory.len() / size_of::<AtomicU64>();
     for word in memory.slice::<AtomicU64>(0, words).unwrap_or_default() {
         word.store(0, Ordering::Relaxed);
