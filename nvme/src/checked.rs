@@ -198,10 +198,10 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
         let success = State::success(self.queue, !self.size.is_odd_round(self.harvested));
         let run = run(self.size, self.harvested, self.in_flight());
         let validator = &mut self.validator;
-        let entries = self.completions.get(run.clone()).unwrap_or_default();
-        let mut seen = 0;
+        let entries = self.completions.get(run).unwrap_or_default();
+        let mut left = entries;
         let mut outcome = Ok(true);
-        for entry in entries {
+        while let [entry, rest @ ..] = left {
             let state = entry.state();
             if !state.matches(success) {
                 outcome = no_match(state, success);
@@ -213,8 +213,9 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
                 });
                 break;
             }
-            seen += 1;
+            left = rest;
         }
+        let seen = u32::try_from(entries.len() - left.len()).unwrap_or(0);
         self.harvested = self.harvested.advanced(seen);
         outcome
     }
@@ -265,12 +266,14 @@ impl<'m, D: Doorbell> CheckedQueue<'m, D> {
         let run = run(self.size, self.accepted, count);
         let shadow = self.shadow.get(run.clone()).unwrap_or_default();
         let entries = self.submissions.get(run).unwrap_or_default();
-        let Validator { rules, busy } = &mut self.validator;
+        // A copy, because every store to the ring makes the compiler reload what is behind `self`.
+        let rules = self.validator.rules;
+        let busy = &mut *self.validator.busy;
         let mut taken = 0;
         let mut odd = None;
         for (shadow, entry) in shadow.iter().zip(entries) {
             let command = shadow.read();
-            let Some(accepted) = Validator::accept_usual(rules, busy, &command, access) else {
+            let Some(accepted) = Validator::accept_usual(&rules, busy, &command, access) else {
                 odd = Some(command);
                 break;
             };

@@ -313,6 +313,10 @@ impl<D: Doorbell, const N: usize> Queue<'_, D, N> {
     /// Takes up to `budget` completions, as long as they are successes of commands with buffers and the ring does not
     /// wrap. Whatever else there is, is left to [`poll_one`](Self::poll_one).
     #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a ring has at most 65,536 entries"
+    )]
     fn poll_plain(&mut self, budget: u32, done: &mut impl FnMut(BlockCompletion<Status>)) {
         let first = self.head.as_u32() as usize % N;
         let run = (budget as usize).min(N - first);
@@ -323,8 +327,8 @@ impl<D: Doorbell, const N: usize> Queue<'_, D, N> {
             next,
         } = &mut *self.commands;
         let mut last_free = self.last_free % N;
-        let mut taken = 0;
-        for entry in &self.rings.completions[first..first + run] {
+        let mut left = &self.rings.completions[first..first + run];
+        while let [entry, rest @ ..] = left {
             let state = entry.state();
             let id = usize::from(state.command());
             if !state.is(success) || id >= N || buffers[id] >= NO_BUFFER {
@@ -333,7 +337,7 @@ impl<D: Doorbell, const N: usize> Queue<'_, D, N> {
             let word = core::mem::replace(&mut buffers[id], FREE);
             next[last_free] = state.command();
             last_free = id;
-            taken += 1;
+            left = rest;
             // What the device wrote before the completion is read after it.
             fence(Ordering::Acquire);
             // SAFETY: `submit` put the word there, and it was just replaced: the buffer comes back once.
@@ -345,7 +349,7 @@ impl<D: Doorbell, const N: usize> Queue<'_, D, N> {
             });
         }
         self.last_free = last_free;
-        self.head = self.head.advanced(taken);
+        self.head = self.head.advanced((run - left.len()) as u32);
     }
 
     /// Takes one completion of any kind; `false` where there is none.

@@ -72,7 +72,7 @@ impl Rules {
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     /// For data to the controller, and from it: in the order of the opcodes for write and read.
-    windows: [RegionWindow; 2],
+    windows: [&'a RegionWindow; 2],
     regions: &'a RegionTable<'a>,
 }
 
@@ -85,7 +85,10 @@ impl<'a> Access<'a> {
     #[must_use]
     pub const fn new(regions: &'a RegionTable<'a>) -> Self {
         Self {
-            windows: [regions.window(DIRECTIONS[0]), regions.window(DIRECTIONS[1])],
+            windows: [
+                regions.window_ref(DIRECTIONS[0]),
+                regions.window_ref(DIRECTIONS[1]),
+            ],
             regions,
         }
     }

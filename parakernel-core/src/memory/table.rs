@@ -306,6 +306,13 @@ impl<'a> RegionTable<'a> {
         self.largest[wanted as usize]
     }
 
+    /// The same in its place, for validators with more to keep in registers than one window.
+    #[inline]
+    #[must_use]
+    pub const fn window_ref(&self, wanted: Direction) -> &RegionWindow {
+        &self.largest[wanted as usize]
+    }
+
     /// Registers `region`, whose pages lie in `extents`, in order. Extents that follow each other on the bus become one.
     ///
     /// # Errors
