@@ -146,6 +146,12 @@ impl Cast {
         Ok(self)
     }
 
+    /// Everybody but the process of this name.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.processes.retain(|process| process.name != name);
+        self
+    }
+
     /// The process of that name.
     pub(crate) fn named(&self, name: &str) -> Option<&Process> {
         self.processes.iter().find(|process| process.name == name)

@@ -132,6 +132,22 @@ pub(crate) struct Leaks {
     pub(crate) queues: i64,
 }
 
+impl Leaks {
+    /// Whether everything is as it was.
+    pub(crate) const fn is_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self {
+                frames: 0,
+                vectors: 0,
+                rules: 0,
+                queues: 0,
+                ..
+            }
+        )
+    }
+}
+
 /// How a self-test ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(crate) struct SelfTest {

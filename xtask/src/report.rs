@@ -210,6 +210,14 @@ impl Evidence<'_> {
             Some(verdict) => failures.extend(verdict.failures.iter().cloned()),
             None => failures.push("the kernel gave no verdict".into()),
         }
+        if let Some(leaks) = self
+            .outcome
+            .observed
+            .leaks
+            .filter(|leaks| !leaks.is_nothing())
+        {
+            failures.push(format!("not everything came back: {leaks:?}"));
+        }
         if self.cast.is_on_network() {
             self.judge_card(failures);
         }

@@ -118,6 +118,30 @@ pub(crate) fn drive(load: &Load, pace: &Pace) -> Result<Tally> {
     Ok(client.tally)
 }
 
+/// Sends requests to services that come and go, and counts no answers, as long as company is wanted.
+pub(crate) fn pester(targets: &[SocketAddr], pace: &Pace) -> Result<()> {
+    let socket = UdpSocket::bind((core::net::Ipv4Addr::UNSPECIFIED, 0))
+        .context("cannot open a UDP socket")?;
+    let mut datagram = [0_u8; LONGEST];
+    for sequence in 0.. {
+        if !pace.company.load(Ordering::Relaxed) {
+            break;
+        }
+        Message {
+            sequence,
+            nonce: sequence,
+            sent_at: 0,
+        }
+        .write_request(&mut datagram);
+        for target in targets {
+            // A neighbour that is not there is an error like any other here: it may be back for the next one.
+            drop(socket.send_to(&datagram, target));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 impl<'a> Client<'a> {
     fn connect(load: &'a Load) -> Result<Self> {
         let socket = UdpSocket::bind((core::net::Ipv4Addr::UNSPECIFIED, 0))

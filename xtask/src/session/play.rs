@@ -9,10 +9,10 @@ use crate::{
     cast::{Cast, Network, Process},
     disk,
     observed::Observed,
-    qemu::machine::Wire,
+    qemu::{machine::Wire, run::Ended},
     report::{ATTACKS, Outcome, ROGUE},
     store as store_clients,
-    traffic::{Load, Pace, Tally, drive},
+    traffic::{Load, Pace, Tally, drive, pester},
 };
 use anyhow::{Result, anyhow};
 use core::net::Ipv4Addr;
@@ -41,8 +41,6 @@ pub(crate) enum Goal<'a> {
     Demo(&'a Cast),
     /// This attack was tried.
     Attack(&'a str),
-    /// The kernel has compared its resources after the restarts with those before.
-    Restarts,
 }
 
 impl Goal<'_> {
@@ -50,7 +48,6 @@ impl Goal<'_> {
         match self {
             Self::Demo(_) => "blocks were verified and every attack was tried",
             Self::Attack(_) => "the attack was tried",
-            Self::Restarts => "the restarts were done",
         }
     }
 
@@ -67,7 +64,6 @@ impl Goal<'_> {
                         .all(|process| process.is_done(observed))
             }
             Self::Attack(name) => tried(name),
-            Self::Restarts => observed.leaks.is_some(),
         }
     }
 }
@@ -116,6 +112,26 @@ pub(crate) fn play(spec: &Spec, cast: &Cast, plot: Plot<'_>) -> Result<Outcome> 
         disk,
         failures,
     })
+}
+
+/// Plays a boot whose processes come and go under requests that nobody counts, until the machine ends by itself.
+pub(crate) fn pestered(spec: &Spec, cast: &Cast) -> Result<(Observed, Ended)> {
+    let by_tap = matches!(spec.wire, Wire::Tap(_));
+    let services = cast.processes.iter().filter_map(Process::service);
+    let targets: Vec<_> = services
+        .map(|network| service(network.address, by_tap))
+        .collect();
+    let mut scene = Scene::open(spec, cast, false)?;
+    let pace = Pace::default();
+    pace.company.store(true, Ordering::Relaxed);
+    let (heard, sent) = thread::scope(|scope| {
+        let sender = scope.spawn(|| pester(&targets, &pace));
+        let heard = scene.until_end();
+        pace.company.store(false, Ordering::Relaxed);
+        (heard, joined(sender))
+    });
+    heard.and(sent)?;
+    scene.close()
 }
 
 fn begin_capture(spec: &Spec, failures: &mut Vec<String>) -> Option<Capture> {

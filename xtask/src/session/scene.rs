@@ -29,6 +29,8 @@ pub(crate) struct Scene {
     pub(crate) observed: Observed,
     deadline: Instant,
     map_shown: Instant,
+    /// Whether what processes say is shown too; it is always kept.
+    is_talkative: bool,
 }
 
 /// Rules that forward a port of the host's to each service, for QEMU's own network stack.
@@ -68,6 +70,7 @@ impl Scene {
             observed: Observed::default(),
             deadline,
             map_shown: now,
+            is_talkative: spec.live_log || cast.processes.is_empty(),
         })
     }
 
@@ -75,7 +78,9 @@ impl Scene {
     pub(crate) fn listen(&mut self) -> Result<bool> {
         match self.machine.next(GLANCE)? {
             Event::Line(line) => {
-                if let Some(text) = self.observed.absorb(line) {
+                if let Some(text) = self.observed.absorb(line)
+                    && (self.is_talkative || !is_of_a_process(&text))
+                {
                     println!("  | {text}");
                 }
             }
@@ -137,6 +142,11 @@ impl Scene {
         let ended = self.machine.finish(END_LIMIT)?;
         Ok((self.observed, ended))
     }
+}
+
+/// Whether the kernel passes on what a process says: such lines begin with the process's name in brackets.
+fn is_of_a_process(text: &str) -> bool {
+    text.starts_with('[')
 }
 
 /// Where the nonce service of `address` is reached.

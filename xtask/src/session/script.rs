@@ -2,12 +2,12 @@
 
 use super::{
     Spec,
-    play::{Goal, Plot, play},
+    play::{Goal, Plot, pestered, play},
     scene::Scene,
 };
 use crate::{
     cast::{Cast, Settings},
-    console::{Attack, Leaks},
+    console::Attack,
     observed::Observed,
     qemu::{
         machine::Wire,
@@ -175,27 +175,14 @@ impl Spec {
     }
 
     fn restarts(&self, count: u64) -> Result<ExitCode> {
-        let cast = self.cast(&[&format!("restarts={count}")])?;
-        let plot = Plot {
-            requests: FEW_REQUESTS,
-            rogue: false,
-            goal: Goal::Restarts,
-        };
-        let outcome = play(self, &cast, plot)?;
+        let cast = self.cast(&[&format!("restarts={count}")])?.without(ROGUE);
+        let (observed, ended) = pestered(self, &cast)?;
+        ended.require_clean()?;
+        let leaks = observed.leaks.unwrap_or_default();
+        let wanted = count * u64::try_from(cast.processes.len())?;
         ensure!(
-            outcome.failures.is_empty(),
-            "{}",
-            outcome.failures.join("; ")
-        );
-        outcome.ended.require_clean()?;
-        let leaks = outcome.observed.leaks.unwrap_or_default();
-        let nothing = Leaks {
-            restarts: leaks.restarts,
-            ..Leaks::default()
-        };
-        ensure!(
-            leaks == nothing && leaks.restarts >= count,
-            "after {} restarts instead of {count}: {leaks:?}",
+            leaks.is_nothing() && leaks.restarts >= wanted,
+            "after {} restarts instead of {wanted}: {leaks:?}",
             leaks.restarts
         );
         println!("{} restarts, nothing leaked", leaks.restarts);
