@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use core::time::Duration;
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
 };
 
 /// How long building all targets may take.
@@ -44,6 +45,9 @@ pub(crate) struct Options {
     /// Inputs for each target, instead of a time
     #[arg(long)]
     runs: Option<u64>,
+    /// So many random inputs for each target instead of libFuzzer's, to see how many of each shape are accepted
+    #[arg(long, value_name = "INPUTS", conflicts_with_all = ["seconds", "runs"])]
+    sample: Option<u64>,
     /// Print the targets and run nothing
     #[arg(long)]
     list: bool,
@@ -55,6 +59,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if options.list {
         targets.iter().for_each(|target| println!("{target}"));
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(inputs) = options.sample {
+        return sample(workspace, &targets, inputs);
     }
     CXX.need()?;
     build(workspace)?;
@@ -69,6 +76,29 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         "these targets found something: {}",
         failed.join(", ")
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the plain sampler, which judges by itself whether enough was accepted.
+fn sample(workspace: &Workspace, targets: &[String], inputs: u64) -> Result<ExitCode> {
+    for target in targets {
+        let mut command = cargo();
+        command
+            .args([
+                "run",
+                "--quiet",
+                "--release",
+                "--no-default-features",
+                "--example",
+                "sample",
+            ])
+            .arg("--manifest-path")
+            .arg(workspace.fuzz_manifest())
+            .arg("--target-dir")
+            .arg(target_folder(workspace))
+            .args(["--", target, &inputs.to_string()]);
+        process::run(&mut command, BUILD_LIMIT + Duration::from_millis(inputs))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,43 +152,75 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// Runs one target; returns whether it found nothing.
 fn fuzz(workspace: &Workspace, target: &str, options: &Options) -> Result<bool> {
-    let fuzz = workspace.root.join("fuzz");
-    let corpus = workspace.scratch("fuzz")?.join(target);
-    fs::create_dir_all(&corpus)?;
-    let artifacts = fuzz.join("artifacts").join(target);
+    let scratch = workspace.scratch("fuzz")?;
+    let artifacts = workspace.root.join("fuzz/artifacts").join(target);
     fs::create_dir_all(&artifacts)?;
+    let mut command = command(workspace, target, &scratch)?;
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    let (limit, wanted) = limits(&mut command, options);
+    print!("{target}: {wanted} … ");
+    std::io::stdout().flush()?;
+    let log = scratch.join(format!("{target}.log"));
+    command.stdout(Stdio::null()).stderr(File::create(&log)?);
+    let ending = Group::spawn(&mut command)?.wait(limit)?;
+    let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    match ending {
+        Ending::Exited(status) if status.success() => {
+            println!("{}", summary(&said));
+            Ok(true)
+        }
+        Ending::Exited(status) => {
+            println!(
+                "{status}; what it found is in {}\n{said}",
+                artifacts.display()
+            );
+            Ok(false)
+        }
+        Ending::TimedOut => bail!(
+            "fuzz target `{target}` did not end by itself; see {}",
+            log.display()
+        ),
+    }
+}
+
+fn command(workspace: &Workspace, target: &str, scratch: &Path) -> Result<Command> {
     let mut command = Command::new(
         target_folder(workspace)
             .join(HOST)
             .join("release")
             .join(target),
     );
-    command.arg(&corpus);
+    let corpus = scratch.join(target);
+    fs::create_dir_all(&corpus)?;
+    command.arg(corpus);
     // Inputs that are kept with the project are read, and added to elsewhere.
-    let kept = fuzz.join("corpus").join(target);
+    let kept = workspace.root.join("fuzz/corpus").join(target);
     if kept.is_dir() {
         command.arg(kept);
     }
-    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.args([
         "-verbosity=0",
         "-print_final_stats=1",
         "-timeout=10",
         "-rss_limit_mb=2048",
     ]);
-    let limit = limits(&mut command, options);
-    println!("fuzz {target}: {}", limit.1);
-    match Group::spawn(&mut command)?.wait(limit.0)? {
-        Ending::Exited(status) if status.success() => Ok(true),
-        Ending::Exited(status) => {
-            println!(
-                "fuzz {target}: {status}; what it found is in {}",
-                shown(&artifacts)
-            );
-            Ok(false)
-        }
-        Ending::TimedOut => bail!("fuzz target `{target}` did not end by itself"),
-    }
+    Ok(command)
+}
+
+/// How much was tried, from libFuzzer's final statistics.
+fn summary(said: &str) -> String {
+    let number = |name: &str| {
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
+        line.map_or("?", |value| value.trim_start_matches(':').trim())
+            .to_owned()
+    };
+    let (inputs, speed) = (
+        number("number_of_executed_units"),
+        number("average_exec_per_sec"),
+    );
+    format!("{inputs} inputs, {speed} a second, nothing found")
 }
 
 fn limits(command: &mut Command, options: &Options) -> (Duration, String) {
@@ -177,6 +239,17 @@ fn limits(command: &mut Command, options: &Options) -> (Duration, String) {
     )
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_final_statistics_are_summed_up() {
+        let said =
+            "Done\nstat::number_of_executed_units: 452901\nstat::average_exec_per_sec:     75483\n";
+        assert_eq!(
+            summary(said),
+            "452901 inputs, 75483 a second, nothing found"
+        );
+    }
 }

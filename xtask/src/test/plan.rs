@@ -386,12 +386,15 @@ fn msrv(workspace: &Workspace) -> Result<Plan> {
     Ok(Plan::Run(workspace.published().map(check).collect()))
 }
 
-/// This program itself, with these words.
-fn again(words: &[&str]) -> Result<Plan> {
-    let mut command =
-        Command::new(env::current_exe().context("cannot find this program's own file")?);
-    command.args(words);
-    Ok(Plan::Run(vec![command]))
+/// This program itself, once with each of these lines of words.
+fn again(lines: &[&[&str]]) -> Result<Plan> {
+    let own = env::current_exe().context("cannot find this program's own file")?;
+    let command = |words: &&[&str]| {
+        let mut command = Command::new(&own);
+        command.args(*words);
+        command
+    };
+    Ok(Plan::Run(lines.iter().map(command).collect()))
 }
 
 /// A boot with these words, or why there can be none.
@@ -399,29 +402,32 @@ fn boot(workspace: &Workspace, words: &[&str]) -> Result<Plan> {
     if !workspace.kernel_manifest().exists() {
         return Ok(Plan::Skip("no reference kernel".into()));
     }
-    again(words)
+    again(&[words])
 }
 
 fn fuzz(workspace: &Workspace) -> Result<Plan> {
     if !workspace.fuzz_manifest().exists() {
         return Ok(Plan::Skip("no fuzz targets".into()));
     }
-    again(&["fuzz", "--seconds", "5"])
+    again(&[&["fuzz", "--seconds", "5"], &["fuzz", "--sample", "100000"]])
 }
 
 fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
     if !workspace.fuzz_manifest().exists() {
         return Ok(Plan::Skip("no fuzz targets".into()));
     }
-    again(&["fuzz", "--seconds", "300"])
+    again(&[
+        &["fuzz", "--seconds", "300"],
+        &["fuzz", "--sample", "10000000"],
+    ])
 }
 
 fn bench(_: &Workspace) -> Result<Plan> {
-    again(&["bench"])
+    again(&[&["bench"]])
 }
 
 fn publish(_: &Workspace) -> Result<Plan> {
-    again(&["publish-check"])
+    again(&[&["publish-check"]])
 }
 
 fn self_test(workspace: &Workspace) -> Result<Plan> {
