@@ -5,6 +5,9 @@
 //! accepted into rings that no process can write. Descriptors keep their place: entry *i* of the process's ring is
 //! buffer *i* of the device's, so the process reads the device's own completions, on pages mapped read-only.
 //!
+//! The kernel takes each completion for that of one buffer, so [`IN_ORDER`](crate::features::Features::IN_ORDER), with which
+//! one may stand for several, must not have been agreed on.
+//!
 //! Of a frame to be sent the device never sees the header that the process wrote. It gets a table of two entries that
 //! the kernel owns: a header of the kernel's, with a checked copy of the frame's first bytes where the policy asks for
 //! that, and the rest of the process's frame.

@@ -40,7 +40,9 @@ bitflags! {
         const ACCESS_PLATFORM = 1 << 33;
         /// Rings have the packed layout.
         const RING_PACKED = 1 << 34;
-        /// The device uses buffers in the order in which they were made available.
+        /// The device uses buffers in the order in which they were made available, and may tell of several at once.
+        ///
+        /// Not to be wanted by a kernel that checks queues: its side takes each completion for one buffer's.
         const IN_ORDER = 1 << 35;
         /// Ring accesses are ordered as on the platform, not only among CPUs.
         const ORDER_PLATFORM = 1 << 36;

@@ -214,7 +214,9 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
             return Ok(false);
         };
         let count = self.buffer_count(used, pool)?;
-        if usize::from(count) > frames.room().min(pool.free()) {
+        // A sealed buffer is armed again itself, once the application has returned it: no other can take its place.
+        let fresh = if F::IN_PLACE { pool.free() } else { usize::MAX };
+        if usize::from(count) > frames.room().min(fresh) {
             return Ok(false);
         }
         for number in 1..=count {

@@ -4,7 +4,7 @@
 //! common key that would be a lottery. A [key with a single bit set](OneBitKey) makes the hash's low bits a copy of seven
 //! bits of the header, so each of 128 classes of destination addresses has exactly one queue, whatever the source.
 
-use core::task::Poll;
+use core::{net::Ipv4Addr, task::Poll};
 
 use bitflags::bitflags;
 use parakernel_core::{
@@ -44,6 +44,19 @@ pub const KEY_LEN: usize = 40;
 /// The key: classes of IPv4 destination addresses.
 pub const KEY: OneBitKey = OneBitKey::Ipv4Destination;
 
+/// The class of an IPv4 destination address: its low seven bits, in reverse.
+///
+/// Addresses that are equal modulo 128 share a class.
+#[must_use]
+pub const fn class_of(address: [u8; 4]) -> u8 {
+    let [a, b, c, d] = address;
+    match KEY.class_of_address(Ipv4Addr::new(a, b, c, d)) {
+        Some(class) => class,
+        // The key is one that looks at addresses.
+        None => 0,
+    }
+}
+
 /// Where frames go: one receive queue for each class, and one for all that is not hashed.
 ///
 /// Hashed are IPv4 packets, TCP, UDP and all others alike, fragments included; everything else (ARP, IPv6) goes to the
@@ -69,8 +82,15 @@ impl Classes {
         }
     }
 
-    /// Sends the classes in `set` to `pair`.
-    pub fn set(&mut self, set: ClassSet, pair: u16) {
+    /// Sends the class of an IPv4 destination address to `pair`.
+    pub fn set(&mut self, address: [u8; 4], pair: u16) {
+        if let Some(entry) = self.pairs.get_mut(usize::from(class_of(address))) {
+            *entry = pair;
+        }
+    }
+
+    /// Sends all classes in `set` to `pair`.
+    pub fn set_all(&mut self, set: ClassSet, pair: u16) {
         for class in set.iter() {
             if let Some(entry) = self.pairs.get_mut(usize::from(class)) {
                 *entry = pair;
@@ -229,6 +249,9 @@ impl<'a> ClassRules<'a> {
         device.poll_command(now).map(|result| {
             if result.is_err() {
                 self.undo();
+            } else {
+                self.before = self.classes.clone();
+                self.undo = None;
             }
             self.state = State::Settled(result);
             result
@@ -252,7 +275,7 @@ impl<'a> ClassRules<'a> {
         let index = self.rules.iter().position(Option::is_none);
         let index = index.ok_or(CommandError::Unsupported)?;
         self.replace(index, Some(ClassRule { rule, classes }));
-        self.classes.set(classes, pair);
+        self.classes.set_all(classes, pair);
         Ok(())
     }
 
@@ -268,7 +291,7 @@ impl<'a> ClassRules<'a> {
         let index = self.rules.iter().position(is_it);
         let index = index.ok_or(CommandError::Argument)?;
         let found = self.replace(index, None).ok_or(CommandError::Argument)?;
-        self.classes.set(found.classes, self.home);
+        self.classes.set_all(found.classes, self.home);
         Ok(())
     }
 }

@@ -232,8 +232,9 @@ pub trait CheckedFormat: ReceiveFormat + TransmitFormat {
     /// Writes what never changes of a buffer with `id` whose table is `table`.
     fn prepare_table(&self, id: u16, table: Entry);
 
-    /// Tells the process, in the copy of the completion at `at`, that chain `id` of its ring was used.
-    fn tell(to: &Descriptor, at: Position, id: u32);
+    /// Tells the process, in the copy of the completion at `at`, that chain `id` of its ring was used; or, where that is
+    /// `None`, nothing, in no round.
+    fn tell(to: &Descriptor, at: Position, id: Option<u32>);
 
     /// Posts the table of `id` as chain number `chain`.
     fn post_table(&self, chain: Position, id: u16, table: Entry, post: Post);

@@ -268,7 +268,13 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
                 self.restore(used.id);
             }
             if let Some(completions) = self.completions {
-                F::tell(&completions[slot(self.told, N)], self.told, used.id);
+                // What lies between would still say what it said a round ago; the first, which the process looks at,
+                // comes last.
+                for part in (0..parts).rev() {
+                    let at = self.told.advanced(part);
+                    let id = (part == 0).then_some(used.id);
+                    F::tell(&completions[slot(at, N)], at, id);
+                }
                 self.told = self.told.advanced(parts);
             }
         }

@@ -302,9 +302,15 @@ impl<const N: usize> CheckedFormat for Packed<'_, N> {
         clippy::cast_possible_truncation,
         reason = "ids are slots, below 32768"
     )]
-    fn tell(to: &Descriptor, at: Position, id: u32) {
-        let marks = if Self::wrap(at) { MARKS } else { 0 };
-        to.store(0, u64::from(id as u16) << 32 | marks);
+    fn tell(to: &Descriptor, at: Position, id: Option<u32>) {
+        /// One mark of the two: used in neither round.
+        const NEVER: u64 = (DescriptorFlags::AVAIL.bits() as u64) << 48;
+        let rest = match id {
+            Some(id) if Self::wrap(at) => u64::from(id as u16) << 32 | MARKS,
+            Some(id) => u64::from(id as u16) << 32,
+            None => NEVER,
+        };
+        to.store(0, rest);
     }
 
     #[inline]

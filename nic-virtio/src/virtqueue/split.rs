@@ -377,7 +377,7 @@ impl<const N: usize> CheckedFormat for Split<'_, N> {
         }
     }
 
-    fn tell(_to: &Descriptor, _at: Position, _id: u32) {}
+    fn tell(_to: &Descriptor, _at: Position, _id: Option<u32>) {}
 
     #[inline]
     fn post_table(&self, chain: Position, id: u16, table: Entry, post: Post) {

@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 
-use parakernel_core::{
-    queue::{RxQueue, TxQueue},
-    steering::ClassSet,
-};
+use parakernel_core::queue::{RxQueue, TxQueue};
 use parakernel_mock_hw::{memory::Lease, virtio_net::Config};
 use parakernel_nic_virtio::{
     control::Command,
     device::{Device, Pair, PairState},
     features::Features,
-    steering::{Classes, KEY},
+    steering::Classes,
     transport::Transport,
     virtqueue::{packed::Packed, split::Split},
 };
@@ -142,8 +139,7 @@ fn frames_are_steered_by_their_destination_alone() {
         .collect();
     let mut classes = Classes::all_to(3);
     for pair in 0..3 {
-        let class = KEY.class_of_address([10, 0, 0, 2 + pair as u8].into());
-        classes.set(ClassSet::EMPTY.with(class.unwrap()), pair);
+        classes.set([10, 0, 0, 2 + pair as u8], pair);
     }
     let steer = Command::Steer {
         classes: &classes,
@@ -306,7 +302,7 @@ fn traffic<'a, F: Ring<'a>>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Every frame arrives once, in order, byte for byte, however driver and device take turns.
     #[test]
