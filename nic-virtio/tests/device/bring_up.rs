@@ -32,7 +32,7 @@ fn all_features_that_are_wanted_and_offered_are_agreed_on() {
     assert_eq!(device.features(), wanted - never_offered);
     assert_eq!(machine.net.features().bits(), device.features().bits());
     assert_eq!(device.limits().mac, Some(MAC));
-    assert_eq!(device.limits().mtu, Some(9000));
+    assert_eq!(device.limits().mtu, Some(1500));
     assert_eq!(device.limits().pairs, 4);
     assert!(device.has_config_vector());
     assert!(device.link().unwrap().is_up);

@@ -36,7 +36,7 @@ use parakernel_nic_virtio::{
 use proptest::prelude::*;
 
 use super::rig::{
-    Bus, DEVICE, KERNEL, LAYOUT, MAC, Machine, N, Ring, everything, poll, receive, send, udp,
+    Bus, DEVICE, KERNEL, LAYOUT, MAC, Machine, N, Ring, everything, jumbo, poll, receive, send, udp,
 };
 
 const LEASE: Lease = Lease(7);
@@ -389,7 +389,7 @@ proptest! {
         named: bool,
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut config = everything();
+        let mut config = jumbo();
         config.backlog = 4096;
         let machine = Machine::new(seed, Bus::Pci, config);
         let (mut words, mut pairs) = ([0; 96], [Pair::EMPTY; 1]);
