@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use parakernel_core::{
     address::{Direction, Iova},
     control::{MemoryWish, Outcome, PageSize, Request},
-    memory::{Arena, ArenaLayout, BlockArena, PAGE_SIZE},
+    memory::{Arena, ArenaLayout, BlockArena, PAGE_SIZE, SharedMemory},
 };
 
 use crate::{AskError, Process, process::address};
@@ -34,10 +34,27 @@ impl Process {
             direction,
             node: None,
         };
-        match self.ask(&Request::RegisterMemory(wish))? {
-            Outcome::Registered { iova, pages, .. } => Ok((iova, address(pages) * PAGE_SIZE)),
-            _ => Err(AskError::Unexpected),
-        }
+        let outcome = self.ask(&Request::RegisterMemory(wish))?;
+        let Outcome::Registered { iova, pages, .. } = outcome else {
+            return Err(AskError::Unexpected);
+        };
+        Ok((iova, address(pages) * PAGE_SIZE))
+    }
+
+    /// The same, to be viewed as atomics.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn shared_memory(
+        &mut self,
+        len: usize,
+        direction: Direction,
+    ) -> Result<(SharedMemory<'static>, Iova), AskError> {
+        let (iova, len) = self.memory(len, direction)?;
+        let base = base(iova).ok_or(AskError::Unexpected)?;
+        // SAFETY: the kernel has just mapped this memory, writable, for as long as the process lives.
+        Ok((unsafe { SharedMemory::new(base, len) }, iova))
     }
 
     /// An arena of frame buffers. A process has one: its queues exchange segments.

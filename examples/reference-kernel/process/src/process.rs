@@ -111,13 +111,11 @@ impl Process {
     ///
     /// As [`ask`](Self::ask).
     pub fn claim(&mut self, wish: ClaimWish) -> Result<Lease, AskError> {
-        match self.ask(&Request::Claim(wish))? {
-            Outcome::Claimed { lease, .. } => {
-                let status = self.status_page(lease).ok_or(AskError::Unexpected)?;
-                Lease::new(lease, status).ok_or(AskError::Unexpected)
-            }
-            _ => Err(AskError::Unexpected),
-        }
+        let Outcome::Claimed { lease, .. } = self.ask(&Request::Claim(wish))? else {
+            return Err(AskError::Unexpected);
+        };
+        let status = self.status_page(lease).ok_or(AskError::Unexpected)?;
+        Lease::new(lease, status).ok_or(AskError::Unexpected)
     }
 
     /// Gives a queue back; sleeps until nothing of it is left. What was made of the lease must not be used any more.
@@ -126,10 +124,10 @@ impl Process {
     ///
     /// As [`ask`](Self::ask).
     pub fn release(&mut self, lease: LeaseId) -> Result<(), AskError> {
-        match self.ask(&Request::Release(lease))? {
-            Outcome::Revoked { .. } => Ok(()),
-            _ => Err(AskError::Unexpected),
-        }
+        let Outcome::Revoked { .. } = self.ask(&Request::Release(lease))? else {
+            return Err(AskError::Unexpected);
+        };
+        Ok(())
     }
 
     /// Leads the frames that match to the queue of a lease.

@@ -12,7 +12,7 @@ use parakernel_apps::runtime::Runtime;
 use parakernel_core::abi::BlockMap;
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::VolumeId;
-use parakernel_core::memory::{BlockArena, BlockBuffer};
+use parakernel_core::memory::BlockArena;
 use parakernel_process::{
     Arguments, BLOCK_ENTRIES, BlockMemory, BlockPair, Lease, Process, block_pair,
 };
@@ -50,9 +50,9 @@ fn main(mut process: Process) -> u64 {
 fn bench(process: &mut Process) -> Result<(), &'static str> {
     let arguments = process.arguments();
     let volumes: Vec<u64, VOLUMES> = arguments.numbers("volumes").take(VOLUMES).collect();
-    match volumes.as_slice() {
-        &[volume] => work(process, [volume], &ONE),
-        &[first, second] => work(process, [first, second], &TWO),
+    match *volumes.as_slice() {
+        [volume] => work(process, [volume], &ONE),
+        [first, second] => work(process, [first, second], &TWO),
         _ => Err("no volume"),
     }
 }
