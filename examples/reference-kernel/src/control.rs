@@ -2,19 +2,21 @@
 
 use core::fmt::Write;
 use core::net::Ipv4Addr;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use heapless::{String, Vec};
 use kernel_formats::manifest::{self, Ring};
 use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
-use parakernel_core::address::CoreId;
+use parakernel_core::address::{BusAddress, CoreId};
 use parakernel_core::control::{
     ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quota, Request,
     Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
 use parakernel_core::handle::{ProcessId, Slot};
+use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::queue::Lba;
 use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
 use parakernel_core::time::Instant;
@@ -26,11 +28,13 @@ use crate::device::net::NetDevice;
 use crate::device::nvme::NvmeDevice;
 use crate::housekeeping::Turn;
 use crate::machine::{DEVICES_MAX, Devices, Machine, Terms, VOLUMES_MAX};
+use crate::memory::AllMemory;
 use crate::process::{ARGUMENTS_MAX, Plan};
 use crate::queues::network::GRANTS_MAX;
 use crate::report::{self, Counters};
 use crate::slow_path::SlowPath;
 use crate::{cores, print, seats, time};
+use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_nic_virtio::features::Features;
 
 /// Most processes, leases, regions, rules, grants at a time.
@@ -47,6 +51,9 @@ const EVENTS: usize = 64;
 const NETWORK_WORDS: usize = 64;
 /// How often the kernel's own queue pairs are looked at.
 const SLOW_INTERVAL: Duration = Duration::from_millis(1);
+/// The executable of the process that attacks others, and what it writes where it can.
+const ATTACKER: &str = "rogue";
+const MARK: &[u8] = b"ROGUEROGUE";
 /// Most events that one turn handles.
 const BUDGET: usize = 32;
 
@@ -127,9 +134,10 @@ impl Control {
         &mut self,
         process: &manifest::Process<'_>,
         file: &[u8],
+        life: u32,
     ) -> Result<(), StartError> {
         let core = CoreId::new(process.core);
-        let (identity, arguments) = self.introduce(process)?;
+        let (identity, arguments) = self.introduce(process, life)?;
         let grants: Vec<(DeviceId, NameGrant), 1> = self.names(process).into_iter().collect();
         let node = cores::by_id(core).map(|core| core.node);
         let node = node.ok_or(StartError::Seat(seats::StartError::NoSeat))?;
@@ -149,6 +157,11 @@ impl Control {
             .start_process(&spec)
             .map_err(StartError::Control)?;
         self.plane.platform_mut().enter(id, core);
+        if let Some(core) = cores::by_id(core) {
+            core.metrics
+                .iter()
+                .for_each(|metric| metric.store(0, Ordering::Relaxed));
+        }
         let plan = Plan {
             name: process.name,
             file,
@@ -169,6 +182,7 @@ impl Control {
     fn introduce(
         &mut self,
         process: &manifest::Process<'_>,
+        life: u32,
     ) -> Result<(Identity, String<ARGUMENTS_MAX>), StartError> {
         // One that owns nothing runs for its core.
         let mut identity = Identity(u64::from(process.core) | 1 << 63);
@@ -199,12 +213,44 @@ impl Control {
                 let before = if index == 0 { " volumes=" } else { "," };
                 write!(text, "{before}{volume:#x}")?;
             }
+            if process.executable == ATTACKER {
+                let victim = self.victim(process.core).map_or(0, BusAddress::as_u64);
+                write!(text, " life={} victim={victim:#x}", life - 1)?;
+            }
             write!(text, " owner={:#x} {}", identity.0, process.arguments)
         })();
         match written {
             Ok(()) => Ok((identity, text)),
             Err(_) => Err(StartError::Seat(seats::StartError::NoSeat)),
         }
+    }
+
+    /// Where the memory of some other process begins, for an attacker to aim at: what it could find out by guessing.
+    fn victim(&self, attacker: u32) -> Option<BusAddress> {
+        let seats = &self.plane.platform().kernel.seats;
+        (0..seats.len())
+            .filter_map(|index| seats.by_index(index))
+            .filter(|seat| seat.core.id != CoreId::new(attacker))
+            .find_map(|seat| seat.queues.pass().first_page())
+    }
+
+    /// Whether the memory that the attacker on `core` aimed at holds what it writes.
+    pub(crate) fn is_harmed(&self, core: CoreId) -> bool {
+        let attacker = u32::try_from(core.index()).unwrap_or(u32::MAX);
+        let mut page = [0; PAGE_SIZE];
+        let victim = self.victim(attacker);
+        let is_read = victim.is_some_and(|victim| AllMemory.read(victim, &mut page));
+        is_read && page.windows(MARK.len()).any(|bytes| bytes == MARK)
+    }
+
+    /// Says how many frames the kernel and the virtual queues had no room for.
+    pub(crate) fn report_drops(&mut self) {
+        let seats = &self.plane.platform().kernel.seats;
+        let rings = (0..seats.len()).filter_map(|index| seats.by_index(index));
+        let ring = rings
+            .map(|seat| seat.queues.pass().counters().dropped)
+            .sum();
+        report::drops(self.dropped(), ring);
     }
 
     /// What a process may call itself, and on which card.

@@ -110,6 +110,7 @@ impl Machine {
     /// Ends the process on `core`, which has broken a rule.
     pub(crate) fn violated(&mut self, core: CoreId, violation: Violation) {
         if let Some(seat) = self.kernel.seats.at(core) {
+            seat.queues.pass().note_violation();
             seat.violation = Some(violation);
             seat.stop();
         }

@@ -1,7 +1,8 @@
 //! What core 0 and another core send each other: a lock-free queue in each direction, with one sender and one receiver.
 
+use heapless::String;
 use heapless::spsc::{Consumer, Producer, Queue};
-use parakernel_core::abi;
+use parakernel_core::abi::{self, LOG_MAX};
 use parakernel_core::address::NodeId;
 use parakernel_core::device::DeviceId;
 
@@ -31,7 +32,12 @@ pub(crate) enum Message {
     Ended(End),
     /// A device broke its protocol.
     Failed(DeviceId),
+    /// The process speaks of an attack.
+    Said(Text),
 }
+
+/// A line of a process's log.
+pub(crate) type Text = String<LOG_MAX>;
 
 /// The core's end.
 pub(crate) struct CoreEnd {
@@ -79,6 +85,13 @@ impl CoreEnd {
         self.messages
             .enqueue(Message::Request(request))
             .map_err(|_| Full)
+    }
+
+    /// Passes a line on; where there is no room it is only in the log.
+    pub(crate) fn said(&mut self, text: Text) {
+        if self.messages.len() + 1 < self.messages.capacity() {
+            let _sent = self.messages.enqueue(Message::Said(text)).is_ok();
+        }
     }
 
     /// Says that a device broke its protocol; where there is no room, core 0 hears of it the next time.

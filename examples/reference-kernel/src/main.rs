@@ -18,6 +18,7 @@ use freestanding as _;
 mod acpi;
 mod address_space;
 mod arch;
+mod attack;
 mod boot;
 mod console;
 mod control;

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use parakernel_core::abi::{ALL_LEASES, CallError, LeaseState, StatusPage, SubmissionPage};
 use parakernel_core::access::AccessMode;
-use parakernel_core::address::{Iova, NodeId};
+use parakernel_core::address::{BusAddress, Iova, NodeId};
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::{LeaseId, ProcessId, Slot};
 use parakernel_core::memory::{ExtentSlot, PageSlot, RegionStorage, RegionTable};
@@ -171,6 +171,12 @@ impl Queues {
         self.past.violations += 1;
     }
 
+    /// Where the process's first region begins on the bus.
+    pub(crate) fn first_page(&self) -> Option<BusAddress> {
+        let (id, _) = self.regions.regions().next()?;
+        Some(self.regions.extents(id).next()?.bus)
+    }
+
     /// Takes over what the process has published for the lease named `handle`, or for all.
     pub(crate) fn submit(&mut self, handle: u64) -> Result<(), Stop> {
         if handle == ALL_LEASES {
@@ -316,6 +322,7 @@ impl Lease {
                 counters.rx_bytes += queue.received_bytes;
                 counters.tx_frames += queue.sent;
                 counters.tx_bytes += queue.sent_bytes;
+                counters.dropped += queue.dropped;
                 if counters.mode.is_empty() {
                     counters.mode = name(self.modes.1);
                     counters.rx_mode = name(self.modes.0);

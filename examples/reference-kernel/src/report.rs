@@ -46,6 +46,8 @@ pub(crate) struct Counters {
     pub(crate) strays: u64,
     /// Rules broken.
     pub(crate) violations: u64,
+    /// Frames that found no room in a virtual queue.
+    pub(crate) dropped: u64,
     /// Access mode of its transmit or block queues, and of its receive queues; empty if it has none.
     pub(crate) mode: &'static str,
     pub(crate) rx_mode: &'static str,

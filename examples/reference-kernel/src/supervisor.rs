@@ -1,18 +1,22 @@
 //! The processes of the manifest: started, stopped, restarted, shown, until all have ended.
 
 use core::fmt::Write;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use heapless::{String, Vec};
 use kernel_formats::command::Command;
 use kernel_formats::{archive, manifest};
+use parakernel_core::abi::Metric;
 use parakernel_core::address::{CoreId, NodeId};
 use parakernel_core::time::Instant;
 
+use crate::attack::{self, Attack, NO_STOP, Verdict as Said};
 use crate::boot::Kernel;
 use crate::control::Control;
 use crate::cores::{self, CORES_MAX};
 use crate::housekeeping::Turn;
+use crate::mailbox::Text;
 use crate::panic::{Verdict, power_off};
 use crate::report::{self, Leaks};
 use crate::runner::End;
@@ -20,6 +24,8 @@ use crate::{print, time, vectors};
 
 /// How long a process runs before it is stopped, where restarts are what is tested.
 const SHORT_LIFE: Duration = Duration::from_millis(20);
+/// How long a process may go on after its queues were taken back.
+const GRACE: Duration = Duration::from_millis(500);
 /// Most failures that are told apart.
 const FAILURES_MAX: usize = 16;
 
@@ -47,6 +53,14 @@ struct Member {
     end: Option<End>,
     reason: String<96>,
     restarts: u32,
+    /// How often it was started.
+    lives: u32,
+    /// The attack that it has announced and that has not ended.
+    attack: Option<Attack>,
+    /// When it is to be stopped because its queues were taken back.
+    overdue: Option<Instant>,
+    /// What it published about itself, as it was last shown.
+    shown: [u64; Metric::ALL.len()],
 }
 
 /// All processes of the manifest.
@@ -140,6 +154,10 @@ impl Supervisor {
             end: None,
             reason: String::new(),
             restarts,
+            lives: 0,
+            attack: None,
+            overdue: None,
+            shown: [0; _],
         };
         let node = kernel.frames.node_with_memory(NodeId::new(0));
         let member = kernel.frames.place(node, member);
@@ -155,6 +173,7 @@ impl Supervisor {
         let is_it = |member: &&mut Member| member.core == core && member.runs();
         if let Some(member) = members.find(is_it) {
             member.ended(end);
+            member.settle(control);
         }
     }
 
@@ -181,10 +200,19 @@ impl Supervisor {
                 }
             }
             Command::Revoke(name) => {
-                if let Some(core) = self.member(name).map(|member| member.core) {
-                    control.revoke(core);
+                if let Some(member) = self.member(name) {
+                    member.revoke(control);
                 }
             }
+        }
+    }
+
+    /// Takes note of what the process on `core` says of an attack.
+    pub(crate) fn said(&mut self, control: &mut Control, core: CoreId, text: &Text) {
+        let mut members = self.members.iter_mut().map(|member| &mut **member);
+        let is_it = |member: &&mut Member| member.core == core && member.runs();
+        if let Some(member) = members.find(is_it) {
+            member.said(control, text);
         }
     }
 
@@ -204,6 +232,7 @@ impl Supervisor {
                 .all(|member| member.state != State::Waiting || member.process.starts_later)
         {
             self.is_ready = true;
+            control.report_drops();
             report::ready();
         }
         if now >= self.next_report {
@@ -228,6 +257,10 @@ impl Supervisor {
         };
         let is_tested = self.settings.restarts > 0 && member.restarts > 0;
         match member.state {
+            State::Running(_) if member.overdue.is_some_and(|due| now >= due) => {
+                member.overdue = None;
+                member.stop(control);
+            }
             State::Running(since) if is_tested && now > since.saturating_add(SHORT_LIFE) => {
                 member.stop(control);
             }
@@ -266,8 +299,8 @@ impl Supervisor {
         found.map(|member| &mut **member)
     }
 
-    fn show(&self, control: &mut Control) {
-        for member in &self.members {
+    fn show(&mut self, control: &mut Control) {
+        for member in &mut self.members {
             member.show(control);
         }
     }
@@ -275,6 +308,7 @@ impl Supervisor {
     /// The last lines, and the end.
     fn finish(&mut self, control: &mut Control) -> ! {
         self.show(control);
+        control.report_drops();
         let after = Resources::of(control);
         if after != self.before {
             fail(&mut self.failures, "not all frames and vectors came back");
@@ -303,7 +337,8 @@ impl Member {
     fn start(&mut self, control: &mut Control) {
         let archive = control.kernel().archive;
         let file = archive::find(archive, self.process.executable).unwrap_or(&[]);
-        match control.start(&self.process, file) {
+        self.lives += 1;
+        match control.start(&self.process, file, self.lives) {
             Ok(()) => {
                 self.state = State::Running(time::now());
                 self.reason.clear();
@@ -312,6 +347,51 @@ impl Member {
                 self.state = State::Killed;
                 self.explain(format_args!("does not start: {error:?}"));
             }
+        }
+    }
+
+    /// Takes the process's queues back. It is to end then, and is ended where it does not.
+    fn revoke(&mut self, control: &mut Control) {
+        control.revoke(self.core);
+        self.overdue = Some(time::now().saturating_add(GRACE));
+    }
+
+    fn said(&mut self, control: &mut Control, text: &Text) {
+        match (Said::of(text), &self.attack) {
+            (Some(Said::Announced), _) => {
+                self.attack = Attack::announced(text);
+                let stays = self
+                    .attack
+                    .as_ref()
+                    .is_some_and(|attack| attack.is(NO_STOP));
+                if stays {
+                    self.revoke(control);
+                }
+            }
+            (Some(Said::Refused), Some(attack)) => {
+                attack.stopped(attack::rest(text));
+                self.attack = None;
+            }
+            (Some(Said::Survived), Some(attack)) => {
+                attack.succeeded(attack::rest(text));
+                self.attack = None;
+            }
+            (Some(Said::Refused | Said::Survived) | None, _) => {}
+        }
+    }
+
+    /// Says what became of the attack that the process was at when it ended.
+    fn settle(&mut self, control: &mut Control) {
+        self.overdue = None;
+        let Some(attack) = self.attack.take() else {
+            return;
+        };
+        if control.is_harmed(self.core) {
+            attack.succeeded("the victim's memory holds what the attacker wrote");
+        } else if matches!(self.end, Some(End::Exited(_))) {
+            attack.succeeded("the process went on until it ended by itself");
+        } else {
+            attack.stopped(&self.reason);
         }
     }
 
@@ -350,7 +430,21 @@ impl Member {
         let _is_cut = self.reason.write_fmt(reason).is_err();
     }
 
-    fn show(&self, control: &mut Control) {
+    /// Shows what the process has published since the last time.
+    fn show_metrics(&mut self) {
+        let Some(core) = cores::by_id(self.core) else {
+            return;
+        };
+        for (index, metric) in Metric::ALL.iter().enumerate() {
+            let value = core.metrics[index].load(Ordering::Relaxed);
+            if value != self.shown[index] {
+                report::number(self.process.name, metric.name(), value);
+                self.shown[index] = value;
+            }
+        }
+    }
+
+    fn show(&mut self, control: &mut Control) {
         let node = cores::by_id(self.core).map_or(0, |core| core.node.index());
         report::process(&report::Process {
             name: self.process.name,
@@ -365,6 +459,7 @@ impl Member {
             reason: &self.reason,
             counters: control.counters(self.core),
         });
+        self.show_metrics();
     }
 }
 

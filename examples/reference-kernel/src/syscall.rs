@@ -7,6 +7,7 @@ use parakernel_core::abi::{ALL_LEASES, Call, CallError, LOG_MAX, MESSAGE_WORDS, 
 use parakernel_core::time::Instant;
 
 use crate::arch::{apic, traps};
+use crate::attack::Verdict;
 use crate::cores::EVENT_KERNEL;
 use crate::queues::Stop;
 use crate::runner::{End, Running};
@@ -66,6 +67,10 @@ fn log(process: &mut Running<'_>, pointer: u64, len: u64) -> Result<u64, CallErr
     }
     process.log_budget = process.log_budget.checked_sub(len).ok_or(CallError::Busy)?;
     print!("[{}] {text}\n", process.name);
+    if Verdict::of(text).is_some() {
+        process.mailbox.said(text.chars().collect());
+        cores::wake_kernel();
+    }
     Ok(0)
 }
 
@@ -104,7 +109,10 @@ fn submit(process: &mut Running<'_>, handle: u64) -> Reply {
 fn stopped(process: &mut Running<'_>, stop: Stop) -> Reply {
     match stop {
         Stop::Call(error) => Err(error).into(),
-        Stop::Violation(violation) => Reply::End(End::Violated(violation)),
+        Stop::Violation(violation) => {
+            process.mailbox.queues.pass().note_violation();
+            Reply::End(End::Violated(violation))
+        }
         Stop::Device(device) => {
             process.mailbox.failed(device);
             cores::wake_kernel();
