@@ -685,6 +685,24 @@ fn a_lease_is_given_back_once() {
 }
 
 #[test]
+fn a_lease_that_is_taken_before_it_works_is_refused() {
+    let mut bench = Bench::new(18);
+    bench.control.platform_mut().set_mood(Mood::Slow);
+    let process = bench.start(1).unwrap();
+    let tag = bench
+        .submit(process, claim(NIC, AccessMode::Direct, None))
+        .unwrap();
+    bench.control.revoke_all(process);
+    let refused = Event::Deliver {
+        process,
+        tag: Some(Tag(tag)),
+        outcome: Outcome::Refused(Refusal::WrongState),
+    };
+    assert_eq!(bench.settle(), [refused]);
+    assert_eq!(bench.control.leases().count(), 0);
+}
+
+#[test]
 fn a_lease_that_is_taken_ends_and_its_process_goes_on() {
     let mut bench = Bench::new(17);
     let process = bench.start(1).unwrap();

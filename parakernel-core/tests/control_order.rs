@@ -326,7 +326,7 @@ fn a_queue_is_taken_back_in_this_order() {
     machine.operates(&mut order, Operation::Stop(QUEUE));
     machine.operates(&mut order, Operation::Flush(QUEUE));
     machine.cuts(&mut order, Cut::Isolate);
-    machine.cuts(&mut order, Cut::Mask { last_user: true });
+    machine.cuts(&mut order, Cut::Mask);
     machine.cuts(&mut order, Cut::Unmap);
     for result in [Poll::Pending, Poll::Pending, Poll::Ready(())] {
         let zero = machine.machine.expect_zero().with(eq(RINGS));
@@ -426,7 +426,7 @@ fn a_queue_that_the_device_does_not_make_is_stopped_all_the_same() {
     machine.operates(&mut order, Operation::Stop(QUEUE));
     machine.operates(&mut order, Operation::Flush(QUEUE));
     machine.cuts(&mut order, Cut::Isolate);
-    machine.cuts(&mut order, Cut::Mask { last_user: true });
+    machine.cuts(&mut order, Cut::Mask);
     machine.cuts(&mut order, Cut::Unmap);
     machine
         .machine

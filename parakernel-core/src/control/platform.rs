@@ -158,11 +158,9 @@ pub enum Cut {
     Fence,
     /// The device: where it translates for the queue alone, the IOMMU has forgotten, reads and writes drained.
     Isolate,
-    /// Interrupts: the lease is woken no more, and one that was under way has been taken.
-    Mask {
-        /// Whether the vector itself is to be masked, since nobody else is woken by it.
-        last_user: bool,
-    },
+    /// Interrupts: the lease is woken no more by its vector, which is masked unless it wakes others too; one that was
+    /// under way has been taken.
+    Mask,
     /// The rest: read-only mappings are gone.
     Unmap,
 }

@@ -3,14 +3,14 @@
 use core::{task::Poll, time::Duration};
 
 use super::{
-    ControlPlane, Cut, Job, LeaseEntry, LeaseSpec, Memory, Outcome, Platform, Progress, Refusal,
-    RuleState, Tag,
+    ControlPlane, Cut, Job, LeaseSpec, Memory, Outcome, Platform, Progress, Refusal, RuleState,
+    Tag,
     devices::{DeviceEntry, Health},
     entries::{RuleStage, Stage},
     queues::Jobs,
 };
 use crate::{
-    device::{Operation, QueueDevice, Vector},
+    device::{Operation, QueueDevice},
     handle::{LeaseId, ProcessId},
     lease::{Ending, Refused, Revocation, Step, Teardown},
     steering::RuleTable,
@@ -98,7 +98,6 @@ impl<P: Platform> ControlPlane<'_, P> {
         mut revocation: Revocation,
         now: Instant,
     ) -> Progress {
-        let last_user = self.is_last_user(lease);
         let Some(entry) = self.leases.get_mut(lease) else {
             return Progress::Idle;
         };
@@ -119,7 +118,6 @@ impl<P: Platform> ControlPlane<'_, P> {
             device,
             spec: entry.spec,
             memory: entry.memory,
-            last_user,
             is_up,
         };
         let ending = revocation.poll(now, &mut work);
@@ -137,29 +135,6 @@ impl<P: Platform> ControlPlane<'_, P> {
         }
     }
 
-    /// Whether no other lease is woken by the lease's vector, those aside that have come as far as to be woken no more.
-    fn is_last_user(&self, lease: LeaseId) -> bool {
-        let Some(spec) = self.leases.get(lease).map(|entry| entry.spec) else {
-            return true;
-        };
-        let Vector::Shared(_) = spec.vector else {
-            return true;
-        };
-        let is_woken = |other: &LeaseEntry| match other.stage {
-            Stage::Revoking(revocation) => revocation.step() < Step::Mask,
-            Stage::Claiming { .. }
-            | Stage::Active
-            | Stage::Fencing(_)
-            | Stage::Fenced
-            | Stage::Lost(_)
-            | Stage::Quarantined(..) => true,
-        };
-        let mut others = self.leases.iter().filter(|(other, _)| *other != lease);
-        !others.any(|(_, other)| {
-            (other.spec.device, other.spec.vector) == (spec.device, spec.vector) && is_woken(other)
-        })
-    }
-
     fn quarantine(&mut self, lease: LeaseId, revocation: Revocation, step: Step) {
         let Some(entry) = self.leases.get_mut(lease) else {
             return;
@@ -175,7 +150,9 @@ impl<P: Platform> ControlPlane<'_, P> {
             return;
         };
         let (spec, memory, tag) = (entry.spec, entry.memory, entry.tag.take());
-        let (failure, was_told) = (entry.failure, entry.was_told);
+        // A process that was not told of the lease waits for its claim.
+        let was_told = entry.was_told;
+        let failure = entry.failure.or((!was_told).then_some(Refusal::WrongState));
         match failure {
             Some(refusal) if tag.is_some() => {
                 self.answer(spec.process, tag, Outcome::Refused(refusal));
@@ -243,8 +220,6 @@ struct LeaseTeardown<'t, 'a, P> {
     device: Option<&'t DeviceEntry>,
     spec: LeaseSpec,
     memory: Memory,
-    /// Whether nobody else is woken by the lease's vector.
-    last_user: bool,
     /// Whether the device can be asked for anything. Where not, it is being reset, and that does what was to be asked.
     is_up: bool,
 }
@@ -264,12 +239,11 @@ impl<P: Platform> LeaseTeardown<'_, '_, P> {
     }
 
     /// What a step is for the platform, where it is for the platform.
-    fn cut(&self, step: Step) -> Option<Cut> {
-        let last_user = self.last_user;
+    const fn cut(step: Step) -> Option<Cut> {
         match step {
             Step::Fence => Some(Cut::Fence),
             Step::Isolate => Some(Cut::Isolate),
-            Step::Mask => Some(Cut::Mask { last_user }),
+            Step::Mask => Some(Cut::Mask),
             Step::Unmap => Some(Cut::Unmap),
             Step::Steer | Step::Drain | Step::Stop | Step::Flush | Step::Zero => None,
         }
@@ -311,7 +285,7 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
         if step == Step::Steer {
             self.begin_to_steer();
         }
-        if let Some(cut) = self.cut(step) {
+        if let Some(cut) = Self::cut(step) {
             self.platform.cut(&self.spec, cut);
         }
         if let Some(operation) = self.operation(step)
@@ -330,7 +304,7 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
         if step == Step::Zero {
             return self.platform.zero(self.memory).map(Ok);
         }
-        if let Some(cut) = self.cut(step) {
+        if let Some(cut) = Self::cut(step) {
             return self.platform.poll_cut(&self.spec, cut).map(Ok);
         }
         match (self.operation(step), self.platform.device(self.spec.device)) {

@@ -514,7 +514,7 @@ fn number(cut: Cut) -> u8 {
     match cut {
         Cut::Fence => 0,
         Cut::Isolate => 1,
-        Cut::Mask { .. } => 2,
+        Cut::Mask => 2,
         Cut::Unmap => 3,
     }
 }
@@ -662,7 +662,7 @@ impl Wiring for Machine {
                 self.fenced.insert(spec.lease);
             }
             Cut::Isolate => {}
-            Cut::Mask { .. } => {
+            Cut::Mask => {
                 self.masked.insert(spec.lease);
             }
             Cut::Unmap => {

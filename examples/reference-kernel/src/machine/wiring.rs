@@ -196,7 +196,7 @@ impl Wiring for Machine {
             }
             // The process's queues share their function's address space with all others.
             Cut::Isolate => {}
-            Cut::Mask { .. } => {
+            Cut::Mask => {
                 let claim = self
                     .connections
                     .slot(spec.lease)
