@@ -34,7 +34,7 @@ use parakernel_nvme::{
         PairState, QueueId,
     },
     doorbell::{RegisterDoorbell, ShadowMemory},
-    error::AdminError,
+    error::{AdminError, NamespaceError},
     log::Warnings,
     namespace::NamespaceSlot,
     prp::ListTables,
@@ -463,4 +463,58 @@ fn the_admin_queue_serves_logs_aborts_events_and_shutdown() {
         "{}",
         errors.read()
     );
+}
+
+/// Namespaces with different blocks, some of them with metadata; and as many queue pairs as the protocol has.
+#[test]
+fn namespaces_and_queue_pairs_are_found_up_to_the_last() {
+    let memory = Memory::new("many");
+    let devices = [
+        "-device",
+        "nvme,id=ssd,serial=p,addr=4,max_ioqpairs=65535",
+        "-device",
+        "nvme-ns,drive=disk,bus=ssd,nsid=1",
+        "-drive",
+        "if=none,id=large,driver=null-co,read-zeroes=on,size=32M",
+        "-device",
+        "nvme-ns,drive=large,bus=ssd,nsid=7,logical_block_size=4096,physical_block_size=4096",
+        "-drive",
+        "if=none,id=meta,driver=null-co,read-zeroes=on,size=32M",
+        "-device",
+        "nvme-ns,drive=meta,bus=ssd,nsid=9,ms=8",
+    ];
+    let Some((bar, errors)) = machine::start(&memory, &devices) else {
+        return;
+    };
+    let mut tables = Tables::new(65_535);
+    let mut controller = bring_up(&bar, &memory, &mut tables);
+    assert_eq!(controller.limits().pairs, 65_535);
+    let found: Vec<_> = controller
+        .namespaces()
+        .map(|found| (found.id.as_u32(), found.data.map(|data| data.block_shift)))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, Ok(9)),
+            (7, Ok(12)),
+            (9, Err(NamespaceError::Metadata { bytes: 8 }))
+        ]
+    );
+    for id in [1, 2, 40_000, 65_535].map(|id| QueueId::new(id).unwrap()) {
+        controller
+            .begin_create(id, pair_memory(&memory), Instant::default())
+            .map_err(|(error, _)| error)
+            .unwrap();
+        assert_eq!(
+            wait(&bar, |now| controller.poll_pair(id, now)),
+            PairState::Live
+        );
+        controller.begin_delete(id, Instant::default()).unwrap();
+        assert_eq!(
+            wait(&bar, |now| controller.poll_pair(id, now)),
+            PairState::Gone(None)
+        );
+    }
+    assert_eq!(errors.read(), "");
 }

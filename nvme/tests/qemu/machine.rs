@@ -17,7 +17,8 @@ use parakernel_core::{
 };
 use vm_memory::{FileOffset, MmapRegion};
 
-/// Names a QEMU with the `qtest` accelerator: 10.1 or newer, or a distribution's that has the module.
+/// Names a QEMU with the `qtest` accelerator: the program and, on lines of their own, its first arguments. The packages of
+/// newer distributions have it; `cargo xtask test --full` fetches one.
 const QEMU: &str = "PARAKERNEL_QTEST_QEMU";
 
 /// Bytes of the machine's one disk.
@@ -188,7 +189,7 @@ impl embedded_hal::delay::DelayNs for Bar {
 /// Starts a QEMU with `memory`, a drive `disk` and the given devices, of which an `nvme` must be at address 4; `None`,
 /// with the reason printed, where there is no QEMU for this.
 pub(crate) fn start(memory: &Memory, devices: &[&str]) -> Option<(Bar, Errors)> {
-    let Some(qemu) = env::var_os(QEMU) else {
+    let Ok(qemu) = env::var(QEMU) else {
         println!("skipped: {QEMU} does not name a QEMU with the qtest accelerator");
         return None;
     };
@@ -205,7 +206,9 @@ pub(crate) fn start(memory: &Memory, devices: &[&str]) -> Option<(Bar, Errors)> 
         "memory-backend-file,id=mem,share=on,size={MEMORY},mem-path={}",
         memory.path.display()
     );
-    let mut child = Command::new(qemu)
+    let mut words = qemu.lines();
+    let mut child = Command::new(words.next().unwrap_or_default())
+        .args(words)
         .args([
             "-nodefaults",
             "-display",
