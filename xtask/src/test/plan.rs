@@ -2,6 +2,7 @@
 
 use super::stage::{Plan, Stage, When};
 use crate::{
+    qemu::{Choice, Qemu},
     tools,
     workspace::{Package, Workspace, cargo},
 };
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use core::time::Duration;
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -132,6 +134,13 @@ pub(crate) const STAGES: &[Stage] = &[
         when: When::Full,
         limit: Duration::from_secs(900),
         plan: publish,
+    },
+    Stage {
+        name: "nvme-qtest",
+        about: "the NVMe driver on a newer QEMU's controller, without a guest",
+        when: When::Full,
+        limit: Duration::from_secs(600),
+        plan: nvme_qtest,
     },
     Stage {
         name: "demo-iommu",
@@ -420,6 +429,24 @@ fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
         &["fuzz", "--seconds", "300"],
         &["fuzz", "--sample", "10000000"],
     ])
+}
+
+/// The tests that talk to QEMU's controller by its `qtest` protocol, which the newer suites' packages have.
+fn nvme_qtest(workspace: &Workspace) -> Result<Plan> {
+    let start = match Qemu::choose(workspace, &Choice::New) {
+        Ok(qemu) => qemu.command(),
+        Err(reason) => return Ok(Plan::Skip(format!("{reason:#}"))),
+    };
+    let words = core::iter::once(start.get_program()).chain(start.get_args());
+    let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+    let mut command = run(&["test", "--package", "parakernel-nvme", "--test", "qemu"]);
+    command.env("PARAKERNEL_QTEST_QEMU", words.join("\n"));
+    command.envs(
+        start
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    Ok(Plan::Run(vec![command]))
 }
 
 fn bench(_: &Workspace) -> Result<Plan> {
