@@ -294,8 +294,8 @@ impl Net {
         Ok(())
     }
 
-    /// Bytes that a receive buffer must have (5.1.6.3.1, 5.1.4.2): those of the largest frame, or just of the header
-    /// where a frame may span buffers.
+    /// Bytes that a receive buffer must have (5.1.6.3.1): those of an ordinary frame, or of the largest one that the
+    /// agreed MTU allows if that is less, or just of the header where a frame may span buffers.
     fn least_buffer(&self) -> usize {
         let header = self.features.header_len();
         if self.features.contains(Features::MRG_RXBUF) {
@@ -305,7 +305,7 @@ impl Net {
             .features
             .contains(Features::MTU)
             .then_some(usize::from(self.config.mtu));
-        header + 14 + mtu.unwrap_or(1500)
+        header + 14 + mtu.unwrap_or(1500).min(1500)
     }
 
     /// Works on a queue with its ring, if it has one.
