@@ -99,7 +99,9 @@ fn report(process: &Running<'_>, metric: u64, value: u64) -> Result<u64, CallErr
 
 /// Takes over what the process has published.
 fn submit(process: &mut Running<'_>, handle: u64) -> Reply {
-    match process.mailbox.queues.pass().submit(handle) {
+    // The gate is free again before the outcome is looked at.
+    let submitted = process.mailbox.queues.pass().submit(handle);
+    match submitted {
         Ok(()) => Reply::Value(0),
         Err(stop) => stopped(process, stop),
     }
@@ -123,7 +125,8 @@ fn stopped(process: &mut Running<'_>, stop: Stop) -> Reply {
 
 /// Sleeps until there is news, the deadline passes, or the process is stopped.
 fn wait(process: &mut Running<'_>, deadline: Instant) -> Reply {
-    if let Err(stop) = process.mailbox.queues.pass().submit(ALL_LEASES) {
+    let submitted = process.mailbox.queues.pass().submit(ALL_LEASES);
+    if let Err(stop) = submitted {
         return stopped(process, stop);
     }
     loop {
