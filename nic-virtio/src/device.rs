@@ -22,7 +22,7 @@ use crate::{
 
 mod pair;
 
-pub use pair::{Pair, PairRings, PairState, QUEUE_RESET_LIMIT, Vectors, Woken, queues_of};
+pub use pair::{Pair, PairRings, PairState, QUEUE_RESET_LIMIT, Queues, Vectors, Woken, queues_of};
 
 /// How long a reset may take. The specification names no limit; devices that stop their queues first are seen to take
 /// milliseconds.

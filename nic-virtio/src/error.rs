@@ -245,6 +245,8 @@ pub enum PairError {
         /// The queue's index.
         queue: u16,
     },
+    /// A ring does not have the entries that it should, or the buffers have no room for the header before a frame.
+    Memory,
     /// The registers read as all ones.
     Removed,
 }
@@ -254,7 +256,9 @@ impl PairError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchPair(_) | Self::WrongState | Self::Entries(_) => ErrorKind::InvalidArgument,
+            Self::NoSuchPair(_) | Self::WrongState | Self::Entries(_) | Self::Memory => {
+                ErrorKind::InvalidArgument
+            }
             Self::NoQueueReset => ErrorKind::Unsupported,
             Self::Quarantined(_) => ErrorKind::Timeout,
             Self::Refused { .. } => ErrorKind::Protocol,
@@ -272,6 +276,7 @@ impl fmt::Display for PairError {
             Self::NoQueueReset => f.write_str("the device cannot reset a single queue"),
             Self::Quarantined(timeout) => write!(f, "the queue did not stop: {timeout}"),
             Self::Refused { queue } => write!(f, "the device does not obey for queue {queue}"),
+            Self::Memory => f.write_str("rings or buffers are not as they must be"),
             Self::Removed => f.write_str("the device is gone"),
         }
     }

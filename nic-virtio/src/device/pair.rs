@@ -2,13 +2,21 @@
 
 use core::{task::Poll, time::Duration};
 
-use parakernel_core::time::{Deadline, Instant};
+use parakernel_core::{
+    memory::Pool,
+    mmio::Registers,
+    time::{Deadline, Instant},
+};
 
 use super::Device;
 use crate::{
     error::PairError,
     features::Features,
+    notify::Notifier,
+    rx::{Receiver, Spread},
     transport::{RingAddresses, Transport},
+    tx::{HeaderSource, Sender},
+    virtqueue::{ReceiveFormat, TransmitFormat},
 };
 
 /// How long the reset of a queue may take. The specification names no limit; a queue that takes longer is quarantined
@@ -112,6 +120,12 @@ impl Pair {
         }
     }
 }
+
+/// Receive and transmit queue of a pair, without a kernel in between.
+pub type Queues<'p, F, R, const N: usize> = (
+    Receiver<F, Notifier<F, R>, N>,
+    Sender<'p, F, Notifier<F, R>, N>,
+);
 
 /// Indices of the queues of `pair`, which is below 0x8000: receive and transmit (§5.1.2).
 #[must_use]
@@ -237,6 +251,46 @@ impl<T: Transport> Device<'_, T> {
         };
         let stopped = self.poll_stopped(pair, deadline, now);
         stopped.map(|result| self.settle(pair, Step::Disabled, result))
+    }
+
+    /// The data halves of `pair`, for an owner that nobody stands before: the kernel itself, or a process that has the
+    /// whole device. The device is notified through `registers`, a view of its notification registers.
+    ///
+    /// # Errors
+    ///
+    /// [`PairError::Refused`] where a notification register lies outside of those, [`PairError::Memory`] where the rings
+    /// do not have `N` entries or the pool's arena has no room for the header before a frame.
+    pub fn queues<'p, F, R, const N: usize>(
+        &self,
+        pair: u16,
+        [receive, transmit]: [F; 2],
+        registers: R,
+        pool: &Pool<'p>,
+    ) -> Result<Queues<'p, F, R, N>, PairError>
+    where
+        F: ReceiveFormat + TransmitFormat,
+        R: Registers + Clone,
+    {
+        let spread = if self.features.contains(Features::MRG_RXBUF) {
+            Spread::Merged
+        } else {
+            Spread::Single
+        };
+        let [rx, tx] = queues_of(pair);
+        let bell = |ring, queue| {
+            let register = self.notify_register(queue)?;
+            Ok(Notifier::new(
+                ring,
+                registers.clone(),
+                register,
+                self.events(),
+            ))
+        };
+        let (arena, order) = (pool.arena(), self.order());
+        let rx = Receiver::new(receive, bell(receive, rx)?, arena.layout(), (order, spread));
+        let source = (order, HeaderSource::Queue);
+        let tx = Sender::new(transmit, bell(transmit, tx)?, arena.again(), source);
+        rx.zip(tx).ok_or(PairError::Memory)
     }
 
     /// Takes note of how an operation ended.
