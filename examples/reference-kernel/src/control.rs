@@ -1,6 +1,6 @@
 //! The control plane at work: what processes ask for goes in, what they are given comes out.
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use core::net::Ipv4Addr;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -87,6 +87,16 @@ pub(crate) enum StartError {
     Seat(seats::StartError),
     /// One of its volumes is not there to be had.
     Volume,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control(error) => error.fmt(f),
+            Self::Seat(error) => write!(f, "its core does not take it: {error:?}"),
+            Self::Volume => f.write_str("a volume is not there, or another's"),
+        }
+    }
 }
 
 impl Control {
@@ -508,7 +518,14 @@ impl Control {
                 }
                 true
             }
-            _ => true,
+            Outcome::Registered { .. }
+            | Outcome::Released { .. }
+            | Outcome::Revoked { .. }
+            | Outcome::Quarantined { .. }
+            | Outcome::RuleAdded { .. }
+            | Outcome::RuleRemoved { .. }
+            | Outcome::Refused(_)
+            | _ => true,
         };
         let message = outcome.encode(tag);
         let seat = self.kernel().seats.at(core);

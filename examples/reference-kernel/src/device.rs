@@ -16,7 +16,11 @@ pub(crate) mod nvme;
 use net::NetDevice;
 use nvme::NvmeDevice;
 
-/// A device.
+/// A device. There are few, each placed by itself.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and none is moved"
+)]
 #[derive(Debug)]
 pub(crate) enum Device {
     /// An NVMe controller.

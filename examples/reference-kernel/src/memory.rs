@@ -175,11 +175,6 @@ impl Frames {
         is_own
     }
 
-    /// How many frames belong to `owner`. Looks at every frame.
-    pub(crate) fn owned(&self, owner: Owner) -> usize {
-        self.allocator.owned_by(owner).map(|run| run.frames).sum()
-    }
-
     /// How many frames of `node` are free.
     pub(crate) fn free(&self, node: NodeId) -> usize {
         self.allocator.free_frames(node)

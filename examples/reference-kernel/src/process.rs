@@ -55,8 +55,6 @@ pub(crate) struct Plan<'a> {
 /// A process that has a core.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// Its name.
-    pub(crate) name: String<16>,
     /// The number of this run: no two are equal.
     pub(crate) run: u32,
     /// Its memory.
@@ -121,7 +119,6 @@ impl Process {
         };
         Ok((
             Self {
-                name,
                 run,
                 space,
                 end: None,

@@ -55,7 +55,11 @@ pub(crate) struct Lease {
     pub(crate) queue: Queue,
 }
 
-/// A queue in one of its forms.
+/// A queue in one of its forms. They lie in a table, where the largest decides.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a table of leases is made once, for any of them"
+)]
 #[derive(Debug)]
 pub(crate) enum Queue {
     /// A storage queue pair in `Checked` mode.
@@ -132,14 +136,14 @@ impl Queues {
         self.has_news = false;
     }
 
-    /// Puts a lease in; gives it back where there is no room.
-    pub(crate) fn add(&mut self, lease: Lease) -> Result<(), Lease> {
+    /// Puts a lease in; whether there was room.
+    pub(crate) fn add(&mut self, lease: Lease) -> bool {
         match self.leases.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => {
                 *slot = Some(lease);
-                Ok(())
+                true
             }
-            None => Err(lease),
+            None => false,
         }
     }
 
@@ -248,8 +252,8 @@ impl Queues {
             if let Queue::Virtual(queue) = &mut lease.queue
                 && lease.device == device
             {
-                let (submission, status) = (lease.submission, lease.status);
-                taken += queue.take(submission, status, budget, buffer, &mut send)?;
+                let pages = (lease.submission, lease.status);
+                taken += queue.take(pages, budget, buffer, &mut send)?;
             }
         }
         Ok(taken)
@@ -260,7 +264,8 @@ impl Queues {
         self.leases
             .iter_mut()
             .flatten()
-            .fold(true, |all, lease| lease.arm() && all)
+            .map(Lease::arm)
+            .fold(true, |all, is_armed| all & is_armed)
     }
 }
 
@@ -313,6 +318,7 @@ impl Lease {
             }
             Queue::Network(queue) => {
                 counters.rx_frames += queue.received;
+                counters.rx_bytes += queue.received_bytes;
                 counters.tx_frames += queue.sent;
                 counters.mode = name(self.modes.1);
                 counters.rx_mode = name(self.modes.0);

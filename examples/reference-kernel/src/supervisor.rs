@@ -345,7 +345,7 @@ impl Member {
             }
             Err(error) => {
                 self.state = State::Killed;
-                self.explain(format_args!("does not start: {error:?}"));
+                self.explain(format_args!("does not start: {error}"));
             }
         }
     }

@@ -99,12 +99,20 @@ fn report(process: &Running<'_>, metric: u64, value: u64) -> Result<u64, CallErr
 
 /// Takes over what the process has published.
 fn submit(process: &mut Running<'_>, handle: u64) -> Reply {
-    // The gate is free again before the outcome is looked at.
-    let submitted = process.mailbox.queues.pass().submit(handle);
-    match submitted {
+    match publish(process, handle) {
         Ok(()) => Reply::Value(0),
         Err(stop) => stopped(process, stop),
     }
+}
+
+/// Takes over what was published, and wakes core 0 where that is frames for it to move.
+fn publish(process: &Running<'_>, handle: u64) -> Result<(), Stop> {
+    let mut queues = process.mailbox.queues.pass();
+    queues.submit(handle)?;
+    if queues.has_frames() {
+        cores::wake_kernel();
+    }
+    Ok(())
 }
 
 /// What becomes of a process whose queues cannot go on.
@@ -125,8 +133,7 @@ fn stopped(process: &mut Running<'_>, stop: Stop) -> Reply {
 
 /// Sleeps until there is news, the deadline passes, or the process is stopped.
 fn wait(process: &mut Running<'_>, deadline: Instant) -> Reply {
-    let submitted = process.mailbox.queues.pass().submit(ALL_LEASES);
-    if let Err(stop) = submitted {
+    if let Err(stop) = publish(process, ALL_LEASES) {
         return stopped(process, stop);
     }
     loop {

@@ -6,7 +6,7 @@ use kernel_formats::manifest::Ring;
 use parakernel_core::access::Isolation;
 use parakernel_core::address::{NodeId, PhysAddr};
 use parakernel_core::device::{Limits, Operation, QueueIndex, QueueKind, QueueSpec, Waits};
-use parakernel_core::error::{Error, ErrorKind};
+use parakernel_core::error::ErrorKind;
 use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::mmio::MappedRegisters;
 use parakernel_core::ring::RingSize;

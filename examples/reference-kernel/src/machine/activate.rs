@@ -69,7 +69,7 @@ impl Machine {
                 lease.status.set_map(map);
                 let state = &lease.status.state;
                 state.store(LeaseState::Active as u32, Ordering::Release);
-                seat.queues.pass().add(lease).is_ok()
+                seat.queues.pass().add(lease)
             }
             _ => false,
         }

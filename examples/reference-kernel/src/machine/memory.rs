@@ -187,7 +187,7 @@ impl Machine {
             assert!(
                 size_of::<BusyMark>() == 1,
                 "a mark is a byte, and 0 is a free one"
-            )
+            );
         };
         let start = self
             .blocks

@@ -26,11 +26,15 @@ use crate::queues::Queue;
 use crate::queues::network::{NetworkQueue, PackedRing, Receive, SplitRing, Transmit};
 use crate::queues::software::VirtualQueue;
 
+/// Bytes of the header that the card puts before each frame.
+const HEADER: u16 = 12;
+const _: () = assert!(HEADER as usize == Header::LEN);
+
 /// How processes cut their memory into frame buffers: what the card is told of each buffer's length follows from it.
 pub(crate) const FRAMES: ArenaLayout = ArenaLayout {
     stride: 2112,
     headroom: 64,
-    header: 12,
+    header: HEADER as u32,
     count: 0,
 };
 
@@ -87,7 +91,7 @@ pub(super) fn make(
     let map = NetworkMap {
         mac: card.mac(),
         max_frame: card.max_frame(),
-        header: FRAMES.header as u16,
+        header: HEADER,
         pair: spec.queue.map_or(0, |queue| pair(queue).unwrap_or(0)),
         features: card.features().bits(),
     };
@@ -99,6 +103,7 @@ pub(super) fn make(
             policy: terms.policy,
             grants,
             received: 0,
+            received_bytes: 0,
             sent: 0,
         })
     } else {
@@ -134,7 +139,7 @@ fn receive(
     let (registers, register) = card.bell(queue)?;
     let events = card.habits().0;
     let block = hardware(machine, card, Side::First, place)?.memory();
-    let posted = Header::LEN as u32 + FRAMES.stride - FRAMES.headroom;
+    let posted = u32::from(HEADER) + FRAMES.stride - FRAMES.headroom;
     if spec.first_mode == AccessMode::Sealed {
         let ring = SplitRing::in_block(block)?;
         seal_with_region(machine, spec, &ring)?;

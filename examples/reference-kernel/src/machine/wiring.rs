@@ -24,7 +24,6 @@ pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// A lease that is connected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Connection {
-    pub(super) lease: LeaseId,
     pub(super) memory: Memory,
     core: &'static Core,
     /// The interrupt, and the flush after which no more of it arrives.
@@ -178,7 +177,6 @@ impl Wiring for Machine {
             .ok_or(NoRoom)?;
         if let Some(slot) = self.connections.slot(spec.lease) {
             *slot = Some(Connection {
-                lease: spec.lease,
                 memory,
                 core,
                 claim,

@@ -123,47 +123,6 @@ impl MsiX {
         self.entries.len()
     }
 
-    /// Has an entry lead to `event`: one of its own while there are any, else one that others use; `None` when even
-    /// that is not to be had, and the event's process must poll.
-    pub(crate) fn claim(&mut self, event: Event) -> Option<Claim> {
-        let free = self.entries.iter().position(|entry| entry.users == 0);
-        if let Some(index) = free
-            && let Some(vector) = Vector::claim(event)
-        {
-            self.entries[index] = Entry {
-                vector: Some(vector),
-                users: 1,
-            };
-            self.program(index, vector)?;
-            return Some(Claim {
-                entry: number(index),
-                sharing: Sharing::Own,
-                event,
-            });
-        }
-        // Best one whose interrupts go to the same core already, and with few users.
-        let rank = |entry: &Entry| {
-            (
-                entry.vector.is_none_or(|vector| vector.core != event.core),
-                entry.users,
-            )
-        };
-        let (index, entry) = self
-            .entries
-            .iter_mut()
-            .enumerate()
-            .min_by_key(|(_, entry)| rank(entry))?;
-        if !entry.vector?.share(event) {
-            return None;
-        }
-        entry.users += 1;
-        Some(Claim {
-            entry: number(index),
-            sharing: Sharing::Shared,
-            event,
-        })
-    }
-
     /// Has entry `number` lead to `event` too; `None` where there is no such entry, or no vector left on the event's core.
     pub(crate) fn claim_at(&mut self, number: u16, event: Event) -> Option<Claim> {
         let index = usize::from(number);
@@ -210,11 +169,6 @@ impl MsiX {
         }
     }
 
-    /// How many entries are in use.
-    pub(crate) fn in_use(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.users > 0).count()
-    }
-
     fn program(&self, index: usize, vector: Vector) -> Option<()> {
         // Without interrupt remapping a message can name 8 bits.
         let destination = u8::try_from(cores::by_id(vector.core)?.apic_id).ok()?;
@@ -230,9 +184,4 @@ impl MsiX {
         self.registers
             .write32(self.offset + index * ENTRY_LEN + at, value);
     }
-}
-
-/// The table has at most 2,048 entries.
-fn number(index: usize) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX)
 }

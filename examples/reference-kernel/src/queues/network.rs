@@ -12,6 +12,7 @@ use parakernel_core::steering::NameGrant;
 use parakernel_nic_virtio::checked::{
     self, AnySource, CheckedReceiver, CheckedSender, GrantedSource,
 };
+use parakernel_nic_virtio::header::Header;
 use parakernel_nic_virtio::notify::Notifier;
 use parakernel_nic_virtio::virtqueue::packed::Packed;
 use parakernel_nic_virtio::virtqueue::split::Split;
@@ -22,6 +23,7 @@ use crate::memory::AllMemory;
 
 /// Entries of every ring of the card.
 pub(crate) const ENTRIES: usize = 256;
+const ENTRIES_U32: u32 = 256;
 /// Most grants that a process's frames are compared with.
 pub(crate) const GRANTS_MAX: usize = 4;
 
@@ -63,8 +65,9 @@ pub(crate) struct NetworkQueue {
     pub(crate) policy: Policy,
     /// What the process may call itself.
     pub(crate) grants: Vec<NameGrant, GRANTS_MAX>,
-    /// Frames received and sent.
+    /// Frames received, their bytes, and frames sent.
     pub(crate) received: u64,
+    pub(crate) received_bytes: u64,
     pub(crate) sent: u64,
 }
 
@@ -131,16 +134,23 @@ impl NetworkQueue {
 
     /// Sees what the card has returned; whether there was anything.
     pub(super) fn look(&mut self) -> Result<bool, Fault> {
-        let received = match &mut self.receive {
-            Receive::Split(queue) => queue.harvest()?,
-            Receive::Packed(queue) => queue.harvest()?,
+        let (received, bytes) = match &mut self.receive {
+            Receive::Split(queue) => {
+                let bytes = bytes(queue.hardware(), queue.next(), queue.outstanding())?;
+                (queue.harvest()?, bytes)
+            }
+            Receive::Packed(queue) => {
+                let bytes = bytes(queue.hardware(), queue.next(), queue.outstanding())?;
+                (queue.harvest()?, bytes)
+            }
             Receive::Sealed(ring, seen) => {
-                let entries = u32::try_from(ENTRIES).unwrap_or(u32::MAX);
-                let ready = ring.ready(*seen, entries).map_err(|_| Fault::Device)?;
+                let bytes = bytes(ring, *seen, ENTRIES_U32)?;
+                let ready = ring.ready(*seen, ENTRIES_U32).map_err(|_| Fault::Device)?;
                 *seen = seen.advanced(ready);
-                ready
+                (ready, bytes)
             }
         };
+        self.received_bytes += bytes;
         let sent = match &mut self.transmit {
             Transmit::Split(queue) => queue.harvest()?,
             Transmit::Packed(queue) => queue.harvest()?,
@@ -173,4 +183,12 @@ impl NetworkQueue {
             Transmit::Packed(queue) => queue.outstanding(),
         })
     }
+}
+
+/// Bytes of the frames that have arrived from `next` on, for the counters: without the header that the card puts before each.
+fn bytes(ring: &impl Format, next: Position, outstanding: u32) -> Result<u64, Fault> {
+    let ready = ring.ready(next, outstanding).map_err(|_| Fault::Device)?;
+    let lengths = (0..ready).map_while(|ahead| ring.used(next.advanced(ahead)));
+    let frames = lengths.map(|used| u64::from(used.len).saturating_sub(Header::LEN as u64));
+    Ok(frames.sum())
 }

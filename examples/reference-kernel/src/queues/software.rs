@@ -68,8 +68,7 @@ impl VirtualQueue {
     /// Hands frames of the process to `send`, each checked for its source, until that has no room.
     pub(super) fn take(
         &mut self,
-        submission: &SubmissionPage,
-        status: &StatusPage,
+        (submission, status): (&SubmissionPage, &StatusPage),
         budget: usize,
         buffer: &mut [u8],
         mut send: impl FnMut(&[u8]) -> bool,
