@@ -17,7 +17,7 @@ use crate::input::Input;
 /// Where the process's I/O addresses begin.
 pub(crate) const APERTURE: u64 = 0x4000_0000;
 /// Pages that the table covers.
-pub(crate) const PAGES: usize = 320;
+pub(crate) const PAGES: usize = 640;
 pub(crate) const PAGE: u64 = 4096;
 /// Where the process's memory lies on the bus; far from everything else.
 const BUS: u64 = 0x12_0000_0000;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{bench, boots, fuzz, loc, publish, session, test, workspace::Workspace};
+use crate::{bench, boots, fuzz, loc, mutants, publish, session, test, workspace::Workspace};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +25,8 @@ enum Task {
     Attack(boots::AttackOptions),
     /// Run the fuzz targets, on the stable compiler
     Fuzz(fuzz::Options),
+    /// Plant bugs in the validators, one at a time, and see the fuzz targets find them
+    Mutants(mutants::Options),
     /// Count instructions per packet and per I/O, and hold them against the budgets
     Bench(bench::Options),
     /// Check that every library is ready for a registry
@@ -54,6 +56,7 @@ impl Cli {
             Task::Inside { file } => session::inside(&file),
             Task::Test(options) => test::run(&workspace, &options),
             Task::Fuzz(options) => fuzz::run(&workspace, &options),
+            Task::Mutants(options) => mutants::run(&workspace, &options),
             Task::Bench(options) => bench::run(&workspace, &options),
             Task::PublishCheck => publish::run(&workspace),
             Task::Loc => loc::run(&workspace),

@@ -18,6 +18,8 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
+pub(crate) mod sampler;
+
 /// How long building all targets may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 

@@ -20,6 +20,8 @@ mod fuzz;
 mod kernel;
 mod loc;
 mod log;
+mod mutant;
+mod mutants;
 mod net;
 mod observed;
 mod process;

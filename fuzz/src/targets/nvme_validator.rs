@@ -94,7 +94,7 @@ fn run(bytes: &[u8]) -> Report {
     let input = &mut Input::new(bytes);
     let mut storage = Storage::new();
     let mut regions = Regions::new(&mut storage);
-    regions.insert(input, Direction::Bidirectional, 256);
+    regions.insert(input, Direction::Bidirectional, 600);
     regions.insert(input, Direction::ToDevice, 4);
     regions.insert(input, Direction::FromDevice, 24);
     let rings = Rings {
