@@ -2,14 +2,28 @@
 
 use crate::Target;
 
+mod abi_message;
+mod acpi;
+mod archive;
+mod elf;
+mod frame;
+mod manifest;
 mod nvme_validator;
+mod pci;
 mod virtio_rx_validator;
 mod virtio_tx_validator;
 mod virtqueue;
 
 /// Every target there is; each has a file of its name in `fuzz_targets/`.
 pub const ALL: &[Target] = &[
+    abi_message::TARGET,
+    acpi::TARGET,
+    archive::TARGET,
+    elf::TARGET,
+    frame::TARGET,
+    manifest::TARGET,
     nvme_validator::TARGET,
+    pci::TARGET,
     virtio_rx_validator::TARGET,
     virtio_tx_validator::TARGET,
 ];

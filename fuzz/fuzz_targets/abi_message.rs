@@ -1,0 +1,4 @@
+//! Feeds `abi_message`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| parakernel_fuzz::feed("abi_message", input));

@@ -1,0 +1,4 @@
+//! Feeds `manifest`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| parakernel_fuzz::feed("manifest", input));
