@@ -623,3 +623,87 @@ fn rules_about_registers_are_enforced() {
     host.world.run_for(Duration::from_millis(10));
     host.enable_again();
 }
+
+#[test]
+fn a_seed_replays_every_transfer() {
+    let run = |seed| {
+        let mut host = ready(seed, host::config());
+        host.memory.keep_log(100_000);
+        let ids = host.read_many(1, 12);
+        let log: Vec<_> = host
+            .memory
+            .log()
+            .iter()
+            .map(|dma| (dma.address, dma.len, dma.at))
+            .collect();
+        (ids, log, host.world.now())
+    };
+    assert!(run(5) == run(5));
+    assert!(run(5) != run(6));
+}
+
+#[test]
+fn a_command_id_in_flight_cannot_be_used_again() {
+    let mut host = ready(22, host::config());
+    host.submit_reads(1, 4);
+    host.submit_reads(1, 4);
+    let mut statuses: Vec<u32> = (0..8).map(|_| host.wait(1).1).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses[..4], [0; 4]);
+    assert!(statuses[4..].contains(&0x03), "{statuses:?}");
+    assert!(!host.trace().violations().is_empty());
+}
+
+#[test]
+fn transfers_go_on_until_the_controller_is_not_ready() {
+    let mut late = 0;
+    for seed in 0..20 {
+        let mut host = ready(seed, host::config());
+        host.submit_reads(1, 8);
+        for _ in 0..12 {
+            host.world.step();
+        }
+        host.bar.write32(0x14, 0);
+        let disabled = host.world.now();
+        host.settle();
+        late += host
+            .memory
+            .log()
+            .iter()
+            .filter(|dma| dma.at > disabled)
+            .count();
+    }
+    assert!(late > 20, "{late}");
+}
+
+#[test]
+fn a_forced_write_survives_and_another_does_not() {
+    let mut host = ready(23, host::config());
+    for (lba, flags) in [(0, 0), (1, 1 << 30)] {
+        let page = host.page();
+        host.poke(page, &pattern(9, 512));
+        let status = host.io(0x01, 1, |command| {
+            command[6..8].copy_from_slice(&host::two(page));
+            (command[10], command[12]) = (lba, flags);
+        });
+        assert_eq!(status, 0);
+    }
+    host.nvme.power_cycle();
+    assert_eq!(host.nvme.read_blocks(1, 0, 1).unwrap(), [0; 512]);
+    assert_eq!(host.nvme.read_blocks(1, 1, 1).unwrap(), pattern(9, 512));
+}
+
+#[test]
+fn a_link_that_flaps_leaves_the_controller_as_after_power_up() {
+    let mut host = ready(24, host::config());
+    host.nvme.faults().inject(Fault::LinkFlap, When::NEXT);
+    host.settle();
+    assert_eq!(host.bar.read32(0x1c), u32::MAX);
+    host.world.run_for(Duration::from_millis(2));
+    assert_eq!(host.nvme.config_space().read16(0x04), 0);
+    host.nvme.config_space().enable();
+    assert_eq!(host.bar.read32(0x14), 0);
+    host.enable_again();
+    assert_eq!(host.create_pair(1, 16), (0, 0));
+    assert_eq!(host.read(1, 0, 512, 0).0, 0);
+}

@@ -626,3 +626,132 @@ fn an_answer_comes_to_the_pair_that_asked() {
     assert!(guest.used(&mut rings[0]).is_some());
     world.trace().assert_clean();
 }
+
+#[test]
+fn a_seed_replays_every_transfer() {
+    let run = |seed| {
+        let mut guest = Guest::pci(&World::new(seed), everything());
+        guest.memory.keep_log(100_000);
+        let (_, mut tx) = guest.bring_up(BASE, 32);
+        let at = guest.room(4096);
+        for _ in 0..12 {
+            guest.offer(&mut tx, &[(at, 100, false), (at + 100, 100, false)]);
+        }
+        guest.notify(&tx);
+        guest.settle();
+        let log: Vec<_> = guest
+            .memory
+            .log()
+            .iter()
+            .map(|dma| (dma.address, dma.len, dma.at))
+            .collect();
+        (log, guest.world.now())
+    };
+    assert!(run(5) == run(5));
+    assert!(run(5) != run(6));
+}
+
+#[test]
+fn a_descriptor_in_use_cannot_be_offered_again() {
+    let world = World::new(13);
+    let mut guest = Guest::pci(&world, everything());
+    let (_, mut tx) = guest.bring_up(BASE, 8);
+    let at = guest.room(4096);
+    let head = guest.offer(&mut tx, &[(at, 100, false)]);
+    guest.offer_head(&mut tx, head);
+    guest.notify(&tx);
+    guest.settle();
+    assert_eq!(guest.status() & 64, 64);
+    assert_eq!(world.trace().violations().len(), 1);
+}
+
+/// What the first entries of a packed ring hold, as length, id and flags, and what the page holds they point at.
+const HOSTILE_PACKED_RINGS: [(&[Shape], Option<Shape>); 6] = [
+    // The second descriptor of a chain is not yet available.
+    (&[(100, 0, 0x81), (100, 0, 0)], None),
+    // INDIRECT behind another descriptor.
+    (&[(100, 0, 0x81), (16, 0, 0x84)], Some((100, 0, 0))),
+    // INDIRECT and NEXT.
+    (&[(16, 0, 0x85), (100, 0, 0x80)], Some((100, 0, 0))),
+    // A flag in an indirect table.
+    (&[(16, 0, 0x84)], Some((100, 0, 4))),
+    // Two chains with one id.
+    (&[(100, 3, 0x80), (100, 3, 0x80)], None),
+    // A chain as long as the ring that goes on.
+    (
+        &[(1, 0, 0x81), (1, 0, 0x81), (1, 0, 0x81), (1, 0, 0x81)],
+        None,
+    ),
+];
+
+#[test]
+fn hostile_packed_rings_break_the_device_and_nothing_else() {
+    for (n, (entries, indirect)) in HOSTILE_PACKED_RINGS.into_iter().enumerate() {
+        let world = World::new(14);
+        let mut guest = Guest::pci(&world, everything());
+        let (_, tx) = guest.bring_up(BASE | Features::INDIRECT_DESC | Features::RING_PACKED, 4);
+        let at = guest.room(4096);
+        for (index, (len, id, flags)) in (0..).zip(entries) {
+            guest.poke_descriptor(&tx, index, &descriptor(at, (*len, *id, *flags)));
+        }
+        if let Some((len, id, flags)) = indirect {
+            guest.poke(at, &descriptor(at, (len, id, flags)));
+        }
+        guest.notify(&tx);
+        guest.settle();
+        assert_eq!(guest.status() & 64, 64, "ring {n}");
+        assert_eq!(world.trace().violations().len(), 1, "ring {n}");
+        assert!(guest.memory.escapes().is_empty());
+    }
+}
+
+#[test]
+fn transfers_go_on_until_a_reset_is_complete() {
+    let mut late = 0;
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let mut guest = Guest::pci(&world, everything());
+        let (_, mut tx) = guest.bring_up(BASE, 16);
+        let at = guest.room(4096);
+        for _ in 0..4 {
+            let parts = [0, 1, 2].map(|n| (at + 100 * n, 100, false));
+            guest.offer(&mut tx, &parts);
+        }
+        guest.notify(&tx);
+        for _ in 0..6 {
+            world.step();
+        }
+        let reset = world.now();
+        guest.reset();
+        late += guest
+            .memory
+            .log()
+            .iter()
+            .filter(|dma| dma.at > reset)
+            .count();
+    }
+    assert!(late > 10, "{late}");
+}
+
+#[test]
+fn a_frame_larger_than_the_agreed_mtu_goes_nowhere() {
+    let world = World::new(15);
+    let mut guest = Guest::pci(
+        &world,
+        Config {
+            mtu: 500,
+            ..everything()
+        },
+    );
+    let (mut rx, mut tx) = guest.bring_up(BASE | Features::MTU, 8);
+    let at = guest.room(2048);
+    guest.submit(&mut rx, &[(at, 2048, true)]);
+    for (len, arrives) in [(515, false), (514, true)] {
+        guest.net.wire().send(&plain(len, 0));
+        guest.settle();
+        assert_eq!(guest.used(&mut rx).is_some(), arrives);
+        guest.send(&mut tx, &[0; 12], &plain(len, 0));
+        assert_eq!(guest.net.wire().take().is_some(), arrives);
+    }
+    assert_eq!(world.trace().violations().len(), 1);
+}

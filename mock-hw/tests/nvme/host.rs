@@ -245,7 +245,7 @@ impl Host {
         Some((dword(3) as u16, (dword(3) >> 17) & 0x7ff, dword(0)))
     }
 
-    fn wait(&mut self, queue: u16) -> (u16, u32, u32) {
+    pub(crate) fn wait(&mut self, queue: u16) -> (u16, u32, u32) {
         for _ in 0..200_000 {
             if let Some(done) = self.take(queue) {
                 return done;
