@@ -9,6 +9,7 @@
 //! | [`fwd`] | forwards frames from queue to queue |
 //! | [`kv`] | the key-value store |
 //! | `net`, `echo` | a TCP/IP stack for tasks, and the echo process (feature `net`) |
+//! | `watch` | counts frames that a process should not have been given (feature `net`) |
 #![cfg_attr(not(test), no_std)]
 
 pub mod block;
@@ -22,3 +23,5 @@ pub mod net;
 pub mod nonce;
 pub mod pattern;
 pub mod runtime;
+#[cfg(feature = "net")]
+pub mod watch;

@@ -60,17 +60,20 @@ pub enum Metric {
     Progress = 4,
     /// Attacks that the process outlived.
     Survived = 5,
+    /// Frames received that were not for the process.
+    Strays = 6,
 }
 
 impl Metric {
     /// All metrics, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Written,
         Self::Verified,
         Self::Bad,
         Self::Served,
         Self::Progress,
         Self::Survived,
+        Self::Strays,
     ];
 
     /// The metric with this number.
@@ -91,6 +94,7 @@ impl Metric {
             Self::Served => "served",
             Self::Progress => "progress",
             Self::Survived => "survived",
+            Self::Strays => "strays",
         }
     }
 }
@@ -168,7 +172,7 @@ mod tests {
         }
         assert_eq!(Call::from_number(6), None);
         assert!(
-            (0..6).all(|number| Metric::from_number(number).is_some_and(|it| it as u64 == number))
+            (0..7).all(|number| Metric::from_number(number).is_some_and(|it| it as u64 == number))
         );
     }
 }

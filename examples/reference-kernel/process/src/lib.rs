@@ -14,13 +14,22 @@ mod block;
 mod entry;
 mod lease;
 mod memory;
+mod network;
+mod place;
 mod process;
+mod report;
 pub mod system_call;
 
 pub use arguments::Arguments;
 pub use block::{BLOCK_ENTRIES, BlockMemory, BlockPair, block_pair};
 pub use lease::Lease;
+pub use network::{
+    FRAME_LAYOUT, NETWORK_ENTRIES, Network, NetworkError, NetworkLink, NetworkMemory, Pair,
+    QueueError, Receive, Transmit,
+};
+pub use place::Place;
 pub use process::{AskError, Process};
+pub use report::WithStrays;
 
 #[doc(hidden)]
 pub use entry::start;

@@ -2,13 +2,14 @@
 #![expect(unsafe_code, reason = "views memory that the kernel mapped")]
 
 use core::{
+    fmt::{self, Write},
     ptr::{self, NonNull},
     time::Duration,
 };
 
 use parakernel_apps::runtime::{Metric, Runtime};
 use parakernel_core::{
-    abi::{CallError, Codec, OutcomeRing, ProcessInfo, StatusPage, VERSION},
+    abi::{CallError, Codec, LOG_MAX, OutcomeRing, ProcessInfo, StatusPage, VERSION},
     control::{ClaimWish, Outcome, Refusal, Request, Tag},
     device::Epoch,
     handle::LeaseId,
@@ -18,7 +19,7 @@ use parakernel_core::{
     time::Instant,
 };
 
-use crate::{Arguments, Lease, system_call};
+use crate::{Arguments, Lease, report::Numbers, system_call};
 
 /// How long to sleep at a time while an outcome is awaited: it wakes the process, so this is only for a kernel that
 /// forgets to.
@@ -32,6 +33,7 @@ pub struct Process {
     outcomes: OutcomeRing<'static>,
     consumed: Position,
     last_tag: u64,
+    numbers: Numbers,
 }
 
 /// Why nothing came of a request.
@@ -68,6 +70,7 @@ impl Process {
             outcomes: OutcomeRing::new(memory, info.outcome_entries)?,
             consumed: Position::START,
             last_tag: 0,
+            numbers: Numbers::new(),
         })
     }
 
@@ -81,6 +84,14 @@ impl Process {
     #[must_use]
     pub const fn info(&self) -> &'static ProcessInfo {
         self.info
+    }
+
+    /// Writes a line to the kernel's log, cut to its length.
+    pub fn log_line(&mut self, line: fmt::Arguments<'_>) {
+        let mut text: heapless::String<LOG_MAX> = heapless::String::new();
+        // What does not fit is left out.
+        let _cut = text.write_fmt(line).is_err();
+        self.log(&text);
     }
 
     /// Asks for something and sleeps until the answer is there.
@@ -170,19 +181,34 @@ pub(crate) const fn address(number: u64) -> usize {
     number as usize
 }
 
+/// The time, by the processor's time stamp counter.
+fn now(start: u64, hertz: u64) -> Instant {
+    // SAFETY: reads a counter.
+    let ticks = unsafe { core::arch::x86_64::_rdtsc() }.saturating_sub(start);
+    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(hertz.max(1));
+    Instant::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+impl Drop for Process {
+    /// Publishes what was reported last.
+    fn drop(&mut self) {
+        self.numbers.publish();
+    }
+}
+
 impl Runtime for Process {
     fn now(&mut self) -> Instant {
-        // SAFETY: reads a counter.
-        let ticks = unsafe { core::arch::x86_64::_rdtsc() }.saturating_sub(self.info.tsc_start);
-        let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(self.info.tsc_hz.max(1));
-        Instant::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        now(self.info.tsc_start, self.info.tsc_hz)
     }
 
     fn end_of_turn(&mut self) {
+        let (start, hz) = (self.info.tsc_start, self.info.tsc_hz);
+        self.numbers.publish_if_due(|| now(start, hz));
         system_call::submit_all();
     }
 
     fn wait(&mut self, deadline: Option<Instant>) {
+        self.numbers.publish();
         system_call::wait(deadline.unwrap_or(Instant::from_nanos(u64::MAX)));
     }
 
@@ -191,6 +217,6 @@ impl Runtime for Process {
     }
 
     fn report(&mut self, metric: Metric, value: u64) {
-        system_call::report(metric, value);
+        self.numbers.set(metric, value);
     }
 }

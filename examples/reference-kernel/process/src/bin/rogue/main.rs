@@ -1,8 +1,7 @@
 //! The attacker: tries what a process must not be able to do, one attack a life.
 //!
 //! Arguments: `life` (how many attacks were tried before), `attack` and `device` (`nvme`, `nic` or `kernel`; only
-//! these), `victim` (an address to aim at: on the bus for attacks by DMA, in the process's own address space for
-//! `foreign-doorbell` and `wild-pointer`), and those of every block and network process.
+//! these), `victim` (the bus address that attacks by DMA aim at), and those of every block and network process.
 //!
 //! It writes raw entries into its rings, by layouts of its own, so that no check of a driver is in its way. What it
 //! says in the log:

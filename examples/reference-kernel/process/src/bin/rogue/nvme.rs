@@ -24,7 +24,7 @@ use parakernel_process::{Lease, Process, system_call};
 
 use crate::{
     plan::Attack,
-    stage::{Seen, Stage, deface},
+    stage::{MARK, Seen, Stage, deface},
     system,
 };
 
@@ -225,13 +225,14 @@ impl Pair {
         })
     }
 
-    /// Puts a block of the process's own on the disk, so that it is seen where it comes from.
+    /// Puts a block of the process's own on the disk, so that it is seen where it comes from: a block that the process
+    /// may write there, whose generation reads as the pattern.
     fn sign(&mut self, process: &mut Process) -> Result<(), &'static str> {
         let stamp = Stamp {
             owner: process.arguments().number("owner").unwrap_or(0),
             namespace: self.map.namespace,
             lba: self.map.first,
-            generation: 1,
+            generation: MARK,
         };
         let mut block = [0; PAGE];
         let len = 1_usize << self.map.block_shift;

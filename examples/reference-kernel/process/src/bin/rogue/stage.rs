@@ -51,13 +51,15 @@ impl Stage {
         }
     }
 
-    pub(crate) const fn arguments(&self) -> Arguments {
+    const fn arguments(&self) -> Arguments {
         self.process.arguments()
     }
 
-    /// The address to aim at, if one is given.
+    /// The bus address to aim at, if one is given.
     pub(crate) fn victim(&self) -> Option<u64> {
-        self.arguments().number("victim")
+        self.arguments()
+            .number("victim")
+            .filter(|address| *address != 0)
     }
 
     /// Says what comes next.
@@ -117,6 +119,9 @@ impl Stage {
         write!(line, " {more}")
     }
 }
+
+/// The pattern's first eight bytes as a number, for fields that hold one.
+pub(crate) const MARK: u64 = u64::from_le_bytes(*b"ROGUEROG");
 
 /// The eight bytes at `index` of memory that is full of the pattern.
 pub(crate) fn pattern(index: usize) -> u64 {

@@ -38,9 +38,8 @@ const LEN: u64 = 64;
 
 /// Hands the kernel wild pointers.
 pub(crate) fn wild_pointers(stage: &mut Stage) -> Seen {
-    let victim = stage.victim();
     stage.announce();
-    for pointer in victim.into_iter().chain(WILD) {
+    for pointer in WILD {
         for call in [Call::Log, Call::Request] {
             // SAFETY: the kernel may not read there at all, which is the point; nothing of this program lies there.
             let result = unsafe { system_call::raw(call as u64, pointer, LEN) };
@@ -60,7 +59,6 @@ pub(crate) fn foreign_doorbell(stage: &mut Stage, own: &Lease) -> Seen {
     const GENERATIONS: u32 = 16;
     let stride = stage.process.info().lease_stride;
     let beside = own.map().submission_page.wrapping_add(stride);
-    let target = stage.victim().unwrap_or(beside);
     stage.announce();
     for index in 0..LEASES {
         for generation in 0..GENERATIONS {
@@ -71,7 +69,7 @@ pub(crate) fn foreign_doorbell(stage: &mut Stage, own: &Lease) -> Seen {
         }
     }
     // SAFETY: nothing of this program lies there; the store ends the process where all is well.
-    unsafe { store(target, 1) };
+    unsafe { store(beside, 1) };
     stage.linger(|_| true);
     Seen::Effect("a doorbell that is not the process's could be written")
 }

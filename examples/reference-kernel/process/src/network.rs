@@ -1,0 +1,260 @@
+//! A process's interface on a network card: a queue pair of the card's, a virtual one, and a rule.
+
+use core::{cell::Cell, fmt, net::Ipv4Addr};
+
+use parakernel_apps::{
+    net::{Address, Identity},
+    watch::Watched,
+};
+use parakernel_core::{
+    abi::{NetworkMap, QueueMap},
+    access::AccessMode,
+    control::{ClaimWish, Outcome, Placement, Wake},
+    device::DeviceId,
+    memory::{Arena, ArenaLayout, Pool},
+    ring::RingSize,
+    steering::{IpPrefix, Ipv4Prefix, Mac, Matches},
+};
+use parakernel_smoltcp::{Device, Joined, Memory, QueuePair};
+
+use crate::{Arguments, AskError, Lease, Process};
+
+mod queue;
+
+pub use queue::{QueueError, Receive, Transmit};
+
+/// Entries of each ring of a network queue pair.
+pub const NETWORK_ENTRIES: usize = 256;
+
+/// How the memory for frames is cut: the kernel goes by the same where it fills a sealed queue's descriptors.
+///
+/// A frame of 1514 bytes fits a buffer, with virtio's header before it.
+pub const FRAME_LAYOUT: ArenaLayout = ArenaLayout {
+    stride: 2112,
+    headroom: 64,
+    header: 12,
+    count: 256,
+};
+
+/// Number of buffers.
+const BUFFERS: usize = FRAME_LAYOUT.count as usize;
+/// Of these, those for frames to send.
+const TRANSMIT_BUFFERS: usize = 80;
+/// Most received frames that wait for the stack.
+const WAITING: usize = 128;
+
+/// What the interface keeps its buffers in, fit for a [`Place`](crate::Place).
+#[derive(Debug)]
+pub struct NetworkMemory {
+    receive: [u32; BUFFERS],
+    transmit: [u32; BUFFERS],
+    received: [u32; WAITING],
+    /// Frames that wait to be sent, and buffers of frames that were copied, for each pair.
+    waiting: [[u32; TRANSMIT_BUFFERS]; 2],
+    sent: [[u32; TRANSMIT_BUFFERS]; 2],
+}
+
+impl NetworkMemory {
+    /// Unused memory.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            receive: [0; _],
+            transmit: [0; _],
+            received: [0; _],
+            waiting: [[0; _]; _],
+            sent: [[0; _]; _],
+        }
+    }
+}
+
+impl Default for NetworkMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A queue pair, whatever it is made of.
+pub type Pair<'m> = QueuePair<'m, Receive, Transmit<'m>>;
+
+/// Both pairs of an interface.
+pub type NetworkLink<'m> = Watched<'m, Joined<Pair<'m>, Pair<'m>>>;
+
+/// An interface that works.
+#[derive(Debug)]
+pub struct Network<'m> {
+    /// For the stack.
+    pub device: Device<'m, NetworkLink<'m>>,
+    /// Who the process is on the network.
+    pub identity: Identity,
+    /// Where the frames for its address arrive.
+    pub placement: Placement,
+}
+
+/// Why there is no interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NetworkError {
+    /// An argument is missing, or makes no sense.
+    Argument(&'static str),
+    /// The kernel did not give what the interface needs.
+    Ask(AskError),
+    /// A map that the kernel wrote makes no sense.
+    Map,
+}
+
+impl From<AskError> for NetworkError {
+    fn from(error: AskError) -> Self {
+        Self::Ask(error)
+    }
+}
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Argument(key) => write!(f, "the argument `{key}` is missing or wrong"),
+            Self::Ask(error) => write!(f, "no network: {error:?}"),
+            Self::Map => f.write_str("a map that makes no sense"),
+        }
+    }
+}
+
+impl core::error::Error for NetworkError {}
+
+impl Process {
+    /// Claims a network queue pair in the cheapest sound mode that is not cheaper than `at_least`.
+    ///
+    /// For a sealed queue the [arena](Self::arena) must be there before.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub fn claim_network(
+        &mut self,
+        device: DeviceId,
+        at_least: AccessMode,
+    ) -> Result<(Lease, NetworkMap), AskError> {
+        #[expect(clippy::cast_possible_truncation, reason = "256")]
+        let size = RingSize::at_most(NETWORK_ENTRIES as u32).ok_or(AskError::Unexpected)?;
+        let lease = self.claim(ClaimWish {
+            device,
+            at_least,
+            first_ring: size,
+            second_ring: size,
+            wake: Wake::Interrupt,
+            volume: None,
+        })?;
+        match lease.map().queue {
+            QueueMap::Network(map) => Ok((lease, map)),
+            QueueMap::Block(_) => Err(AskError::Unexpected),
+        }
+    }
+
+    /// The process's interface, as its arguments (`nic`, `ip`, `mac`, `net`, `gateway`, `key`) describe it: memory, both
+    /// queue pairs, and the rule that leads the frames for its address to the first.
+    ///
+    /// Frames that arrive and are not for that address are counted in `strays`.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`], where there is none.
+    pub fn network<'m>(
+        &mut self,
+        memory: &'m mut NetworkMemory,
+        strays: &'m Cell<u64>,
+    ) -> Result<Network<'m>, NetworkError> {
+        let arguments = self.arguments();
+        let identity = identity(arguments)?;
+        let device = device(arguments).ok_or(NetworkError::Argument("nic"))?;
+        // First of all: a sealed queue is filled with this memory.
+        let arena = self.arena(FRAME_LAYOUT)?;
+        let (hardware, map) = self.claim_network(device, AccessMode::Direct)?;
+        let (software, software_map) = self.claim_network(device, AccessMode::Virtual)?;
+        let [first_waiting, second_waiting] = &mut memory.waiting;
+        let [first_sent, second_sent] = &mut memory.sent;
+        let link = Joined::new(
+            pair(&hardware, &map, &arena, first_waiting, first_sent)?,
+            pair(
+                &software,
+                &software_map,
+                &arena,
+                second_waiting,
+                second_sent,
+            )?,
+        );
+        let Address { mac, ip, .. } = identity.address;
+        let placement = self.lead_here(&hardware, Mac(mac), ip)?;
+        let mut receive = Pool::new(arena, &mut memory.receive);
+        let transmit = receive.split_off(TRANSMIT_BUFFERS, &mut memory.transmit);
+        let memory = Memory {
+            receive,
+            transmit,
+            words: &mut memory.received,
+            scratch: &mut [],
+        };
+        let link = Watched::new(link, mac, ip, strays);
+        Ok(Network {
+            device: Device::new(link, memory, map.max_frame.into()),
+            identity,
+            placement,
+        })
+    }
+
+    /// Leads the frames for `mac` and `ip` to `lease`; where they arrive.
+    fn lead_here(&mut self, lease: &Lease, mac: Mac, ip: Ipv4Addr) -> Result<Placement, AskError> {
+        let address = IpPrefix::V4(Ipv4Prefix::host(ip));
+        let outcome = self.steer(Matches::to(mac, address), lease.id())?;
+        let Outcome::RuleAdded { placement, .. } = outcome else {
+            return Err(AskError::Unexpected);
+        };
+        Ok(placement)
+    }
+}
+
+/// The two queues of a lease.
+fn pair<'m>(
+    lease: &Lease,
+    map: &NetworkMap,
+    arena: &Arena<'static>,
+    waiting: &'m mut [u32],
+    sent: &'m mut [u32],
+) -> Result<Pair<'m>, NetworkError> {
+    let receive = Receive::open(lease, map, arena.layout()).ok_or(NetworkError::Map)?;
+    let transmit = Transmit::open(lease, map, arena.again(), sent).ok_or(NetworkError::Map)?;
+    Ok(QueuePair::new(receive, transmit, waiting))
+}
+
+/// The card.
+fn device(arguments: Arguments) -> Option<DeviceId> {
+    let number = u32::try_from(arguments.number("nic")?).ok()?;
+    Some(DeviceId::new(number))
+}
+
+/// Who the process is on the network.
+fn identity(arguments: Arguments) -> Result<Identity, NetworkError> {
+    let mac = arguments.value("mac").and_then(mac);
+    let mac = mac.ok_or(NetworkError::Argument("mac"))?;
+    let ip = arguments.parse("ip").ok_or(NetworkError::Argument("ip"))?;
+    let net = arguments.value("net").and_then(|net| net.split_once('/'));
+    let prefix = net.and_then(|(_, bits)| bits.parse().ok());
+    Ok(Identity {
+        address: Address {
+            mac,
+            ip,
+            prefix: prefix.ok_or(NetworkError::Argument("net"))?,
+            gateway: arguments.parse("gateway"),
+        },
+        key: arguments.number("key").unwrap_or(0),
+    })
+}
+
+/// The address that `text` is, six bytes in hexadecimal with colons between them.
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok());
+    let mut mac = [0; 6];
+    for place in &mut mac {
+        *place = bytes.next()??;
+    }
+    bytes.next().is_none().then_some(mac)
+}
