@@ -6,6 +6,7 @@ use core::ops::Range;
 
 use heapless::Vec;
 use parakernel_core::address::{NodeId, PhysAddr};
+use parakernel_core::mmio::MappedRegisters;
 
 use crate::acpi::Machine;
 use crate::arch::layout::{self, KernelTables};
@@ -45,6 +46,24 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    /// Registers that no PCI function has, mapped for ever; `None` where memory lies there, or there is no room.
+    pub(crate) fn map_registers(&mut self, start: PhysAddr, len: usize) -> Option<MappedRegisters> {
+        let end = start.checked_add(len as u64)?;
+        let is_free = self
+            .memory
+            .within(&(start.as_u64()..end.as_u64()))
+            .is_empty();
+        if !is_free || !start.is_aligned(8) {
+            return None;
+        }
+        let base = self
+            .tables
+            .map_device(&mut self.frames, start, len as u64)
+            .ok()?;
+        // SAFETY: just mapped as device memory, for ever, aligned as its physical address is.
+        Some(unsafe { MappedRegisters::new(base, len) })
+    }
+
     /// The node that a function hangs on; where nobody says, the first that has memory.
     pub(crate) fn node_of(&self, function: &Function) -> NodeId {
         let node = self.machine.topology.node_of_device(function.address);

@@ -6,10 +6,11 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use heapless::{String, Vec};
+use kernel_formats::command_line;
 use kernel_formats::manifest::{self, Ring};
 use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
-use parakernel_core::address::{BusAddress, CoreId};
+use parakernel_core::address::{BusAddress, CoreId, PhysAddr};
 use parakernel_core::control::{
     ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quota, Request,
     Tag,
@@ -22,6 +23,7 @@ use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
 use parakernel_core::time::Instant;
 use parakernel_core::volume::{Identity, Volume};
 
+use crate::arch::native;
 use crate::boot::Kernel;
 use crate::device::Device;
 use crate::device::net::NetDevice;
@@ -555,6 +557,16 @@ fn devices(kernel: &mut Kernel, ring: Ring) -> Devices {
         let device = kernel.frames.place(device.node(), device);
         if device.is_none_or(|device| devices.push(device).is_err()) {
             print!("pci {}: too many devices\n", function.address);
+        }
+    }
+    for place in command_line::devices(kernel.command_line, "virtio_mmio.device") {
+        let place = (PhysAddr::new(place.start), native(place.len));
+        let Some(device) = NetDevice::bring_up_at(kernel, place, ring).map(Device::Net) else {
+            continue;
+        };
+        let device = kernel.frames.place(device.node(), device);
+        if device.is_none_or(|device| devices.push(device).is_err()) {
+            print!("{:?}: too many devices\n", place.0);
         }
     }
     devices

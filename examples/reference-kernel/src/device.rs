@@ -10,6 +10,7 @@ use parakernel_core::time::Instant;
 
 use crate::pci::msix::MsiX;
 
+mod bus;
 pub(crate) mod net;
 pub(crate) mod nvme;
 

@@ -1,5 +1,6 @@
 //! A virtio network card: the driver's control half, as the control plane works it.
 
+use core::fmt;
 use core::task::Poll;
 
 use kernel_formats::manifest::Ring;
@@ -20,9 +21,11 @@ use parakernel_nic_virtio::features::Features;
 use parakernel_nic_virtio::notify::NotifyRegister;
 use parakernel_nic_virtio::steering::{CLASSES, ClassRules};
 use parakernel_nic_virtio::transport::Transport;
+use parakernel_nic_virtio::transport::mmio::MmioTransport;
 use parakernel_nic_virtio::transport::pci::{BarRange, Layout, PciTransport};
 use parakernel_nic_virtio::virtqueue::{Events, Order};
 
+use super::bus::Bus;
 use crate::arch::native;
 use crate::boot::Kernel;
 use crate::memory::{FRAME, Owner};
@@ -39,7 +42,7 @@ pub(crate) const KERNEL_PAIR: u16 = 0;
 const MTU: u16 = 1500;
 const HEADERS: u16 = 14;
 
-type Card = Device<'static, PciTransport<MappedRegisters>>;
+type Card = Device<'static, Bus>;
 
 /// A queue pair that processes may claim.
 #[derive(Debug, Default)]
@@ -50,14 +53,25 @@ struct Place {
     fenced: Option<NetworkQueue>,
 }
 
+/// A card that was found, by whatever name.
+struct Found<N> {
+    name: N,
+    function: Option<&'static Function>,
+    bus: Bus,
+    notify: MappedRegisters,
+    notify_start: Option<PhysAddr>,
+    msix: Option<MsiX>,
+}
+
 /// A network card.
 #[derive(Debug)]
 pub(crate) struct NetDevice {
     card: Card,
-    function: &'static Function,
-    /// The notification registers, and where they lie.
+    /// The PCI function, where it is one.
+    function: Option<&'static Function>,
+    /// The notification registers, and where they lie, where processes may have a page of them.
     notify: &'static MappedRegisters,
-    notify_start: PhysAddr,
+    notify_start: Option<PhysAddr>,
     msix: Option<MsiX>,
     places: &'static mut [Place],
     rules: ClassRules<'static>,
@@ -85,7 +99,7 @@ impl NetDevice {
         let transport = transport
             .map_err(|error| print!("virtio-net {address}: {error}\n"))
             .ok()?;
-        let notify_start = bars.start(layout.notify)?;
+        let notify_start = bars.start(layout.notify);
         let table = bars.whole(
             function
                 .config
@@ -96,24 +110,62 @@ impl NetDevice {
         );
         devices::allow(function).ok()?;
         let msix = table.and_then(|(bar, registers)| MsiX::of(kernel, function, (bar, &registers)));
-        let notify: &'static MappedRegisters = kernel.frames.place(node, notify)?;
-        let wanted = wanted(ring);
-        let setup = setup(kernel, node, wanted)?;
-        let card = Device::bring_up(transport, &mut time::Spin, setup);
+        let found = Found {
+            name: address,
+            function: Some(function),
+            bus: Bus::Pci(transport),
+            notify,
+            notify_start,
+            msix,
+        };
+        Self::start(kernel, found, ring, node)
+    }
+
+    /// Brings up the card whose registers are `len` bytes at `start`, if there is one.
+    pub(crate) fn bring_up_at(
+        kernel: &mut Kernel,
+        (start, len): (PhysAddr, usize),
+        ring: Ring,
+    ) -> Option<Self> {
+        let registers = kernel.map_registers(start, len)?;
+        let notify = registers.part(0, len)?;
+        let bus = Bus::Mmio(MmioTransport::new(registers).ok()?);
+        let node = kernel.frames.node_with_memory(NodeId::new(0));
+        let found = Found {
+            name: start,
+            function: None,
+            bus,
+            notify,
+            notify_start: None,
+            msix: None,
+        };
+        Self::start(kernel, found, ring, node)
+    }
+
+    fn start(
+        kernel: &mut Kernel,
+        found: Found<impl fmt::Debug>,
+        ring: Ring,
+        node: NodeId,
+    ) -> Option<Self> {
+        let name = found.name;
+        let notify: &'static MappedRegisters = kernel.frames.place(node, found.notify)?;
+        let setup = setup(kernel, node, wanted(ring))?;
+        let card = Device::bring_up(found.bus, &mut time::Spin, setup);
         let card = card
-            .map_err(|error| print!("virtio-net {address}: {error}\n"))
+            .map_err(|error| print!("virtio-net {name:?}: {error}\n"))
             .ok()?;
         let pairs = card.pairs();
         print!(
-            "virtio-net {address}: {pairs} queue pairs, {:?}\n",
+            "virtio-net {name:?}: {pairs} queue pairs, {:?}\n",
             card.features()
         );
         let mut device = Self {
             card,
-            function,
+            function: found.function,
             notify,
-            notify_start,
-            msix,
+            notify_start: found.notify_start,
+            msix: found.msix,
             places: &mut [],
             rules: ClassRules::new(
                 kernel.frames.place_slice(node, CLASSES, None)?,
@@ -180,7 +232,7 @@ impl NetDevice {
             return None;
         }
         let offset = self.card.notify_register(queue).ok()?.address.offset;
-        let address = self.notify_start.as_u64() + offset as u64;
+        let address = self.notify_start?.as_u64() + offset as u64;
         let within = address % FRAME;
         Some((PhysAddr::new(address - within), within))
     }
@@ -298,8 +350,14 @@ impl NetDevice {
                 Ok(())
             }
             Operation::Silence => {
-                devices::forbid(self.function);
-                Ok(())
+                match self.function {
+                    Some(function) => {
+                        devices::forbid(function);
+                        Ok(())
+                    }
+                    // There is nothing between such a card and memory.
+                    None => Err(ErrorKind::Unsupported),
+                }
             }
         }
     }
