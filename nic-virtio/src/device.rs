@@ -271,7 +271,7 @@ impl<'a, T: Transport> Device<'a, T> {
         }
     }
 
-    /// Whether the device hashes what [`Classes`](crate::steering::Classes) are made of, with a key and a table as long.
+    /// Whether the device hashes what [`Classes`] are made of, with a key and a table as long.
     #[must_use]
     pub fn can_steer(&self) -> bool {
         let types = HashTypes::from_bits_truncate(self.limits.hash_types);

@@ -23,6 +23,7 @@ macro_rules! error {
 
 /// Why a device could not be found or brought up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum InitError {
     /// Not a virtio network device; the value is what was read where the identification should be.
@@ -180,6 +181,7 @@ error!(RingError);
 
 /// Why a command on the control queue did not succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum CommandError {
     /// The feature that the command needs was not agreed on.
@@ -228,6 +230,7 @@ error!(CommandError);
 
 /// Why a queue pair could not be claimed or released.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum PairError {
     /// The device has no such pair.

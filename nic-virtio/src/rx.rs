@@ -134,54 +134,64 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> Receiver<F, D, N> {
 
     /// Takes frames of one buffer each, while the device returns the buffers of a full ring in order, which it does as
     /// a rule; at most `limit`. Each is replaced in its place. Returns the number of frames.
-    ///
-    /// A function of its own, so that the loop has the registers to itself.
-    #[inline(never)]
-    fn poll_in_step<const MERGED: bool>(
+    #[inline]
+    fn poll_in_step(
         &mut self,
         limit: usize,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
-    ) -> Result<u32, RingError> {
-        let (format, posted, start) = (self.format, self.posted, self.next);
-        let arena = pool.arena().again();
+    ) -> u32 {
         let fresh = pool.next_words(limit).unwrap_or_default();
         let places = frames.vacant_words().get_mut(..fresh.len());
-        let mut next = start;
-        let mut result = Ok(());
-        for (&word, place) in fresh.iter().zip(places.unwrap_or_default()) {
+        let run = (fresh, places.unwrap_or_default());
+        let taken = match self.spread {
+            // SAFETY: the words move below.
+            Spread::Single => unsafe { self.swap_run::<false>(run, pool.arena()) },
+            // SAFETY: the words move below.
+            Spread::Merged => unsafe { self.swap_run::<true>(run, pool.arena()) },
+        };
+        self.next = self.next.advanced(taken);
+        self.tail = self.tail.advanced(taken);
+        // SAFETY: the words of so many segments were moved into `armed`.
+        unsafe { pool.remove(limit, taken as usize) };
+        // SAFETY: so many words of segments were moved out of `armed`, with a length that fits.
+        unsafe { frames.add(taken as usize) };
+        taken
+    }
+
+    /// Arms the buffers `fresh` in the places of those that were filled, whose frames go into `places`; as many as were
+    /// returned in step. A function of its own, so that the loop has the registers to itself.
+    ///
+    /// # Safety
+    ///
+    /// As many of the first words of `fresh` as the result says must be used no more; as many of `places` then are
+    /// segments.
+    #[inline(never)]
+    unsafe fn swap_run<const MERGED: bool>(
+        &mut self,
+        (fresh, places): (&[u32], &mut [u32]),
+        arena: &Arena<'_>,
+    ) -> u32 {
+        let (format, posted, arena) = (self.format, self.posted, arena.again());
+        let mut next = self.next;
+        for (&word, place) in fresh.iter().zip(places) {
             let index = slot(next, N);
             let Some(used) = format.used(next) else { break };
             if used.id as usize != index || (MERGED && self.buffers(index, &arena) != Some(1)) {
                 break;
             }
-            let len = match frame_len(used, posted) {
-                Ok(len) => len,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
+            // What is wrong with it, and what to do then, is for the general case to say.
+            let Ok(len) = frame_len(used, posted) else {
+                break;
             };
-            let buffer = (word & 0xFFFF) as u16;
-            format.arm(
-                next.advanced(Self::ENTRIES),
-                id(index),
-                address(&arena, buffer),
-                posted,
-            );
-            // SAFETY: the word is removed from the pool below, and the one returned is only put into the list.
+            // SAFETY: by the contract of this function.
             let done = unsafe { self.armed.exchange(index, word) };
             *place = done | len << 16;
+            let address = address(&arena, (word & 0xFFFF) as u16);
+            format.arm(next.advanced(Self::ENTRIES), id(index), address, posted);
             next = next.after();
         }
-        let taken = next.since(start);
-        self.next = next;
-        self.tail = self.tail.advanced(taken);
-        // SAFETY: the words of so many segments were moved into `armed`.
-        unsafe { pool.remove(limit, taken as usize) };
-        // SAFETY: so many words of segments were moved out of `armed`, cleared and with a length that fits (`frame_len`).
-        unsafe { frames.add(taken as usize) };
-        result.map(|()| taken)
+        next.since(self.next)
     }
 
     /// Takes up to `budget` frames, of those before `end`, in whatever order and buffers they are, and arms what is free.
@@ -345,11 +355,8 @@ impl<F: ReceiveFormat, D: Doorbell, const N: usize> RxQueue for Receiver<F, D, N
         if F::IN_PLACE && outstanding == Self::ENTRIES && self.unsaid.left == 0 {
             let limit = budget.min(frames.room()).min(pool.free());
             let limit = limit.min(ready as usize);
-            let run = match self.spread {
-                Spread::Single => self.poll_in_step::<false>(limit, pool, frames),
-                Spread::Merged => self.poll_in_step::<true>(limit, pool, frames),
-            };
-            taken = run? as usize;
+            let run = self.poll_in_step(limit, pool, frames);
+            taken = run as usize;
         }
         if taken < budget && self.next != end {
             taken += self.poll_general(end, pool, frames, budget - taken)?;
