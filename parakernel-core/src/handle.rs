@@ -206,6 +206,13 @@ impl<'a, H: Handle, T> HandleTable<'a, H, T> {
         Ok(H::new(index, slot.generation))
     }
 
+    /// The handle that the next entry will get; `None` where every slot is in use.
+    #[must_use]
+    pub fn vacancy(&self) -> Option<H> {
+        let slot = self.slots.get(self.free as usize)?;
+        Some(H::new(self.free, slot.generation))
+    }
+
     /// Takes the entry out; its slot's next tenant gets another handle.
     pub fn remove(&mut self, handle: H) -> Option<T> {
         self.get(handle)?;
@@ -346,7 +353,10 @@ mod tests {
             let mut all = Vec::new();
             for (number, (insert, pick)) in steps.into_iter().enumerate() {
                 if insert {
-                    match table.insert(number) {
+                    let vacancy = table.vacancy();
+                    let inserted = table.insert(number);
+                    prop_assert_eq!(inserted.ok(), vacancy);
+                    match inserted {
                         Ok(handle) => prop_assert_eq!(map.insert(handle, number), None),
                         Err(_) => prop_assert_eq!(map.len(), 4),
                     }

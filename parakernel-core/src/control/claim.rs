@@ -1,10 +1,10 @@
 //! Claims: from a wish to a queue that works.
 
-use core::task::Poll;
+use core::{task::Poll, time::Duration};
 
 use super::{
-    ClaimWish, ControlPlane, Job, LeaseEntry, LeaseSpec, Outcome, Platform, Progress, Purpose,
-    Refusal, Tag, Wake,
+    ClaimWish, ControlPlane, Job, LeaseEntry, LeaseSpec, Memory, NoRoom, Outcome, Platform,
+    ProcessEntry, Progress, Purpose, Refusal, Tag, Wake,
     devices::Health,
     entries::{Origin, Stage},
     queues::Queued,
@@ -36,8 +36,11 @@ impl<P: Platform> ControlPlane<'_, P> {
         }
         self.check_claim(process, wish, &limits)?;
         let spec = self.draft(process, wish, &limits)?;
-        let lease = self.enter(spec, tag)?;
-        self.connect(lease, now)
+        let claimed = self.set_up(spec, tag, now);
+        if claimed.is_err() {
+            self.return_to_device(&spec);
+        }
+        claimed
     }
 
     /// Whether the process may have a queue of this kind, with this volume.
@@ -138,11 +141,13 @@ impl<P: Platform> ControlPlane<'_, P> {
         }
     }
 
-    /// Enters a lease, with memory for its rings.
-    fn enter(&mut self, mut spec: LeaseSpec, tag: Tag) -> Result<LeaseId, Refusal> {
-        let entry = LeaseEntry {
+    /// Enters a lease, with memory for its rings, and begins to have its queue made.
+    fn set_up(&mut self, mut spec: LeaseSpec, tag: Tag, now: Instant) -> Result<(), Refusal> {
+        spec.lease = self.leases.vacancy().ok_or(Refusal::Exhausted)?;
+        let memory = self.allocate_for(&spec)?;
+        let mut entry = LeaseEntry {
             spec,
-            memory: super::Memory { id: 0, pages: 0 },
+            memory,
             stage: Stage::Fenced,
             tag: Some(tag),
             is_ending: false,
@@ -150,93 +155,50 @@ impl<P: Platform> ControlPlane<'_, P> {
             failure: None,
             queued: Queued::default(),
         };
-        let Ok(lease) = self.leases.insert(entry) else {
-            self.return_to_device(&spec);
-            return Err(Refusal::Exhausted);
-        };
-        spec.lease = lease;
-        match self.allocate_for(&spec) {
-            Ok(memory) => {
-                if let Some(entry) = self.leases.get_mut(lease) {
-                    (entry.spec, entry.memory) = (spec, memory);
-                }
-                self.count_lease(&spec, memory.pages);
-                Ok(lease)
-            }
-            Err(refusal) => {
-                self.leases.remove(lease);
-                self.return_to_device(&spec);
-                Err(refusal)
-            }
+        entry.claims(Origin::Claim, self.connect(&spec, memory, now));
+        if let Some(owner) = self.processes.get_mut(spec.process) {
+            owner.used.leases += 1;
+            owner.used.pages += memory.pages;
+            owner.used.vectors += u32::from(spec.has_own_vector());
         }
+        let inserted = self.leases.insert(entry);
+        debug_assert!(
+            inserted.is_ok_and(|lease| lease == spec.lease),
+            "the vacancy is another"
+        );
+        self.enqueue(Job::Lease(spec.lease));
+        Ok(())
     }
 
-    fn allocate_for(&mut self, spec: &LeaseSpec) -> Result<super::Memory, Refusal> {
-        let memory = self
-            .platform
-            .allocate(Purpose::Lease(*spec))
-            .ok_or(Refusal::Exhausted)?;
-        let owner = self
-            .processes
-            .get(spec.process)
-            .ok_or(Refusal::NoSuchHandle)?;
-        if owner.used.pages + memory.pages > owner.quota.pages {
+    fn allocate_for(&mut self, spec: &LeaseSpec) -> Result<Memory, Refusal> {
+        let memory = self.platform.allocate(Purpose::Lease(*spec));
+        let memory = memory.ok_or(Refusal::Exhausted)?;
+        let fits = |owner: &ProcessEntry| owner.used.pages + memory.pages <= owner.quota.pages;
+        if !self.processes.get(spec.process).is_some_and(fits) {
+            // Nobody has seen it, so it still holds zeroes.
             self.platform.free(memory);
             return Err(Refusal::Quota);
         }
         Ok(memory)
     }
 
-    fn count_lease(&mut self, spec: &LeaseSpec, pages: u64) {
-        if let Some(owner) = self.processes.get_mut(spec.process) {
-            owner.used.leases += 1;
-            owner.used.pages += pages;
-            owner.used.vectors += u32::from(matches!(spec.vector, Vector::Own(_)));
-        }
-    }
-
-    /// Connects a lease that was entered, and has its queue made.
-    fn connect(&mut self, lease: LeaseId, now: Instant) -> Result<(), Refusal> {
-        let Some(entry) = self.leases.get_mut(lease) else {
-            return Ok(());
+    /// Connects a lease, and begins to have its queue made; until when that has to be done.
+    fn connect(
+        &mut self,
+        spec: &LeaseSpec,
+        memory: Memory,
+        now: Instant,
+    ) -> Result<Deadline, Refusal> {
+        let connected = self.platform.connect(spec, memory);
+        connected.map_err(|NoRoom| Refusal::Exhausted)?;
+        let device = self.platform.device(spec.device);
+        let (Some(queue), Some(device)) = (spec.queue_spec(), device) else {
+            // Nothing to wait for.
+            return Ok(Deadline::after(now, Duration::ZERO));
         };
-        if self.platform.connect(&entry.spec, entry.memory).is_err() {
-            let (spec, memory) = (entry.spec, entry.memory);
-            self.platform.free(memory);
-            self.forget_lease(lease);
-            self.return_to_device(&spec);
-            return Err(Refusal::Exhausted);
-        }
-        self.begin_claim(lease, Origin::Claim, now);
-        Ok(())
-    }
-
-    /// Has the queue of a lease made that is connected.
-    fn begin_claim(&mut self, lease: LeaseId, origin: Origin, now: Instant) {
-        let Some(entry) = self.leases.get_mut(lease) else {
-            return;
-        };
-        let device = self.platform.device(entry.spec.device);
-        let (begun, limit) = match (entry.spec.queue_spec(), device) {
-            (Some(spec), Some(device)) => (
-                device.begin(Operation::Claim(spec), now),
-                device.limits().waits.claim,
-            ),
-            (_, _) => (Ok(()), core::time::Duration::MAX),
-        };
-        entry.stage = match begun {
-            Ok(()) => Stage::Claiming {
-                deadline: Deadline::after(now, limit),
-                origin,
-            },
-            Err(error) => {
-                entry.failure = Some(Refusal::Device(error.kind()));
-                entry.is_ending = true;
-                // Nothing was begun, so there is no queue to stop.
-                Stage::Revoking(Revocation::after_reset())
-            }
-        };
-        self.enqueue(Job::Lease(lease));
+        let begun = device.begin(Operation::Claim(queue), now);
+        begun.map_err(|error| Refusal::Device(error.kind()))?;
+        Ok(Deadline::after(now, device.limits().waits.claim))
     }
 
     /// Looks whether the queue of a lease has been made.
@@ -322,11 +284,28 @@ impl<P: Platform> ControlPlane<'_, P> {
         if device.is_none_or(|device| device.health != Health::Up) {
             return Err(Refusal::DeviceDown);
         }
-        self.platform
-            .connect(&entry.spec, entry.memory)
-            .map_err(|_| Refusal::Exhausted)?;
         entry.tag = Some(tag);
-        self.begin_claim(lease, Origin::Rearm, now);
+        let (spec, memory) = (entry.spec, entry.memory);
+        let begun = self.connect(&spec, memory, now);
+        if let Some(entry) = self.leases.get_mut(lease) {
+            entry.claims(Origin::Rearm, begun);
+        }
+        self.enqueue(Job::Lease(lease));
         Ok(())
+    }
+}
+
+impl LeaseEntry {
+    /// Takes note that the queue is being made, or could not be begun: then what was connected is cut again.
+    fn claims(&mut self, origin: Origin, begun: Result<Deadline, Refusal>) {
+        self.stage = match begun {
+            Ok(deadline) => Stage::Claiming { deadline, origin },
+            Err(refusal) => {
+                self.failure = Some(refusal);
+                self.is_ending = true;
+                // There is no queue to stop.
+                Stage::Revoking(Revocation::after_reset())
+            }
+        };
     }
 }

@@ -94,7 +94,7 @@ pub(super) enum Stage {
     Active,
     /// The device failed: the process is being shut out.
     Fencing(Deadline),
-    /// The device is being reset.
+    /// The process is shut out: the device is being reset, or the lease is not connected yet.
     Fenced,
     Lost(Epoch),
     Revoking(Revocation),

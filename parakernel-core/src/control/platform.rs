@@ -134,7 +134,7 @@ pub trait Wiring {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`]; nothing is mapped then.
+    /// [`NoRoom`]; what was mapped before that is cut as ever.
     fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom>;
 
     /// Begins to cut a connection; one that was cut before stays so.

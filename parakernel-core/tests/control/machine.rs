@@ -621,9 +621,6 @@ impl Regions for Machine {
 
 impl Wiring for Machine {
     fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
-        if self.chance.refuses() {
-            return Err(NoRoom);
-        }
         assert!(
             spec.first_mode >= AccessMode::Checked,
             "the devices offer no more"
@@ -634,6 +631,10 @@ impl Wiring for Machine {
         self.fenced.remove(&spec.lease);
         self.cuts.retain(|(lease, _), _| *lease != spec.lease);
         self.leases.insert(spec.lease, (*spec, memory.id));
+        // Where it fails, some of it is mapped.
+        if self.chance.refuses() {
+            return Err(NoRoom);
+        }
         Ok(())
     }
 
