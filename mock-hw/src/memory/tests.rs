@@ -2,6 +2,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use parakernel_core::address::{BusAddress, Direction, PhysAddr};
 
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::{DmaError, Escapes, Lease, Memory, Outcome, PAGE, Range, RequesterId, Translation};
 use crate::World;
 
@@ -220,4 +222,123 @@ fn a_part_of_a_block_is_not_taken_back() {
         .split_at(PAGE)
         .unwrap();
     assert!(!memory.take_back(DEVICE, first, LEASE));
+}
+
+/// Grants and ends of grants in one page, and a transfer in it.
+#[derive(Clone, Debug)]
+enum Change {
+    Grant(u64, u64, Direction, u64),
+    End(u64),
+    EndRange(u64, u64, u64),
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    select(vec![
+        Direction::ToDevice,
+        Direction::FromDevice,
+        Direction::Bidirectional,
+    ])
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let place = (0..64_u64, 1..24_u64);
+    prop_oneof![
+        6 => (place.clone(), direction(), 0..3_u64)
+            .prop_map(|((start, len), direction, lease)| Change::Grant(start, len, direction, lease)),
+        1 => (0..3_u64).prop_map(Change::End),
+        2 => (place, 0..3_u64).prop_map(|((start, len), lease)| Change::EndRange(start, len, lease)),
+    ]
+}
+
+/// What is granted, byte by byte: the slow and obvious way.
+#[derive(Default)]
+struct Bytes(Vec<(u64, Direction, Lease)>);
+
+impl Bytes {
+    fn apply(&mut self, change: &Change) {
+        match *change {
+            Change::Grant(start, len, direction, lease) => {
+                self.0
+                    .extend((start..start + len).map(|byte| (byte, direction, Lease(lease))));
+            }
+            Change::End(lease) => self.0.retain(|(_, _, other)| *other != Lease(lease)),
+            Change::EndRange(start, len, lease) => {
+                let ended = start..start + len;
+                self.0
+                    .retain(|(byte, _, other)| *other != Lease(lease) || !ended.contains(byte));
+            }
+        }
+    }
+
+    /// Whether one lease covers every byte.
+    fn allow(&self, start: u64, len: u64, wanted: Direction) -> bool {
+        let covers = |lease, byte| {
+            let mut grants = self.0.iter();
+            grants
+                .any(|(at, direction, by)| *at == byte && *by == lease && direction.allows(wanted))
+        };
+        (0..3).any(|lease| (start..start + len).all(|byte| covers(Lease(lease), byte)))
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_audit_agrees_with_looking_at_every_byte(
+        changes in vec(change(), 0..12),
+        transfers in vec((0..80_u64, 1..30_usize, any::<bool>()), 1..20),
+    ) {
+        let memory = memory();
+        let page = memory.allocate(PAGE).unwrap();
+        let part = |start: u64, len: u64| Range {
+            start: PhysAddr::new(page.start.as_u64() + start),
+            len: usize::try_from(len).unwrap(),
+        };
+        let mut bytes = Bytes::default();
+        for change in &changes {
+            bytes.apply(change);
+            match *change {
+                Change::Grant(start, len, direction, lease) => {
+                    memory.grant(DEVICE, part(start, len), direction, Lease(lease));
+                }
+                Change::End(lease) => memory.end(Lease(lease)),
+                Change::EndRange(start, len, lease) => memory.end_range(Lease(lease), part(start, len)),
+            }
+        }
+        let bus = memory.bus(DEVICE);
+        for (start, len, writes) in transfers {
+            let mut data = vec![0; len];
+            let (done, wanted) = if writes {
+                (bus.write(at(page, start), &data).is_ok(), Direction::FromDevice)
+            } else {
+                (bus.read(at(page, start), &mut data).is_ok(), Direction::ToDevice)
+            };
+            prop_assert_eq!(done, bytes.allow(start, len as u64, wanted), "{} {} {:?}", start, len, wanted);
+        }
+    }
+
+    /// Whatever is taken and given back: ranges never overlap, and in the end all is free and in one piece.
+    #[test]
+    fn memory_is_given_to_one_owner_at_a_time(
+        steps in vec((any::<bool>(), 1..6 * PAGE, 0..4_u32, any::<usize>()), 1..60),
+    ) {
+        let memory = memory();
+        let all = memory.free_bytes();
+        let mut held: Vec<Range> = Vec::new();
+        for (take, len, alignment, which) in steps {
+            if take {
+                let alignment = PAGE << alignment;
+                if let Some(range) = memory.allocate_aligned(len, alignment) {
+                    prop_assert!(range.start.is_aligned(alignment as u64) && range.len >= len);
+                    prop_assert!(held.iter().all(|other| !other.overlaps(range)));
+                    held.push(range);
+                }
+            } else if !held.is_empty() {
+                memory.free(held.swap_remove(which % held.len()));
+            }
+            let taken: usize = held.iter().map(|range| range.len).sum();
+            prop_assert_eq!(memory.free_bytes(), all - taken);
+        }
+        held.drain(..).for_each(|range| memory.free(range));
+        prop_assert!(memory.allocate(all).is_some());
+    }
 }
