@@ -476,6 +476,7 @@ fn enlist<P: Platform>(
             vectors,
             shared: None,
             steering: None,
+            failed_again: None,
             queued: Queued::default(),
         });
     }

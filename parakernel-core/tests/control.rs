@@ -644,6 +644,41 @@ fn a_reset_loses_leases_until_they_are_acknowledged() {
 }
 
 #[test]
+fn a_device_that_goes_during_its_reset_is_given_up_afterwards() {
+    let mut bench = Bench::new(19);
+    let process = bench.start(1).unwrap();
+    let lease = bench.nic_queue(process);
+    bench.control.platform_mut().set_mood(Mood::Slow);
+    let fail = |bench: &mut Bench, failure| {
+        let now = Instant::from_nanos(bench.now);
+        bench.control.device_failed(NIC, failure, now);
+    };
+    fail(&mut bench, Failure::NeedsReset);
+    while !bench.control.platform().devices[0].is_resetting() {
+        bench.turn();
+    }
+    fail(&mut bench, Failure::NeedsReset);
+    fail(&mut bench, Failure::Removed);
+    let events = bench.settle();
+    let epoch = Epoch::new(1);
+    let told = |outcome| Event::Deliver {
+        process,
+        tag: None,
+        outcome,
+    };
+    let (lost, revoked) = (
+        told(Outcome::Lost { lease, epoch }),
+        told(Outcome::Revoked { lease }),
+    );
+    let (up, gone) = (Event::DeviceUp(NIC, epoch), Event::DeviceGone(NIC));
+    assert_eq!(events[..2], [lost, up]);
+    assert!(
+        events[2..] == [revoked, gone] || events[2..] == [gone, revoked],
+        "{events:?}"
+    );
+}
+
+#[test]
 fn a_device_that_is_gone_ends_its_leases_and_no_other() {
     let mut bench = Bench::new(8);
     let process = bench.start(1).unwrap();

@@ -1,6 +1,6 @@
 //! What the control plane remembers of devices: which queues and vectors are free, and whether it works.
 
-use super::{entries::Quota, queues::Queued};
+use super::{entries::Quota, queues::Queued, reset::Failure};
 use crate::{
     device::{Epoch, Limits, QueueIndex, Vector},
     handle::RuleId,
@@ -19,6 +19,8 @@ pub struct DeviceEntry {
     pub(super) shared: Option<(u32, u32)>,
     /// The rule whose change is under way.
     pub(super) steering: Option<RuleId>,
+    /// It failed again before its leases were told of the first time.
+    pub(super) failed_again: Option<Failure>,
     pub(super) queued: Queued,
 }
 

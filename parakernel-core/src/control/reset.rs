@@ -38,10 +38,13 @@ impl<P: Platform> ControlPlane<'_, P> {
                 let next = AfterFence::GiveUp;
                 return self.set_health(device, Health::Fencing { left, next });
             }
-            Health::Fencing { .. }
-            | Health::Resetting(_)
-            | Health::Restoring { .. }
-            | Health::Gone => {
+            Health::Fencing { .. } | Health::Gone => return,
+            // The reset is for the failure that is known.
+            Health::Resetting(_) if failure == Failure::NeedsReset => return,
+            Health::Resetting(_) | Health::Restoring { .. } => {
+                if let Some(entry) = self.device_mut(device) {
+                    entry.failed_again = Some(failure);
+                }
                 return;
             }
         }
@@ -109,7 +112,9 @@ impl<P: Platform> ControlPlane<'_, P> {
                 Progress::Again
             }
             Health::Resetting(deadline) => self.step_reset(device, deadline, now),
-            Health::Restoring { lease, is_gone } => self.step_restoring(device, lease, is_gone),
+            Health::Restoring { lease, is_gone } => {
+                self.step_restoring(device, lease, is_gone, now)
+            }
         }
     }
 
@@ -176,7 +181,13 @@ impl<P: Platform> ControlPlane<'_, P> {
     }
 
     /// Tells the leases of the device one after the other.
-    fn step_restoring(&mut self, device: DeviceId, first: usize, is_gone: bool) -> Progress {
+    fn step_restoring(
+        &mut self,
+        device: DeviceId,
+        first: usize,
+        is_gone: bool,
+        now: Instant,
+    ) -> Progress {
         for index in first..self.leases.capacity() {
             if let Some((lease, entry)) = self.leases.at(index)
                 && entry.spec.device == device
@@ -188,17 +199,24 @@ impl<P: Platform> ControlPlane<'_, P> {
                 return Progress::Again;
             }
         }
-        let epoch = self
-            .device_mut(device)
-            .map_or_else(Default::default, |entry| entry.epoch);
-        if is_gone {
-            self.set_health(device, Health::Gone);
-            self.say(Event::DeviceGone(device));
-        } else {
-            self.set_health(device, Health::Up);
-            self.say(Event::DeviceUp(device, epoch));
-        }
+        self.end_restoring(device, is_gone, now);
         Progress::Idle
+    }
+
+    fn end_restoring(&mut self, device: DeviceId, is_gone: bool, now: Instant) {
+        let Some(entry) = self.device_mut(device) else {
+            return;
+        };
+        let (epoch, failed_again) = (entry.epoch, entry.failed_again.take());
+        if is_gone {
+            entry.health = Health::Gone;
+            return self.say(Event::DeviceGone(device));
+        }
+        entry.health = Health::Up;
+        self.say(Event::DeviceUp(device, epoch));
+        if let Some(failure) = failed_again {
+            self.device_failed(device, failure, now);
+        }
     }
 
     fn restore(&mut self, lease: LeaseId, is_gone: bool) {

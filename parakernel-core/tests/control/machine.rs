@@ -185,7 +185,7 @@ impl Device {
         }
     }
 
-    fn is_resetting(&self) -> bool {
+    pub(crate) fn is_resetting(&self) -> bool {
         self.under_way.contains_key(&Key::Reset)
     }
 
