@@ -7,6 +7,7 @@ use core::{
     cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
+    mem::MaybeUninit,
     net::Ipv4Addr,
     task::{Context, Poll},
     time::Duration,
@@ -62,16 +63,17 @@ pub struct Identity {
 /// Buffers of a UDP socket.
 #[derive(Debug)]
 pub struct UdpMemory {
-    metadata: [[udp::PacketMetadata; 256]; 2],
+    /// Written when the socket is made: what it starts from is not zero, and would take room in a program's file.
+    metadata: MaybeUninit<[[udp::PacketMetadata; 256]; 2]>,
     payload: [[u8; 0x1_0000]; 2],
 }
 
 impl UdpMemory {
-    /// Zeroed buffers; fit for a `static`.
+    /// Unused buffers; fit for a `static`.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            metadata: [[udp::PacketMetadata::EMPTY; 256]; 2],
+            metadata: MaybeUninit::uninit(),
             payload: [[0; _]; 2],
         }
     }
@@ -156,7 +158,9 @@ impl<'a, L: Link> Stack<'a, L> {
     ///
     /// If there is no place left for a socket.
     pub fn add_udp(&self, port: u16, memory: &'a mut UdpMemory) -> SocketHandle {
-        let [rx, tx] = &mut memory.metadata;
+        let [rx, tx] = memory
+            .metadata
+            .write([[udp::PacketMetadata::EMPTY; 256]; 2]);
         let [rx_payload, tx_payload] = &mut memory.payload;
         let mut socket = udp::Socket::new(
             udp::PacketBuffer::new(&mut rx[..], &mut rx_payload[..]),

@@ -81,15 +81,15 @@ pub struct Item {
 }
 
 impl Item {
-    /// An unused record, to fill memory with.
+    /// An unused record, to fill memory with: zeroes, as an unused [`Chunk`].
     pub const EMPTY: Self = Self {
         state: State::Free,
         key_len: 0,
         recent: false,
         pins: 0,
         hash: 0,
-        next: NONE,
-        chain: Chain::EMPTY,
+        next: 0,
+        chain: Chain::UNUSED,
         value_len: 0,
         tags: Tags {
             flags: 0,

@@ -14,9 +14,9 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// An unused chunk, to fill memory with.
+    /// An unused chunk, to fill memory with: zeroes, so that a `static` of many takes no room in a program's file.
     pub const EMPTY: Self = Self {
-        next: NONE,
+        next: 0,
         bytes: [0; ROOM],
     };
 }
@@ -32,8 +32,8 @@ const _: () = assert!(
 pub(super) struct Chain(u32);
 
 impl Chain {
-    /// No chunk at all.
-    pub(super) const EMPTY: Self = Self(NONE);
+    /// A chain of a record that is not in use.
+    pub(super) const UNUSED: Self = Self(0);
 }
 
 /// A place in a chain: the next byte to read or write.
