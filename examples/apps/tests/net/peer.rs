@@ -170,19 +170,19 @@ impl Client<'_> {
     }
 }
 
-/// Between two turns of the server the client has one; ten microseconds pass, or a millisecond when the server sleeps.
+/// Between two turns of the server the client has one; a tenth of a millisecond passes, or ten when the server sleeps.
 impl Runtime for Client<'_> {
     fn now(&mut self) -> Instant {
         Instant::from_nanos(self.now)
     }
 
     fn end_of_turn(&mut self) {
-        self.now += 10_000;
+        self.now += 100_000;
         self.turn();
     }
 
     fn wait(&mut self, deadline: Option<Instant>) {
-        let most = self.now().saturating_add(Duration::from_millis(1));
+        let most = self.now().saturating_add(Duration::from_millis(10));
         let next = deadline.map_or(most, |deadline| deadline.min(most));
         self.now = self.now.max(next.as_nanos());
         self.turn();
