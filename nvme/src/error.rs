@@ -281,6 +281,8 @@ pub enum RequestError {
     Buffer,
     /// The queue does not have this operation.
     Operation,
+    /// The queue is full: try again when a command has completed.
+    Room,
 }
 
 impl fmt::Display for QueueError {
@@ -290,6 +292,7 @@ impl fmt::Display for QueueError {
                 RequestError::Blocks => "no block, or more than a command may transfer",
                 RequestError::Buffer => "a buffer is missing, or not wanted",
                 RequestError::Operation => "the queue does not have this operation",
+                RequestError::Room => "the queue is full",
             }),
             Self::Completion(error) => error.fmt(f),
         }
@@ -305,6 +308,10 @@ impl Error for QueueError {
                 reason: RequestError::Operation,
                 ..
             } => ErrorKind::Unsupported,
+            Self::Request {
+                reason: RequestError::Room,
+                ..
+            } => ErrorKind::Exhausted,
             Self::Request { .. } => ErrorKind::InvalidArgument,
             Self::Completion(error) => error.kind(),
         }

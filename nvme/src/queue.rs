@@ -21,10 +21,10 @@ use crate::{
     command::{FUA, SubmissionEntry, opcode},
     completion::{CompletionEntry, State},
     controller::QueueId,
-    error::{CompletionError, QueueError},
+    error::{CompletionError, QueueError, RequestError},
     identify::NamespaceData,
     namespace::NamespaceId,
-    prp::ListTables,
+    prp::{ChainedTables, ListTables},
     status::Status,
 };
 
@@ -142,6 +142,8 @@ pub struct Queue<'m, D, const N: usize> {
     commands: &'m mut CommandTable<N>,
     shape: Shape,
     ranges: Option<Ranges<'m>>,
+    /// Most blocks of a transfer by a chained list.
+    max_chained: u32,
     tail: Position,
     head: Position,
     /// The id to give next.
@@ -186,6 +188,7 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
             commands,
             shape,
             ranges,
+            max_chained: shape::max_blocks(&config, arena, u64::MAX)?,
             tail: Position::START,
             head: Position::START,
             first_free: 0,
@@ -199,6 +202,45 @@ impl<'m, D: Doorbell, const N: usize> Queue<'m, D, N> {
     #[must_use]
     pub fn room(&self) -> usize {
         N - 1 - self.tail.since(self.head) as usize
+    }
+
+    /// Submits one transfer, of any length that controller and buffer allow, by a chained list from `tables`, whose page 0
+    /// is the arena's first.
+    ///
+    /// For transfers of more than [`MAX_TRANSFER`](crate::prp::MAX_TRANSFER) bytes;
+    /// [`submit`](BlockQueue::submit) has a shorter way for the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](BlockQueue::submit); [`RequestError::Room`] where the queue is full.
+    pub fn submit_chained(
+        &mut self,
+        request: BlockRequest,
+        tables: &ChainedTables,
+    ) -> Result<(), QueueError> {
+        let words = match self.room() {
+            0 => Err(RequestError::Room),
+            _ => self.shape.chained(&request, self.max_chained, tables),
+        };
+        let mut words = match words {
+            Ok(words) => words,
+            Err(reason) => {
+                return Err(QueueError::Request {
+                    request,
+                    reason,
+                    submitted: 0,
+                });
+            }
+        };
+        let id = self.first_free % N;
+        words.head |= (id as u64) << 16;
+        self.first_free = self.commands.next[id].into();
+        self.commands.users[id] = request.user;
+        self.commands.buffers[id] = request.buffer.map_or(NO_BUFFER, BlockBuffer::into_word);
+        self.rings.submissions[self.tail.as_u32() as usize % N].write_io(&words);
+        self.tail = self.tail.after();
+        self.tail_doorbell.ring(self.tail);
+        Ok(())
     }
 
     /// Ids and user words of the commands in flight, to name one that takes too long to

@@ -20,6 +20,7 @@ use core::{
 
 use machine::{Bar, Memory};
 use parakernel_core::{
+    address::BusAddress,
     memory::{BlockArena, BlockBuffer},
     mmio::Registers,
     queue::{BlockOperation, BlockQueue, BlockRequest, Lba},
@@ -37,7 +38,7 @@ use parakernel_nvme::{
     error::{AdminError, NamespaceError},
     log::Warnings,
     namespace::NamespaceSlot,
-    prp::ListTables,
+    prp::{ChainedTables, ListTables},
     queue::{CommandTable, DataPointer, Queue, QueueConfig, RangeMemory, Rings},
     status::Status,
 };
@@ -142,6 +143,8 @@ struct Disk<'m> {
     arena: BlockArena<'m>,
     buffer: Option<BlockBuffer>,
     block: u64,
+    /// Everything goes by these, where they are.
+    chained: Option<ChainedTables>,
 }
 
 impl<'m> Disk<'m> {
@@ -154,7 +157,7 @@ impl<'m> Disk<'m> {
     ) -> Self {
         let (pair, rings) = create(bar, controller, memory);
         let namespace = *controller.namespaces().next().unwrap();
-        let mut arena = memory.arena(1, 1 << 20);
+        let mut arena = memory.arena(1, 4 << 20);
         let ranges = memory.block(4096);
         let config = QueueConfig {
             queue: pair.queue,
@@ -180,6 +183,7 @@ impl<'m> Disk<'m> {
             arena,
             buffer,
             block,
+            chained: None,
         }
     }
 
@@ -194,7 +198,10 @@ impl<'m> Disk<'m> {
             buffer: if has_data { self.buffer.take() } else { None },
             user: lba,
         };
-        assert_eq!(self.queue.submit([request]), Ok(1));
+        match &self.chained {
+            None => assert_eq!(self.queue.submit([request]), Ok(1)),
+            Some(tables) => self.queue.submit_chained(request, tables).unwrap(),
+        }
         let Self {
             bar, queue, buffer, ..
         } = self;
@@ -324,6 +331,39 @@ fn blocks_of_4096_bytes_are_read_as_they_were_written() {
     exercise("b4096", device, |memory, arena| {
         DataPointer::Lists(lists(memory, arena))
     });
+}
+
+#[test]
+fn chained_lists_carry_more_than_a_megabyte() {
+    let memory = Memory::new("chain");
+    let devices = ["-device", "nvme,drive=disk,serial=p,addr=4,mdts=9"];
+    let Some((bar, errors)) = machine::start(&memory, &devices) else {
+        return;
+    };
+    let mut tables = Tables::new(8);
+    let mut commands = CommandTable::new();
+    let mut controller = bring_up(&bar, &memory, &mut tables);
+    let max = controller.limits().max_transfer.unwrap();
+    assert_eq!(max, 2 << 20);
+    let mut disk = Disk::new(&bar, &mut controller, &memory, &mut commands, |_| {
+        DataPointer::Sgl
+    });
+    let pages = disk.arena.buffer_len() as u64 / 4096;
+    let block = memory.block(usize::try_from(ChainedTables::bytes(pages)).unwrap());
+    let first = disk.arena.iova_base().as_u64();
+    let addresses: Vec<_> = (0..pages)
+        .map(|page| BusAddress::new(first + page * 4096))
+        .collect();
+    disk.chained = ChainedTables::write(&block, addresses.into_iter());
+    for (round, blocks) in (1..).zip([1, 8, 9, 16, 17, 2048, 2049, 3000, 4088, 4095, 4096]) {
+        disk.write(BlockOperation::Write, 11, blocks, round);
+        assert_eq!(
+            disk.wrong(11, blocks, |offset| pattern(11, offset, round)),
+            0,
+            "{blocks} blocks"
+        );
+    }
+    assert_eq!(errors.read(), "");
 }
 
 #[test]

@@ -7,11 +7,12 @@ use parakernel_core::{
 
 use super::{DataPointer, QueueConfig};
 use crate::{
-    command::{DEALLOCATE, DatasetRange, IoWords, PSDT_SGL, opcode},
+    command::{DEALLOCATE, DatasetRange, FUA, IoWords, PSDT_SGL, opcode},
     error::RequestError,
-    identify::NamespaceData,
-    prp::MAX_TRANSFER,
+    prp::{ChainedTables, MAX_TRANSFER},
 };
+
+const PAGE: u64 = PAGE_SIZE as u64;
 
 /// What stays the same from command to command.
 #[derive(Clone, Copy, Debug)]
@@ -40,30 +41,72 @@ pub(super) struct Ranges<'m> {
 /// Most blocks that a command's length field can count: 16 bits, less one.
 const MAX_BLOCKS: u64 = 1 << 16;
 
+/// Most blocks of a transfer whose data pointer reaches `pointer_limit` bytes; `None` where that is not one.
+pub(super) fn max_blocks(
+    config: &QueueConfig<'_>,
+    arena: &BlockArena<'_>,
+    pointer_limit: u64,
+) -> Option<u32> {
+    let limit = config.max_transfer.unwrap_or(u64::MAX).min(pointer_limit);
+    let bytes = limit.min(arena.buffer_len() as u64);
+    let blocks = (bytes >> config.blocks.block_shift).min(MAX_BLOCKS);
+    u32::try_from(blocks).ok().filter(|&blocks| blocks > 0)
+}
+
 impl Shape {
     pub(super) fn new(config: &QueueConfig<'_>, arena: &BlockArena<'_>) -> Option<Self> {
-        let NamespaceData { block_shift, .. } = config.blocks;
         let (psdt, one_page, pointer_limit) = match config.pointer {
-            DataPointer::TwoPages => (0, PAGE_SIZE as u64, 2 * PAGE_SIZE as u64),
-            DataPointer::Lists(_) | DataPointer::ByKernel => (0, PAGE_SIZE as u64, MAX_TRANSFER),
+            DataPointer::TwoPages => (0, PAGE, 2 * PAGE),
+            DataPointer::Lists(_) | DataPointer::ByKernel => (0, PAGE, MAX_TRANSFER),
             DataPointer::Sgl => (PSDT_SGL, 0, u32::MAX.into()),
         };
-        let buffer_len = arena.buffer_len() as u64;
-        let bytes = buffer_len
-            .min(pointer_limit)
-            .min(config.max_transfer.unwrap_or(u64::MAX));
-        let max_blocks = (bytes >> block_shift).min(MAX_BLOCKS);
-        (max_blocks > 0).then_some(Self {
+        Some(Self {
             head: u64::from(config.namespace.as_u32()) << 32 | psdt,
             queue: config.queue.as_u16(),
-            block_shift,
-            max_blocks: u32::try_from(max_blocks).ok()?,
+            block_shift: config.blocks.block_shift,
+            max_blocks: max_blocks(config, arena, pointer_limit)?,
             one_page,
             base: arena.iova_base().as_u64(),
-            buffer_len,
+            buffer_len: arena.buffer_len() as u64,
             buffers: arena.count(),
             pointer: config.pointer,
         })
+    }
+
+    /// The words of a transfer of up to `max_blocks` blocks by a chained list.
+    pub(super) fn chained(
+        self,
+        request: &BlockRequest,
+        max_blocks: u32,
+        tables: &ChainedTables,
+    ) -> Result<IoWords, RequestError> {
+        let (opcode, flags) = match request.operation {
+            BlockOperation::Read => (opcode::READ, 0),
+            BlockOperation::Write => (opcode::WRITE, 0),
+            BlockOperation::WriteThrough => (opcode::WRITE, FUA),
+            BlockOperation::Flush
+            | BlockOperation::WriteZeroes
+            | BlockOperation::Deallocate
+            | _ => {
+                return Err(RequestError::Operation);
+            }
+        };
+        // As PRPs, whatever the queue uses otherwise.
+        let shape = Self {
+            head: self.head & !PSDT_SGL,
+            max_blocks,
+            one_page: PAGE,
+            pointer: DataPointer::TwoPages,
+            ..self
+        };
+        let words = shape.transfer(request, opcode, flags)?;
+        let pages = (u64::from(request.blocks) << self.block_shift).div_ceil(PAGE);
+        let page = (words.prp1 - self.base) / PAGE;
+        let prp2 = match pages {
+            0..=2 => words.prp2,
+            _ => tables.list(page + 1, pages - 1),
+        };
+        Ok(IoWords { prp2, ..words })
     }
 
     /// The words of a request that moves data.
@@ -142,7 +185,6 @@ impl Shape {
 
     /// What stands where PRP 2 does, for data on more than one page or an SGL. Buffers begin at a page.
     fn second(&self, prp1: u64, len: u64) -> u64 {
-        const PAGE: u64 = PAGE_SIZE as u64;
         match self.pointer {
             // Length in the low half, type 0 ("data block") in the top byte.
             DataPointer::Sgl => len,
