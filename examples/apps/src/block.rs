@@ -16,6 +16,7 @@ use parakernel_core::{
 
 use crate::{
     executor::{self, Agenda, Flag, each},
+    pattern::HEADER_LEN,
     runtime::Runtime,
 };
 
@@ -62,10 +63,16 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Job<'a, Q> {
     lanes: &'a mut [Lane<Q>],
+    ground: Ground<'a>,
+    load: Load,
+}
+
+/// Where a job's data is: on the volume, and in buffers.
+#[derive(Debug)]
+struct Ground<'a> {
+    volume: Volume,
     arena: &'a BlockArena<'a>,
     buffers: Buffers<'a>,
-    volume: Volume,
-    load: Load,
 }
 
 /// A queue pair and what is under way on it.
@@ -93,8 +100,8 @@ impl<Q> Lane<Q> {
 }
 
 impl<'a, Q: BlockQueue> Job<'a, Q> {
-    /// A job on `volume` over the queue pairs of `lanes`; `None` where there is no lane, no buffer, an empty volume, or
-    /// a buffer does not hold a transfer.
+    /// A job on `volume` over the queue pairs of `lanes`; `None` where there is no lane, no buffer, an empty volume, a
+    /// block that cannot be [stamped](crate::pattern::Stamp::write), or a buffer does not hold a transfer.
     ///
     /// `buffers` are some of `arena`'s; one for each request in flight is enough.
     #[must_use]
@@ -108,13 +115,18 @@ impl<'a, Q: BlockQueue> Job<'a, Q> {
         let transfer = usize::try_from(load.transfer).ok()?;
         let bytes = transfer.checked_mul(volume.block_len)?;
         let buffers = Buffers::new(buffers);
+        let stamped = volume.block_len >= HEADER_LEN && volume.block_len.is_multiple_of(8);
         let fits = bytes > 0 && bytes <= arena.buffer_len() && load.depth > 0;
         let any = !lanes.is_empty() && !buffers.is_empty() && volume.blocks > 0;
-        (fits && any && volume.first.checked_add(volume.blocks).is_some()).then_some(Self {
-            lanes,
+        volume.first.checked_add(volume.blocks)?;
+        let ground = Ground {
+            volume,
             arena,
             buffers,
-            volume,
+        };
+        (stamped && fits && any).then_some(Self {
+            lanes,
+            ground,
             load,
         })
     }
@@ -140,7 +152,7 @@ impl<'a, Q: BlockQueue> Job<'a, Q> {
                 .await?;
             statistics.finish(Summary {
                 generation,
-                blocks: self.volume.blocks,
+                blocks: self.ground.volume.blocks,
                 write,
                 read,
                 nanoseconds: agenda.now().as_nanos() - begun.as_nanos(),

@@ -544,6 +544,13 @@ fn jobs_that_cannot_work_are_refused() {
             ..load
         }
     ));
+    for block_len in [0, 56, 100] {
+        let volume = Volume {
+            block_len,
+            ..volume
+        };
+        assert!(refused(volume, load), "{block_len}");
+    }
     assert!(refused(volume, Load { depth: 0, ..load }));
     assert!(refused(
         Volume {

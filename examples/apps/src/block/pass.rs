@@ -4,11 +4,10 @@ use core::{cell::Cell, fmt, iter, time::Duration};
 
 use parakernel_core::{
     error::{Error as _, ErrorKind},
-    memory::BlockArena,
     queue::{BlockCompletion, BlockOperation, BlockQueue, BlockRequest, Lba},
 };
 
-use super::{Buffers, Job, Load, Statistics, Volume, order::Order};
+use super::{Ground, Job, Lane, Load, Statistics, Volume, order::Order};
 use crate::{
     executor::{Agenda, next_turn},
     pattern::{Stamp, mix},
@@ -147,7 +146,7 @@ impl<Q: BlockQueue> Job<'_, Q> {
         let mut walk = Walk {
             action,
             pass,
-            order: pass.order(self.volume.blocks).peekable(),
+            order: pass.order(self.ground.volume.blocks).peekable(),
         };
         let mut limit = agenda.now().saturating_add(LIMIT);
         loop {
@@ -169,45 +168,61 @@ impl<Q: BlockQueue> Job<'_, Q> {
 
     /// Takes completions and submits what there is room for, on each queue pair; returns the number of completions.
     fn turn(&mut self, walk: &mut Walk<'_>, statistics: &Statistics) -> Result<usize, ErrorKind> {
-        let Self {
-            lanes,
-            arena,
-            buffers,
-            volume,
-            ..
-        } = self;
         let mut completed = 0;
-        for lane in lanes.iter_mut() {
-            let take = |completion: BlockCompletion<Q::Status>| {
-                let bytes = completion.buffer.as_ref().map(|buffer| arena.bytes(buffer));
-                if completion.status.is_ok() {
-                    let piece = Piece::at(completion.user, walk.pass, volume);
-                    piece.judge(walk.action, bytes.unwrap_or_default(), volume, statistics);
-                } else {
-                    add(&statistics.failed, 1);
-                }
-                completion
-                    .buffer
-                    .into_iter()
-                    .for_each(|buffer| buffers.put(buffer));
-            };
-            let done = lane
-                .queue
-                .poll(lane.in_flight, take)
-                .map_err(|error| error.kind())?;
-            lane.in_flight -= done;
-            completed += done;
-
-            let room = walk.pass.depth.saturating_sub(lane.in_flight);
-            let requests = iter::from_fn(|| walk.request(buffers, arena, volume));
-            let submitted = lane
-                .queue
-                .submit(requests.take(room))
-                .map_err(|error| error.kind())?;
-            lane.in_flight += submitted;
-            add(&statistics.requests, submitted as u64);
+        for lane in self.lanes.iter_mut() {
+            completed += lane.poll(walk, &mut self.ground, statistics)?;
+            lane.submit(walk, &mut self.ground, statistics)?;
         }
         Ok(completed)
+    }
+}
+
+impl<Q: BlockQueue> Lane<Q> {
+    /// Takes completions, and judges what they brought; returns their number.
+    fn poll(
+        &mut self,
+        walk: &Walk<'_>,
+        ground: &mut Ground<'_>,
+        statistics: &Statistics,
+    ) -> Result<usize, ErrorKind> {
+        let Ground {
+            volume,
+            arena,
+            buffers,
+        } = ground;
+        let take = |completion: BlockCompletion<Q::Status>| {
+            let bytes = completion.buffer.as_ref().map(|buffer| arena.bytes(buffer));
+            if completion.status.is_ok() {
+                let piece = Piece::at(completion.user, walk.pass, volume);
+                piece.judge(walk.action, bytes.unwrap_or_default(), volume, statistics);
+            } else {
+                add(&statistics.failed, 1);
+            }
+            completion
+                .buffer
+                .into_iter()
+                .for_each(|buffer| buffers.put(buffer));
+        };
+        let completed = self.queue.poll(self.in_flight, take);
+        let completed = completed.map_err(|error| error.kind())?;
+        self.in_flight -= completed;
+        Ok(completed)
+    }
+
+    /// Submits requests, up to the pass's depth.
+    fn submit(
+        &mut self,
+        walk: &mut Walk<'_>,
+        ground: &mut Ground<'_>,
+        statistics: &Statistics,
+    ) -> Result<(), ErrorKind> {
+        let room = walk.pass.depth.saturating_sub(self.in_flight);
+        let requests = iter::from_fn(|| walk.request(ground)).take(room);
+        let submitted = self.queue.submit(requests);
+        let submitted = submitted.map_err(|error| error.kind())?;
+        self.in_flight += submitted;
+        add(&statistics.requests, submitted as u64);
+        Ok(())
     }
 }
 
@@ -220,18 +235,14 @@ struct Walk<'c> {
 
 impl Walk<'_> {
     /// The next request, where there is a piece left and a buffer for it.
-    fn request(
-        &mut self,
-        buffers: &mut Buffers<'_>,
-        arena: &BlockArena<'_>,
-        volume: &Volume,
-    ) -> Option<BlockRequest> {
+    fn request(&mut self, ground: &mut Ground<'_>) -> Option<BlockRequest> {
         let user = *self.order.peek()?;
-        let piece = Piece::at(user, self.pass, volume);
+        let piece = Piece::at(user, self.pass, &ground.volume);
         let buffer = if self.action.moves_data() {
-            let mut buffer = buffers.take()?;
+            let mut buffer = ground.buffers.take()?;
             if let Action::Write(generation) = self.action {
-                piece.stamp(generation, arena.bytes_mut(&mut buffer), volume);
+                let bytes = ground.arena.bytes_mut(&mut buffer);
+                piece.stamp(generation, bytes, &ground.volume);
             }
             Some(buffer)
         } else {
@@ -284,7 +295,7 @@ impl Piece {
     fn stamp(self, generation: u64, bytes: &mut [u8], volume: &Volume) {
         let blocks = bytes.chunks_exact_mut(volume.block_len);
         for (block, stamp) in blocks.zip(self.stamps(generation, volume)) {
-            // A block that cannot be stamped is found to be bad when it is read.
+            // Every block can be stamped: a job on others is refused.
             let _ = stamp.write(block);
         }
     }
