@@ -42,7 +42,7 @@ pub(crate) struct BootOptions {
     #[arg(long, value_enum, default_value_t = Ring::Split)]
     pub(crate) ring: Ring,
     /// Policy of the kernel, words separated by commas
-    #[arg(long, default_value = "integrity,no-spoof")]
+    #[arg(long, default_value = "integrity,availability,no-spoof")]
     pub(crate) policy: String,
     /// Only these processes of the cast, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

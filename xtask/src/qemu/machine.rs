@@ -34,6 +34,11 @@ pub(crate) enum Ring {
     Packed,
 }
 
+/// Where QEMU's microvm has the registers of virtio devices: so many places, one behind the other.
+const MMIO_START: u64 = 0xfeb0_0000;
+const MMIO_LEN: u64 = 512;
+const MMIO_SLOTS: u64 = 24;
+
 impl fmt::Display for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -120,7 +125,7 @@ impl Machine<'_> {
         self.board(&mut words);
         words.option("-kernel", self.kernel);
         words.option("-initrd", self.initrd);
-        words.option("-append", self.words);
+        words.option("-append", self.command_line());
         words.option("-device", "isa-debug-exit,iobase=0xf4,iosize=1");
         self.serial_ports(&mut words)?;
         self.network(qemu, &mut words);
@@ -152,6 +157,18 @@ impl Machine<'_> {
                 words.option("-global", "virtio-mmio.force-legacy=false");
             }
         }
+    }
+
+    /// What the kernel is told: on that board also where virtio's registers may be, since no table says so.
+    fn command_line(&self) -> String {
+        let mut line = self.words.to_string();
+        if self.board == Board::Microvm {
+            for slot in 0..MMIO_SLOTS {
+                let start = MMIO_START + slot * MMIO_LEN;
+                line.push_str(&format!(" virtio_mmio.device={MMIO_LEN}@{start:#x}"));
+            }
+        }
+        line
     }
 
     fn serial_ports(&self, words: &mut Words) -> Result<()> {
