@@ -4,7 +4,9 @@
 mod device;
 mod error;
 mod link;
+mod reserve;
 
 pub use device::{Counters, Device, Memory, RxToken, TxToken, instant};
 pub use error::{JoinedError, PairError};
 pub use link::{Joined, Link, QueuePair, is_discovery};
+pub use reserve::Reserving;

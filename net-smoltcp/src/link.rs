@@ -132,7 +132,8 @@ impl<R: RxQueue, T: TxQueue> Link for QueuePair<'_, R, T> {
 /// and neighbour discovery leave through the virtual pair, where the kernel checks them against the process's grant;
 /// everything else leaves through the hardware pair. The stack sees one device.
 ///
-/// Both pairs exchange buffers with the same pools, so all queues of the interface share one arena.
+/// Both pairs exchange buffers with the same pools, so all queues of the interface share one arena. Where the hardware
+/// ring has room for every receive buffer, the virtual pair needs a [reserve](crate::Reserving).
 #[derive(Debug)]
 pub struct Joined<H, V> {
     hardware: H,

@@ -15,7 +15,7 @@ use parakernel_core::{
     ring::RingSize,
     steering::{IpPrefix, Ipv4Prefix, Mac, Matches},
 };
-use parakernel_smoltcp::{Device, Joined, Memory, QueuePair};
+use parakernel_smoltcp::{Device, Joined, Memory, QueuePair, Reserving};
 
 use crate::{Arguments, AskError, Lease, Process};
 
@@ -33,13 +33,15 @@ pub const FRAME_LAYOUT: ArenaLayout = ArenaLayout {
     stride: 2112,
     headroom: 64,
     header: 12,
-    count: 256,
+    count: 512,
 };
 
 /// Number of buffers.
 const BUFFERS: usize = FRAME_LAYOUT.count as usize;
-/// Of these, those for frames to send.
-const TRANSMIT_BUFFERS: usize = 80;
+/// Of these, those to receive into beyond the entries of a ring, where each that is taken is replaced at once.
+const EXTRA: usize = 96;
+/// And those that the virtual pair receives into, whatever the card's ring takes.
+const RESERVE: usize = 24;
 /// Most received frames that wait for the stack.
 const WAITING: usize = 128;
 
@@ -48,10 +50,11 @@ const WAITING: usize = 128;
 pub struct NetworkMemory {
     receive: [u32; BUFFERS],
     transmit: [u32; BUFFERS],
+    reserve: [u32; RESERVE],
     received: [u32; WAITING],
     /// Frames that wait to be sent, and buffers of frames that were copied, for each pair.
-    waiting: [[u32; TRANSMIT_BUFFERS]; 2],
-    sent: [[u32; TRANSMIT_BUFFERS]; 2],
+    waiting: [[u32; BUFFERS]; 2],
+    sent: [[u32; BUFFERS]; 2],
 }
 
 impl NetworkMemory {
@@ -61,6 +64,7 @@ impl NetworkMemory {
         Self {
             receive: [0; _],
             transmit: [0; _],
+            reserve: [0; _],
             received: [0; _],
             waiting: [[0; _]; _],
             sent: [[0; _]; _],
@@ -78,7 +82,7 @@ impl Default for NetworkMemory {
 pub type Pair<'m> = QueuePair<'m, Receive, Transmit<'m>>;
 
 /// Both pairs of an interface.
-pub type NetworkLink<'m> = Watched<'m, Joined<Pair<'m>, Pair<'m>>>;
+pub type NetworkLink<'m> = Watched<'m, Joined<Pair<'m>, Reserving<'m, Pair<'m>>>>;
 
 /// An interface that works.
 #[derive(Debug)]
@@ -169,9 +173,10 @@ impl Process {
         let arena = self.arena(FRAME_LAYOUT)?;
         let (hardware, map) = self.claim_network(device, AccessMode::Direct)?;
         let (software, software_map) = self.claim_network(device, AccessMode::Virtual)?;
+        let is_sealed = hardware.map().rings[0].mode == AccessMode::Sealed;
         let [first_waiting, second_waiting] = &mut memory.waiting;
         let [first_sent, second_sent] = &mut memory.sent;
-        let link = Joined::new(
+        let pairs = [
             pair(&hardware, &map, &arena, first_waiting, first_sent)?,
             pair(
                 &software,
@@ -180,11 +185,16 @@ impl Process {
                 second_waiting,
                 second_sent,
             )?,
-        );
+        ];
         let Address { mac, ip, .. } = identity.address;
         let placement = self.lead_here(&hardware, Mac(mac), ip)?;
-        let mut receive = Pool::new(arena, &mut memory.receive);
-        let transmit = receive.split_off(TRANSMIT_BUFFERS, &mut memory.transmit);
+        // A pool gives its first buffers first, and those are the only ones that a sealed queue knows.
+        let count = NETWORK_ENTRIES + if is_sealed { 0 } else { EXTRA };
+        let mut transmit = Pool::new(arena, &mut memory.transmit);
+        let mut receive = transmit.split_off(count, &mut memory.receive);
+        let reserve = receive.split_off(0, &mut memory.reserve);
+        let [hardware, software] = pairs;
+        let link = Joined::new(hardware, Reserving::new(software, reserve, RESERVE));
         let memory = Memory {
             receive,
             transmit,

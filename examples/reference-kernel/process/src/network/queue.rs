@@ -32,6 +32,10 @@ use parakernel_nic_virtio::{
 use super::NETWORK_ENTRIES as N;
 use crate::{Lease, process::address};
 
+/// Buffers that a sealed queue has descriptors for.
+#[expect(clippy::cast_possible_truncation, reason = "256")]
+const SEALED: u16 = N as u16;
+
 type Bell = SharedDoorbell<'static>;
 type SplitRing = Split<'static, N>;
 type PackedRing = Packed<'static, N>;
@@ -104,6 +108,8 @@ impl Error for QueueError {
 
 impl Receive {
     /// The receive queue of `lease`, for buffers as `layout` cuts them; `None` where the kernel's map makes no sense.
+    ///
+    /// A sealed queue takes the first 256 of them only.
     #[must_use]
     pub fn open(lease: &Lease, map: &NetworkMap, layout: &ArenaLayout) -> Option<Self> {
         const RING: LeaseRing = LeaseRing::First;
@@ -114,7 +120,11 @@ impl Receive {
             (RingFormat::VirtioSplit, AccessMode::Sealed) => {
                 let format = Sealed::new(lease.submissions(RING)?, lease.completions(RING)?)?;
                 let bell = notifier(format, &ring, map)?;
-                Self::Sealed(Receiver::new(format, bell, layout, habits)?)
+                let layout = ArenaLayout {
+                    count: layout.count.min(SEALED),
+                    ..*layout
+                };
+                Self::Sealed(Receiver::new(format, bell, &layout, habits)?)
             }
             (RingFormat::VirtioSplit, AccessMode::Checked) => {
                 Self::Split(Receiver::new(split(lease, RING)?, bell, layout, habits)?)
