@@ -136,11 +136,11 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: publish,
     },
     Stage {
-        name: "nvme-qtest",
-        about: "the NVMe driver on a newer QEMU's controller, without a guest",
+        name: "qtest",
+        about: "the drivers on a newer QEMU's devices, without a guest",
         when: When::Full,
         limit: Duration::from_secs(600),
-        plan: nvme_qtest,
+        plan: qtest,
     },
     Stage {
         name: "demo-iommu",
@@ -431,15 +431,21 @@ fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
     ])
 }
 
-/// The tests that talk to QEMU's controller by its `qtest` protocol, which the newer suites' packages have.
-fn nvme_qtest(workspace: &Workspace) -> Result<Plan> {
+/// The tests that talk to QEMU's devices by its `qtest` protocol, which the newer suites' packages have.
+fn qtest(workspace: &Workspace) -> Result<Plan> {
     let start = match Qemu::choose(workspace, &Choice::New) {
         Ok(qemu) => qemu.command(),
         Err(reason) => return Ok(Plan::Skip(format!("{reason:#}"))),
     };
     let words = core::iter::once(start.get_program()).chain(start.get_args());
     let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
-    let mut command = run(&["test", "--package", "parakernel-nvme", "--test", "qemu"]);
+    let packages = [
+        "--package",
+        "parakernel-nvme",
+        "--package",
+        "parakernel-nic-virtio",
+    ];
+    let mut command = run(&[&["test"], &packages[..], &["--test", "qemu"]].concat());
     command.env("PARAKERNEL_QTEST_QEMU", words.join("\n"));
     command.envs(
         start
