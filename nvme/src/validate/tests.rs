@@ -1,8 +1,5 @@
 //! The validator against a second, slow and obvious statement of what it promises.
 
-extern crate alloc;
-
-use alloc::collections::BTreeMap;
 use core::{
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -37,8 +34,13 @@ const MAX: u64 = 256 << 10;
 /// The regions, and what the obvious statement knows of them: for each page where it lies, and what is allowed.
 struct Process {
     regions: RegionTable<'static>,
-    pages: BTreeMap<u64, (u64, Direction)>,
+    pages: Vec<Option<(u64, Direction)>>,
     lists: SharedMemory<'static>,
+}
+
+/// Number of the page at `iova` in the aperture; a huge one below it.
+fn index(iova: u64) -> usize {
+    usize::try_from(iova.wrapping_sub(MAIN) / PAGE).unwrap()
 }
 
 fn leaked_words(count: usize) -> SharedMemory<'static> {
@@ -68,7 +70,7 @@ impl Process {
         let lists = leaked_words(4096);
         let mut process = Self {
             regions,
-            pages: BTreeMap::new(),
+            pages: vec![None; APERTURE_PAGES],
             lists,
         };
         let main = [(0x1_0000_0000, 500), (0x2_0000_0000, 100)];
@@ -79,7 +81,7 @@ impl Process {
         #[expect(unsafe_code, reason = "a block for the tables")]
         let block = unsafe { DmaBlock::new(lists, BusAddress::new(LISTS)) };
         let pages: Vec<_> = (0..MAIN_PAGES)
-            .map(|n| BusAddress::new(process.pages[&(MAIN + n * PAGE)].0))
+            .map(|n| BusAddress::new(process.page(MAIN + n * PAGE).unwrap().0))
             .collect();
         let tables = write_tables(&block, pages.into_iter()).unwrap();
         process.regions.attach_lists(id, tables).unwrap();
@@ -103,7 +105,7 @@ impl Process {
             .iter()
             .flat_map(|&(bus, pages)| (0..pages).map(move |n| bus + n * PAGE));
         for (n, bus) in (0..).zip(pages) {
-            self.pages.insert(iova + n * PAGE, (bus, direction));
+            self.pages[index(iova + n * PAGE)] = Some((bus, direction));
         }
         let region = Region {
             iova: Iova::new(iova),
@@ -112,6 +114,11 @@ impl Process {
             node: NodeId::new(0),
         };
         self.regions.insert(region, &extents).unwrap()
+    }
+
+    /// Where the page at `iova` lies, and what is allowed there.
+    fn page(&self, iova: u64) -> Option<(u64, Direction)> {
+        self.pages.get(index(iova)).copied().flatten()
     }
 
     /// The list that PRP 2 points to, as the controller would read it.
@@ -207,10 +214,9 @@ fn obvious_data(process: &Process, words: &[u64; 8], len: u64) -> Option<Transfe
     };
     let bus: Option<Vec<_>> = touched
         .iter()
-        .map(|page| {
+        .map(|&page| {
             process
-                .pages
-                .get(page)
+                .page(page)
                 .filter(|known| known.1.allows(wanted))
                 .map(|known| known.0)
         })

@@ -121,9 +121,10 @@ impl Rig {
         self.try_bring_up(tables).unwrap()
     }
 
-    /// Polls until there is a result, for at most three seconds of the machine's time.
+    /// Polls until there is a result, for at most ten seconds of the machine's time: a reset waits for three commands, two
+    /// seconds each, and for the controller.
     pub(crate) fn wait<T>(&self, mut poll: impl FnMut(Instant) -> Poll<T>) -> Option<T> {
-        for _ in 0..30_000 {
+        for _ in 0..100_000 {
             if let Poll::Ready(result) = poll(self.now()) {
                 return Some(result);
             }
