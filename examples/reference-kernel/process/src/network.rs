@@ -154,7 +154,8 @@ impl Process {
     }
 
     /// The process's interface, as its arguments (`nic`, `ip`, `mac`, `net`, `gateway`, `key`) describe it: memory, both
-    /// queue pairs, and the rule that leads the frames for its address to the first.
+    /// queue pairs, and the rule that leads the frames for its address to the first. The argument `mode` (`sealed`,
+    /// `checked` or `virtual`) is the wish for a stricter mode than the kernel would choose.
     ///
     /// Frames that arrive and are not for that address are counted in `strays`.
     ///
@@ -171,7 +172,7 @@ impl Process {
         let device = device(arguments).ok_or(NetworkError::Argument("nic"))?;
         // First of all: a sealed queue is filled with this memory.
         let arena = self.arena(FRAME_LAYOUT)?;
-        let (hardware, map) = self.claim_network(device, AccessMode::Direct)?;
+        let (hardware, map) = self.claim_network(device, at_least(arguments))?;
         let (software, software_map) = self.claim_network(device, AccessMode::Virtual)?;
         let is_sealed = hardware.map().rings[0].mode == AccessMode::Sealed;
         let [first_waiting, second_waiting] = &mut memory.waiting;
@@ -231,6 +232,16 @@ fn pair<'m>(
     let receive = Receive::open(lease, map, arena.layout()).ok_or(NetworkError::Map)?;
     let transmit = Transmit::open(lease, map, arena.again(), sent).ok_or(NetworkError::Map)?;
     Ok(QueuePair::new(receive, transmit, waiting))
+}
+
+/// The wish for a mode that is stricter than the kernel would choose.
+fn at_least(arguments: Arguments) -> AccessMode {
+    match arguments.value("mode") {
+        Some("virtual") => AccessMode::Virtual,
+        Some("checked") => AccessMode::Checked,
+        Some("sealed") => AccessMode::Sealed,
+        _ => AccessMode::Direct,
+    }
 }
 
 /// The card.

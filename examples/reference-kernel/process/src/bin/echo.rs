@@ -1,6 +1,6 @@
 //! The echo process: answers pings and nonces, and sends back what it is sent.
 //!
-//! Arguments: those of a network process (`nic`, `ip`, `mac`, `net`, `gateway`, `key`).
+//! Arguments: those of a network process (`nic`, `ip`, `mac`, `net`, `gateway`, `key`, `mode`).
 
 #![no_std]
 #![no_main]

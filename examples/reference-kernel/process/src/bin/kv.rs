@@ -1,6 +1,6 @@
 //! The key-value process: memcached's text protocol over TCP, and the nonce service.
 //!
-//! Arguments: those of a network process (`nic`, `ip`, `mac`, `net`, `gateway`, `key`).
+//! Arguments: those of a network process (`nic`, `ip`, `mac`, `net`, `gateway`, `key`, `mode`).
 
 #![no_std]
 #![no_main]
