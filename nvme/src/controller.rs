@@ -160,22 +160,7 @@ impl<'m, R: Registers> Controller<'m, R> {
         let len = registers.len();
         let window = Window::<_, ControllerBlock>::new(registers, 0);
         let cap: Cap = window.read();
-        if len < DOORBELLS {
-            return Err(InitError::RegisterFile { len });
-        }
-        if cap.bits() == u64::MAX {
-            return Err(InitError::Removed);
-        }
-        if len < cap.head_doorbell(0) + 4 {
-            return Err(InitError::RegisterFile { len });
-        }
-        if !cap.is_set(Cap::CSS_NVM) {
-            return Err(InitError::CommandSet);
-        }
-        if cap.is_set(Cap::MPSMIN) {
-            let log2 = 12 + u32::try_from(cap.field(Cap::MPSMIN)).unwrap_or(0);
-            return Err(InitError::PageSize { log2 });
-        }
+        refuse(cap, len)?;
         let (admin, page) = AdminQueue::new(memory.admin).ok_or(InitError::Memory)?;
         let with_doorbells = cap.pairs_with_doorbells(len);
         let pairs = pair::Pairs::new(memory.pairs);
@@ -338,6 +323,27 @@ impl<'m, R: Registers> Controller<'m, R> {
             (Poll::Pending, Ok(())) => Err(error(AdminError::Protocol)),
         }
     }
+}
+
+/// Refuses a controller that this driver cannot use, by CAP and the length of its register file.
+fn refuse(cap: Cap, len: usize) -> Result<(), InitError> {
+    if len < DOORBELLS {
+        return Err(InitError::RegisterFile { len });
+    }
+    if cap.bits() == u64::MAX {
+        return Err(InitError::Removed);
+    }
+    if len < cap.head_doorbell(0) + 4 {
+        return Err(InitError::RegisterFile { len });
+    }
+    if !cap.is_set(Cap::CSS_NVM) {
+        return Err(InitError::CommandSet);
+    }
+    if cap.is_set(Cap::MPSMIN) {
+        let log2 = 12 + u32::try_from(cap.field(Cap::MPSMIN)).unwrap_or(0);
+        return Err(InitError::PageSize { log2 });
+    }
+    Ok(())
 }
 
 /// What is known of the controller.

@@ -265,61 +265,53 @@ fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords,
     let [head, reserved, metadata, prp1, prp2, lba, length, tags] = command.0;
     let (allowed_length, data) = allowed(command.opcode())?;
     if head >> 32 != rules.head >> 32 {
-        return Err(Violation::Namespace {
-            id: (head >> 32) as u32,
-        });
+        let id = (head >> 32) as u32;
+        return Err(Violation::Namespace { id });
     }
     // FUSE, reserved bits and PSDT; then everything that belongs to no command here.
+    let fuse_and_psdt = head & 0xff00;
     refuse_any([
-        head & 0xff00,
+        fuse_and_psdt,
         reserved,
         metadata,
         tags,
         length & !allowed_length,
     ])?;
-    if command.opcode() == opcode::FLUSH {
-        refuse_any([prp1, prp2, lba])?;
-        return Ok(IoWords {
-            head,
-            prp1,
-            prp2,
-            lba,
-            length,
-        });
-    }
-    let blocks = (length & COUNT) + 1;
-    let outside = Violation::OutsideVolume {
-        lba: Lba::new(lba),
-        blocks,
+    let [prp1, prp2] = match data {
+        Some(wanted) => {
+            let len = check_blocks(rules, lba, length)? << rules.block_shift;
+            if len > rules.max_bytes {
+                return Err(Violation::Length { len });
+            }
+            let (iova, second) = (Iova::new(prp1), prp2);
+            Pointer { iova, second, len }.translate(wanted, access.regions)?
+        }
+        None => {
+            refuse_any([prp1, prp2])?;
+            if command.opcode() == opcode::FLUSH {
+                refuse_any([lba])?;
+            } else {
+                check_blocks(rules, lba, length)?;
+            }
+            [0, 0]
+        }
     };
-    let blocks = rules.blocks(lba, length).ok_or(outside)?;
-    let Some(wanted) = data else {
-        refuse_any([prp1, prp2])?;
-        return Ok(IoWords {
-            head,
-            prp1,
-            prp2,
-            lba,
-            length,
-        });
-    };
-    let len = blocks << rules.block_shift;
-    if len > rules.max_bytes {
-        return Err(Violation::Length { len });
-    }
-    let iova = Iova::new(prp1);
-    let [prp1, prp2] = Pointer {
-        iova,
-        second: prp2,
-        len,
-    }
-    .translate(wanted, access.regions)?;
     Ok(IoWords {
         head,
         prp1,
         prp2,
         lba,
         length,
+    })
+}
+
+/// The number of blocks of a command, all of which lie in the volume.
+fn check_blocks(rules: Rules, lba: u64, length: u64) -> Result<u64, Violation> {
+    let blocks = (length & COUNT) + 1;
+    let lba_of_first = Lba::new(lba);
+    rules.blocks(lba, length).ok_or(Violation::OutsideVolume {
+        lba: lba_of_first,
+        blocks,
     })
 }
 
