@@ -59,11 +59,7 @@ impl<L: Link> Link for Reserving<'_, L> {
 mod tests {
     use core::ptr::NonNull;
 
-    use parakernel_core::{
-        address::Iova,
-        error::ErrorKind,
-        memory::ArenaLayout,
-    };
+    use parakernel_core::{address::Iova, error::ErrorKind, memory::ArenaLayout};
 
     use super::*;
 
