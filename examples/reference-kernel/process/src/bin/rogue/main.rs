@@ -12,10 +12,13 @@
 //! | `refused NAME DEVICE HOW` | the kernel said no, and let the process live |
 //! | `survived NAME DEVICE WHAT` | the process was not stopped; `WHAT` it sees of the effect |
 //! | `cannot try NAME DEVICE WHY` | there was no attack |
+//! | `no attack is left to try` | it waits to be stopped |
 
 #![no_std]
 #![no_main]
 
+mod frame;
+mod nic;
 mod nvme;
 mod plan;
 mod stage;
@@ -31,7 +34,9 @@ parakernel_process::entry!(main);
 fn main(mut process: Process) -> u64 {
     let Some((attack, target)) = plan::choose(process.arguments()) else {
         process.log("no attack is left to try");
-        return 0;
+        loop {
+            process.wait(None);
+        }
     };
     let mut stage = Stage::new(process, attack, target);
     let tried = perform(&mut stage, attack, target);
@@ -42,6 +47,6 @@ fn perform(stage: &mut Stage, attack: Attack, target: Target) -> Result<Seen, &'
     match (attack, target) {
         (_, Target::Nvme) => nvme::perform(stage, attack),
         (_, Target::Kernel) => Ok(system::wild_pointers(stage)),
-        (_, Target::Nic) => Err("there is no such attack"),
+        (_, Target::Nic) => nic::perform(stage, attack),
     }
 }

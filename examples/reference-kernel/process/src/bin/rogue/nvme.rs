@@ -253,7 +253,7 @@ impl Pair {
             data: target,
             ..self.command(READ, 1)
         });
-        Ok(effect(
+        Ok(Seen::effect(
             self.strike(stage, 1),
             "the controller says that it wrote a block there",
         ))
@@ -275,7 +275,7 @@ impl Pair {
         });
         self.publish();
         let is_changed = stage.linger(|_| first.load(Relaxed) != before);
-        Ok(effect(
+        Ok(Seen::effect(
             is_changed,
             "the region was written by the controller",
         ))
@@ -310,7 +310,7 @@ impl Pair {
         deface(self.pages);
         stage.announce();
         self.push(command);
-        effect(self.strike(stage, 1), what)
+        Seen::effect(self.strike(stage, 1), what)
     }
 
     /// Copies the first blocks of the volume to its last block and beyond its end.
@@ -328,7 +328,7 @@ impl Pair {
             lba: self.map.first + self.map.blocks - 1,
             ..self.command(COPY, 1)
         });
-        effect(
+        Seen::effect(
             self.strike(stage, 1),
             "blocks were copied beyond the end of the volume",
         )
@@ -353,7 +353,7 @@ impl Pair {
             }
             count > 1
         });
-        effect(is_doubled, "one id was completed twice")
+        Seen::effect(is_doubled, "one id was completed twice")
     }
 
     /// Publishes commands for which the completion ring has no room, as its entries were never given back.
@@ -378,18 +378,9 @@ impl Pair {
         let tail = Position::new(self.tail);
         let doorbell = self.lease.doorbell(LeaseRing::First);
         let is_accepted = stage.linger(|_| doorbell.accepted(tail) == tail);
-        Ok(effect(
+        Ok(Seen::effect(
             is_accepted,
             "more commands were taken over than the completion ring has entries",
         ))
-    }
-}
-
-/// What is seen, where `has_worked` is what was looked for.
-const fn effect(has_worked: bool, what: &'static str) -> Seen {
-    if has_worked {
-        Seen::Effect(what)
-    } else {
-        Seen::Nothing
     }
 }

@@ -33,6 +33,17 @@ pub(crate) enum Seen {
     Nothing,
 }
 
+impl Seen {
+    /// `what`, where that was seen.
+    pub(crate) const fn effect(is_seen: bool, what: &'static str) -> Self {
+        if is_seen {
+            Self::Effect(what)
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
 /// The attack of this life.
 #[derive(Debug)]
 pub(crate) struct Stage {

@@ -14,6 +14,7 @@ use parakernel_core::{
     abi::{Call, CallError, Codec, LeaseRing, LeaseState},
     control::{Request, Tag},
     handle::LeaseId,
+    memory::PAGE_SIZE,
     queue::Doorbell,
     ring::Position,
 };
@@ -52,13 +53,16 @@ pub(crate) fn wild_pointers(stage: &mut Stage) -> Seen {
     Seen::Refusal("bad pointer")
 }
 
-/// Rings for leases that are others', by system call and then by hand.
+/// Rings for leases that are others', by system call and then by hand: on the page behind the process's own doorbell, or
+/// the submission page of the next lease.
 pub(crate) fn foreign_doorbell(stage: &mut Stage, own: &Lease) -> Seen {
     /// Leases and generations that are tried.
     const LEASES: u32 = 64;
     const GENERATIONS: u32 = 16;
-    let stride = stage.process.info().lease_stride;
-    let beside = own.map().submission_page.wrapping_add(stride);
+    let beside = match own.map().rings[0].doorbell {
+        0 => own.map().submission_page + stage.process.info().lease_stride,
+        doorbell => doorbell + PAGE_SIZE as u64,
+    };
     stage.announce();
     for index in 0..LEASES {
         for generation in 0..GENERATIONS {

@@ -1,0 +1,335 @@
+//! Attacks by way of a network queue pair.
+//!
+//! Layouts as in virtio 1.2 §2.7 (split) and §2.8 (packed), written down here once more: none of the driver's code,
+//! which would refuse what is tried here.
+
+use core::{
+    net::Ipv4Addr,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed},
+    },
+    time::Duration,
+};
+
+use parakernel_apps::runtime::Runtime;
+use parakernel_core::{
+    abi::{LeaseRing, NetworkMap, RingFormat},
+    access::AccessMode,
+    address::Direction,
+    device::DeviceId,
+    memory::SharedMemory,
+    queue::Doorbell,
+    ring::Position,
+    steering::{IpPrefix, Ipv4Prefix, Matches},
+    time::Instant,
+};
+use parakernel_process::{Lease, Process, system_call};
+
+use crate::{
+    frame::{Frame, LEN, Parties},
+    plan::Attack,
+    stage::{Seen, Stage, deface},
+    system,
+};
+
+/// `VIRTQ_DESC_F_WRITE`, and of packed rings, the mark of an entry that is available in the first round.
+const WRITE: u64 = 2;
+const AVAILABLE: u64 = 1 << 7;
+/// Of packed rings, both marks of an entry that was used in the first round.
+const USED: u64 = 1 << 7 | 1 << 15;
+
+/// Memory for frames: as many pages as the kernel wants for a sealed queue's descriptors, of which two are written.
+const MEMORY: usize = 16 * 4096;
+const PAGE: usize = 4096;
+/// Bytes of the header before each frame.
+const HEADER: usize = 12;
+/// Bytes of a receive buffer, header included.
+const BUFFER: u64 = 2060;
+
+/// How long the host may take to learn an address.
+const LESSON: Duration = Duration::from_millis(200);
+/// How often it is pinged.
+const PING_INTERVAL: Duration = Duration::from_millis(200);
+
+/// One side of the queue pair.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    side: LeaseRing,
+    /// What the process writes, and what it reads.
+    written: &'static [AtomicU64],
+    read: &'static [AtomicU64],
+    is_packed: bool,
+    entries: usize,
+}
+
+/// A queue pair of the card's, and memory for frames.
+#[derive(Debug)]
+struct Card {
+    lease: Lease,
+    receive: Ring,
+    transmit: Ring,
+    sent: u32,
+    memory: &'static [AtomicU64],
+    data: u64,
+    device: DeviceId,
+    parties: Parties,
+}
+
+/// Tries one of the attacks.
+pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'static str> {
+    // A sealed queue has the doorbell to attack; the others have descriptors.
+    let mode = if attack == Attack::ForeignDoorbell {
+        AccessMode::Direct
+    } else {
+        AccessMode::Checked
+    };
+    let mut card = Card::open(&mut stage.process, mode)?;
+    match attack {
+        Attack::OutsideRegions | Attack::ForeignRegion => {
+            let behind = card.data + MEMORY as u64;
+            let target = stage.victim().unwrap_or(behind);
+            card.receive_at(stage, target, None)
+        }
+        Attack::ReadOnlyTarget => card.read_only_target(stage),
+        Attack::SlotInFlight => Ok(card.slot_in_flight(stage)),
+        Attack::TailJump => Ok(card.tail_jump(stage)),
+        Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &card.lease)),
+        Attack::ForeignSource => Ok(card.foreign_source(stage)),
+        Attack::NoStop => {
+            let rings = [card.transmit.written, card.transmit.read];
+            system::no_stop(stage, &card.lease, rings)
+        }
+        Attack::ForeignLba
+        | Attack::ForeignNamespace
+        | Attack::ForbiddenOpcode
+        | Attack::WildPointer => Err("there is no such attack"),
+    }
+}
+
+impl Ring {
+    fn of(lease: &Lease, side: LeaseRing) -> Option<Self> {
+        let map = lease.map().rings[side as usize];
+        let words = |memory: SharedMemory<'static>| memory.slice(0, memory.len() / 8);
+        Some(Self {
+            side,
+            written: words(lease.submissions(side)?)?,
+            read: words(lease.completions(side)?)?,
+            is_packed: map.format == RingFormat::VirtioPacked,
+            entries: map.entries.entries() as usize,
+        })
+    }
+
+    /// Writes the entry at a position, whatever was there: `len` bytes at `address`.
+    fn put(&self, position: u32, address: u64, len: u64, flags: u64) {
+        let slot = position as usize % self.entries;
+        let rest = if self.is_packed {
+            len | (slot as u64) << 32 | (flags | AVAILABLE) << 48
+        } else {
+            len | flags << 32
+        };
+        let entry = self.written.get(2 * slot..2 * slot + 2).unwrap_or_default();
+        for (place, word) in entry.iter().zip([address, rest]) {
+            place.store(word, Relaxed);
+        }
+    }
+
+    /// Publishes the entries before `tail`, whether they are there or not.
+    fn publish(&self, lease: &Lease, tail: u32) {
+        lease.doorbell(self.side).ring(Position::new(tail));
+        // Whether the kernel likes it shows by what becomes of the process.
+        let _refused = system_call::submit(lease.id()).is_err();
+    }
+
+    /// Whether the kernel has taken over all before `tail`.
+    fn is_accepted(&self, lease: &Lease, tail: u32) -> bool {
+        let tail = Position::new(tail);
+        lease.doorbell(self.side).accepted(tail) == tail
+    }
+
+    /// Whether the card has used the first entry.
+    fn is_used(&self) -> bool {
+        if self.is_packed {
+            let rest = self.read.get(1).map_or(0, |word| word.load(Acquire));
+            rest >> 48 & USED == USED
+        } else {
+            // The used ring's index, behind its flags.
+            let head = self.read.first().map_or(0, |word| word.load(Acquire));
+            head >> 48 != 0
+        }
+    }
+}
+
+impl Card {
+    fn open(process: &mut Process, mode: AccessMode) -> Result<Self, &'static str> {
+        let arguments = process.arguments();
+        let device = arguments
+            .number("nic")
+            .and_then(|number| u32::try_from(number).ok());
+        let device = DeviceId::new(device.ok_or("no card")?);
+        let from: Ipv4Addr = arguments.parse("ip").ok_or("no address")?;
+        let to = arguments.parse("gateway").ok_or("nobody to talk to")?;
+        let (memory, data) = process
+            .shared_memory(MEMORY, Direction::Bidirectional)
+            .map_err(|_| "no memory")?;
+        let (lease, map) = process
+            .claim_network(device, mode)
+            .map_err(|_| "no queue pair")?;
+        let rings = Ring::of(&lease, LeaseRing::First).zip(Ring::of(&lease, LeaseRing::Second));
+        let (receive, transmit) = rings.ok_or("a map that makes no sense")?;
+        let NetworkMap { mac, .. } = map;
+        process
+            .steer(
+                Matches::to(mac, IpPrefix::V4(Ipv4Prefix::host(from))),
+                lease.id(),
+            )
+            .map_err(|_| "no rule")?;
+        Ok(Self {
+            lease,
+            receive,
+            transmit,
+            sent: 0,
+            memory: memory.slice(0, MEMORY / 8).ok_or("no memory")?,
+            data: data.as_u64(),
+            device,
+            parties: Parties {
+                mac: mac.0,
+                from,
+                to,
+            },
+        })
+    }
+
+    /// Sends a frame by the card.
+    fn send(&mut self, frame: &Frame) {
+        let mut bytes = [0; HEADER + LEN + 4];
+        for (place, byte) in bytes.iter_mut().skip(HEADER).zip(frame) {
+            *place = *byte;
+        }
+        store(self.memory, &bytes);
+        let len = (HEADER + LEN) as u64;
+        self.transmit.put(self.sent, self.data, len, 0);
+        self.sent += 1;
+        self.transmit.publish(&self.lease, self.sent);
+    }
+
+    /// Lets the host know the process's Ethernet address, by the virtual queue pair, which ARP has to take.
+    fn introduce(&self, process: &mut Process) -> Result<(), &'static str> {
+        let (lease, map) = process
+            .claim_network(self.device, AccessMode::Virtual)
+            .map_err(|_| "no virtual queue pair")?;
+        let written = lease.submissions(LeaseRing::Second);
+        let entries = lease.map().rings[1].entries.entries() as usize;
+        // The lengths of the frames, in whole cache lines, then the frames.
+        let first = (entries * 4).next_multiple_of(64);
+        let slot = usize::from(map.max_frame).next_multiple_of(8);
+        let slot = written.and_then(|written| {
+            let len: &AtomicU32 = written.view(0)?;
+            Some((len, written.slice(first, slot / 8)?))
+        });
+        let (len, words) = slot.ok_or("a map that makes no sense")?;
+        store(words, &self.parties.arp());
+        #[expect(clippy::cast_possible_truncation, reason = "128")]
+        len.store(LEN as u32, Relaxed);
+        lease.doorbell(LeaseRing::Second).ring(Position::new(1));
+        system_call::submit(lease.id()).map_err(|_| "the virtual queue pair is gone")?;
+        let end = process.now().saturating_add(LESSON);
+        while process.now() < end {
+            process.wait(Some(end));
+        }
+        Ok(())
+    }
+
+    /// Has the card write a frame full of the pattern to `target`: the host's answer to a ping.
+    ///
+    /// What is seen is that `seen` changes, where it is given, or else that the card says so.
+    fn receive_at(
+        &mut self,
+        stage: &mut Stage,
+        target: u64,
+        seen: Option<&AtomicU64>,
+    ) -> Result<Seen, &'static str> {
+        self.introduce(&mut stage.process)?;
+        let before = seen.map_or(0, |word| word.load(Relaxed));
+        let ping = self.parties.ping();
+        stage.announce();
+        self.receive.put(0, target, BUFFER, WRITE);
+        self.receive.publish(&self.lease, 1);
+        let mut next_ping = Instant::from_nanos(0);
+        let is_written = stage.linger(|process| {
+            if process.now() >= next_ping {
+                self.send(&ping);
+                next_ping = process.now().saturating_add(PING_INTERVAL);
+            }
+            seen.map_or(self.receive.is_used(), |word| word.load(Relaxed) != before)
+        });
+        Ok(Seen::effect(is_written, "the card wrote a frame there"))
+    }
+
+    fn read_only_target(&mut self, stage: &mut Stage) -> Result<Seen, &'static str> {
+        let (memory, iova) = stage
+            .process
+            .shared_memory(PAGE, Direction::ToDevice)
+            .map_err(|_| "no memory")?;
+        let words: &[AtomicU64] = memory.slice(0, PAGE / 8).ok_or("no memory")?;
+        deface(words);
+        self.receive_at(stage, iova.as_u64(), words.first())
+    }
+
+    /// Arms every entry, then the first once more, which the card has not used.
+    fn slot_in_flight(&self, stage: &mut Stage) -> Seen {
+        #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
+        let entries = self.receive.entries as u32;
+        for position in 0..entries {
+            self.receive.put(position, self.data, BUFFER, WRITE);
+        }
+        self.receive.publish(&self.lease, entries);
+        stage.announce();
+        let second = self.data + PAGE as u64;
+        self.receive.put(entries, second, BUFFER, WRITE);
+        self.receive.publish(&self.lease, entries + 1);
+        let is_taken = stage.linger(|_| self.receive.is_accepted(&self.lease, entries + 1));
+        Seen::effect(is_taken, "an entry was armed that the card had not used")
+    }
+
+    /// Publishes one frame more than the ring has entries.
+    fn tail_jump(&self, stage: &mut Stage) -> Seen {
+        let mut bytes = [0; HEADER + LEN + 4];
+        for (place, byte) in bytes.iter_mut().skip(HEADER).zip(self.parties.udp()) {
+            *place = byte;
+        }
+        store(self.memory, &bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
+        let entries = self.transmit.entries as u32;
+        for position in 0..entries {
+            let len = (HEADER + LEN) as u64;
+            self.transmit.put(position, self.data, len, 0);
+        }
+        stage.announce();
+        self.transmit.publish(&self.lease, entries + 1);
+        let is_taken = stage.linger(|_| self.transmit.is_accepted(&self.lease, entries + 1));
+        Seen::effect(is_taken, "more frames were taken over than the ring holds")
+    }
+
+    /// Sends a datagram in the name of another address of the network: that of the first process, or of the second.
+    fn foreign_source(&mut self, stage: &mut Stage) -> Seen {
+        let [a, b, c, last] = self.parties.from.octets();
+        let other = if last == 2 { 3 } else { 2 };
+        let frame = Parties {
+            from: Ipv4Addr::new(a, b, c, other),
+            ..self.parties
+        };
+        stage.announce();
+        self.send(&frame.udp());
+        let is_sent = stage.linger(|_| self.transmit.is_used());
+        Seen::effect(is_sent, "a frame with another's address was sent")
+    }
+}
+
+/// Copies whole words of `bytes` to the first of `words`.
+fn store(words: &[AtomicU64], bytes: &[u8]) {
+    let (chunks, _) = bytes.as_chunks();
+    for (place, word) in words.iter().zip(chunks) {
+        place.store(u64::from_le_bytes(*word), Relaxed);
+    }
+}
