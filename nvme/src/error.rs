@@ -12,6 +12,7 @@ use crate::status::Status;
 
 /// Why the controller did not come into service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum InitError {
     /// Nobody answers: the registers read as all ones.
@@ -118,6 +119,7 @@ impl Error for InitError {
 
 /// Why an admin command, or what is made of them, failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum AdminError {
     /// Too many commands are outstanding, or the data page is in use: try again when one has ended.
@@ -255,6 +257,7 @@ impl Error for CompletionError {
 
 /// What can go wrong with an I/O queue.
 #[derive(PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum QueueError {
     /// The queue can never carry out this request; the ones before it are published.

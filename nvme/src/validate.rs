@@ -307,12 +307,11 @@ fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords,
 
 /// The number of blocks of a command, all of which lie in the volume.
 fn check_blocks(rules: Rules, lba: u64, length: u64) -> Result<u64, Violation> {
-    let blocks = (length & COUNT) + 1;
-    let lba_of_first = Lba::new(lba);
-    rules.blocks(lba, length).ok_or(Violation::OutsideVolume {
-        lba: lba_of_first,
-        blocks,
-    })
+    let outside = Violation::OutsideVolume {
+        lba: Lba::new(lba),
+        blocks: (length & COUNT) + 1,
+    };
+    rules.blocks(lba, length).ok_or(outside)
 }
 
 /// Refuses fields of which any bit is set.

@@ -84,6 +84,7 @@ impl<'m> Pair<'m> {
 
 /// Where a queue pair is, once nothing is under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum PairState {
     /// In service: [`Controller::pair`] gives its doorbells.
