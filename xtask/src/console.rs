@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Mark of a line for machines.
 const MARK: &str = "@ ";
 
+/// Why a process has ended that was running when the host said `stop`.
+const STOPPED: &str = "stopped";
+
 /// A line from the kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Line {
@@ -81,6 +84,13 @@ pub(crate) struct ProcessState {
     pub(crate) violations: u64,
     pub(crate) state: State,
     pub(crate) reason: String,
+}
+
+impl ProcessState {
+    /// Whether it was ended for what it did, and not because the host ended the run.
+    pub(crate) fn was_punished(&self) -> bool {
+        self.state == State::Killed && self.reason != STOPPED
+    }
 }
 
 /// Whether a process runs.

@@ -1,6 +1,8 @@
 //! What the kernel has said so far in a boot, and a picture of it.
 
-use crate::console::{Attack, Boot, Drops, Leaks, Line, Message, ProcessState, SelfTest, Verdict};
+use crate::console::{
+    Attack, Boot, Drops, Leaks, Line, Message, ProcessState, SelfTest, State, Verdict,
+};
 use core::fmt::Write as _;
 use std::collections::BTreeMap;
 
@@ -44,9 +46,7 @@ impl Observed {
                 return Some(text);
             }
             Message::Ready {} => self.ready = true,
-            Message::Process(state) => {
-                self.processes.insert(state.name.clone(), state);
-            }
+            Message::Process(state) => self.note(state),
             Message::Report(report) => {
                 self.reports
                     .insert((report.process, report.key), report.value);
@@ -68,6 +68,21 @@ impl Observed {
             Message::Verdict(verdict) => self.verdict = Some(verdict),
         }
         None
+    }
+
+    /// The last line about a process counts, but for its queue pairs: those it gave back at the end it has had.
+    fn note(&mut self, mut state: ProcessState) {
+        if let Some(before) = self.processes.get(&state.name) {
+            state.queues = state.queues.max(before.queues);
+        }
+        self.processes.insert(state.name.clone(), state);
+    }
+
+    /// Whether a process has ended by itself.
+    pub(crate) fn has_exited(&self, name: &str) -> bool {
+        self.processes
+            .get(name)
+            .is_some_and(|process| process.state == State::Exited)
     }
 
     /// The sum of a number over all processes that published it.

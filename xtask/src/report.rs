@@ -3,7 +3,7 @@
 use crate::{
     capture::Analysis,
     cast::Cast,
-    console::{Attack, ProcessState, State},
+    console::{Attack, ProcessState},
     disk,
     observed::Observed,
     qemu::run::Ended,
@@ -345,7 +345,7 @@ impl Evidence<'_> {
             if expected.name == ROGUE {
                 continue;
             }
-            if state.state == State::Killed || state.violations > 0 || state.strays > 0 {
+            if state.was_punished() || state.violations > 0 || state.strays > 0 {
                 let ProcessState {
                     violations,
                     strays,

@@ -55,8 +55,9 @@ impl Goal<'_> {
         let tried = |name: &str| observed.attacks.iter().any(|attack| attack.name == name);
         match self {
             Self::Demo(cast) => {
-                let attacked =
-                    cast.named(ROGUE).is_none() || ATTACKS.iter().all(|name| tried(name));
+                let attacked = cast.named(ROGUE).is_none()
+                    || ATTACKS.iter().all(|name| tried(name))
+                    || observed.has_exited(ROGUE);
                 attacked
                     && cast
                         .processes
