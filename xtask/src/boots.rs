@@ -1,11 +1,11 @@
-//! The commands that boot the reference kernel: `demo`, `qemu`, `attack`.
+//! The commands that boot the reference kernel: `demo`, `qemu`.
 
 use crate::{
-    report::ATTACKS,
+    kernel,
     session::{self, BootOptions, Script},
     workspace::Workspace,
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -55,16 +55,6 @@ pub(crate) struct QemuOptions {
     debugger: bool,
 }
 
-/// Which attacks to try.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct AttackOptions {
-    #[command(flatten)]
-    boot: BootOptions,
-    /// Only this attack; may be given several times
-    #[arg(long, value_name = "NAME")]
-    only: Vec<String>,
-}
-
 /// Boots everything at once and judges it.
 pub(crate) fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCode> {
     let json = options
@@ -76,7 +66,7 @@ pub(crate) fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<ExitC
         requests: options.requests,
         json,
     };
-    session::run(workspace, &options.boot, &[], script)
+    session::run(workspace, &options.boot, kernel::build(workspace)?, script)
 }
 
 /// Boots the machine for whoever works on it.
@@ -91,7 +81,7 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
             debugger: options.debugger,
         },
     };
-    session::run(workspace, &options.boot, &[], script)
+    session::run(workspace, &options.boot, kernel::build(workspace)?, script)
 }
 
 /// Boots once for each rule that the kernel can be told to break.
@@ -100,44 +90,9 @@ fn sabotage(workspace: &Workspace, boot: &BootOptions) -> Result<ExitCode> {
         let script = Script::Sabotage {
             what: what.to_owned(),
         };
-        if session::run(workspace, boot, &[], script)? != ExitCode::SUCCESS {
+        if session::run(workspace, boot, kernel::build(workspace)?, script)? != ExitCode::SUCCESS {
             return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Tries each attack on a kernel that lacks the check against it, to show that the check is what stops it.
-pub(crate) fn attack(workspace: &Workspace, options: &AttackOptions) -> Result<ExitCode> {
-    for name in &options.only {
-        ensure!(
-            ATTACKS.contains(&name.as_str()),
-            "there is no attack `{name}`; the attacks are: {}",
-            ATTACKS.join(", ")
-        );
-    }
-    let mut failed = Vec::new();
-    for name in ATTACKS
-        .iter()
-        .filter(|name| options.only.is_empty() || options.only.iter().any(|wanted| wanted == *name))
-    {
-        let feature = format!("without-{name}");
-        let script = Script::Unchecked {
-            attack: (*name).to_owned(),
-        };
-        match session::run(workspace, &options.boot, &[&feature], script) {
-            Ok(code) if code == ExitCode::SUCCESS => {}
-            Ok(_) => failed.push(*name),
-            Err(error) => {
-                eprintln!("error: {name}: {error:#}");
-                failed.push(name);
-            }
-        }
-    }
-    ensure!(
-        failed.is_empty(),
-        "no visible success without the check: {}",
-        failed.join(", ")
-    );
     Ok(ExitCode::SUCCESS)
 }

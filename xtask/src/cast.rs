@@ -88,6 +88,8 @@ pub(crate) struct Process {
     pub(crate) restarts: u32,
     /// Whether it waits for the host's word.
     pub(crate) starts_later: bool,
+    /// What it is told beside, by itself.
+    pub(crate) arguments: Option<String>,
 }
 
 /// What the kernel is told about itself.
@@ -146,6 +148,17 @@ impl Cast {
         Ok(self)
     }
 
+    /// Has the process of this name do only what `arguments` say.
+    pub(crate) fn narrow(&mut self, name: &str, arguments: &str) {
+        for process in self
+            .processes
+            .iter_mut()
+            .filter(|process| process.name == name)
+        {
+            process.arguments = Some(arguments.to_owned());
+        }
+    }
+
     /// Everybody but the process of this name.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.processes.retain(|process| process.name != name);
@@ -201,6 +214,7 @@ impl Process {
             volumes: Vec::new(),
             restarts: 0,
             starts_later: false,
+            arguments: None,
         }
     }
 
@@ -266,6 +280,10 @@ impl Process {
         }
         if self.starts_later {
             word(format_args!("start=later"));
+        }
+        // Takes the rest of the line.
+        if let Some(arguments) = &self.arguments {
+            word(format_args!("args={arguments}"));
         }
         line
     }

@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::{bench, boots, fuzz, loc, mutants, publish, session, test, workspace::Workspace};
+use crate::{
+    attacks, bench, boots, fuzz, loc, mutants, publish, session, test, workspace::Workspace,
+};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -22,7 +24,7 @@ enum Task {
     /// Boot the machine alone, its self-tests, or its restarts
     Qemu(boots::QemuOptions),
     /// Show that each attack succeeds where the one check against it is compiled out
-    Attack(boots::AttackOptions),
+    Attack(attacks::Options),
     /// Run the fuzz targets, on the stable compiler
     Fuzz(fuzz::Options),
     /// Plant bugs in the validators, one at a time, and see the fuzz targets find them
@@ -52,7 +54,7 @@ impl Cli {
         match self.task {
             Task::Demo(options) => boots::demo(&workspace, &options),
             Task::Qemu(options) => boots::qemu(&workspace, &options),
-            Task::Attack(options) => boots::attack(&workspace, &options),
+            Task::Attack(options) => attacks::run(&workspace, &options),
             Task::Inside { file } => session::inside(&file),
             Task::Test(options) => test::run(&workspace, &options),
             Task::Fuzz(options) => fuzz::run(&workspace, &options),

@@ -3,6 +3,7 @@
 use crate::{
     cast::Cast,
     cpio::Archive,
+    mutant::{Replacement, Tree},
     process::display,
     workspace::{Workspace, cargo},
 };
@@ -12,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 /// Name of the kernel's binary; every other binary of its workspace is a process.
@@ -39,13 +40,47 @@ struct MessageTarget {
     name: String,
 }
 
-/// Builds the kernel with `features` and every process.
-pub(crate) fn build(workspace: &Workspace, features: &[&str]) -> Result<Build> {
-    let manifest = workspace.kernel_manifest();
-    if !manifest.exists() {
-        bail!("there is no reference kernel in {}", manifest.display());
+/// Builds the kernel and every process.
+pub(crate) fn build(workspace: &Workspace) -> Result<Build> {
+    build_in(&workspace.kernel_folder(), &workspace.target.join("kernel"))
+}
+
+/// Builds them from a copy of the project with these changes.
+pub(crate) fn build_changed(workspace: &Workspace, changes: &[Replacement]) -> Result<Build> {
+    let tree = Tree::copy(workspace, "unchecked")?;
+    for change in changes {
+        tree.apply(change)?;
     }
-    let mut command = build_command(workspace, features);
+    let folder = workspace.kernel_folder();
+    let folder = tree.root().join(folder.strip_prefix(&workspace.root)?);
+    build_in(&folder, &workspace.target.join("kernel-unchecked"))
+}
+
+fn build_in(folder: &Path, target: &Path) -> Result<Build> {
+    ensure!(
+        folder.join("Cargo.toml").exists(),
+        "there is no reference kernel in {}",
+        folder.display()
+    );
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--release",
+        "--workspace",
+        "--message-format=json-render-diagnostics",
+    ]);
+    command.arg("--target-dir").arg(target);
+    // The kernel's folder has settings of its own (link arguments, log level); the caller's would spoil them.
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+    ] {
+        command.env_remove(name);
+    }
+    // Cargo looks for `.cargo/config.toml` from the folder it is started in.
+    command.current_dir(folder).stderr(Stdio::inherit());
     let output = command
         .output()
         .with_context(|| format!("cannot start `{}`", display(&command)))?;
@@ -57,39 +92,6 @@ pub(crate) fn build(workspace: &Workspace, features: &[&str]) -> Result<Build> {
         );
     }
     collect(&String::from_utf8_lossy(&output.stdout))
-}
-
-fn build_command(workspace: &Workspace, features: &[&str]) -> Command {
-    let mut command = cargo();
-    command
-        .args([
-            "build",
-            "--release",
-            "--workspace",
-            "--message-format=json-render-diagnostics",
-            "--manifest-path",
-        ])
-        .arg(workspace.kernel_manifest());
-    command
-        .arg("--target-dir")
-        .arg(workspace.target.join("kernel"));
-    if !features.is_empty() {
-        command.args(["--features", &features.join(",")]);
-    }
-    // The kernel's folder has settings of its own (link arguments, log level); the caller's would spoil them.
-    for name in [
-        "RUSTFLAGS",
-        "CARGO_BUILD_RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-    ] {
-        command.env_remove(name);
-    }
-    // Cargo looks for `.cargo/config.toml` from the folder it is started in.
-    command
-        .current_dir(workspace.kernel_folder())
-        .stderr(Stdio::inherit());
-    command
 }
 
 fn collect(messages: &str) -> Result<Build> {

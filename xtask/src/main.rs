@@ -8,6 +8,7 @@
     reason = "a program for the host has the standard library; the libraries do not"
 )]
 
+mod attacks;
 mod bench;
 mod boots;
 mod capture;

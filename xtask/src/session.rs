@@ -7,7 +7,7 @@ mod script;
 pub(crate) use script::Script;
 
 use crate::{
-    kernel::{self, Build},
+    kernel::Build,
     net::{self, Isolation, TAP},
     process::{Ending, Group},
     qemu::{
@@ -93,16 +93,16 @@ pub(crate) struct Spec {
     script: Script,
 }
 
-/// Builds the kernel with `features`, boots it, and runs the script.
+/// Boots a kernel and runs the script.
 pub(crate) fn run(
     workspace: &Workspace,
     options: &BootOptions,
-    features: &[&str],
+    build: Build,
     script: Script,
 ) -> Result<ExitCode> {
     let qemu = Qemu::choose(workspace, &options.qemu)?;
     let folder = workspace.scratch(&script.name())?;
-    let build = kernel::build(workspace, features)?.keep(&folder.join("programs"))?;
+    let build = build.keep(&folder.join("programs"))?;
     let (wire, isolation) = connect(options.net)?;
     let spec = Spec {
         build,
