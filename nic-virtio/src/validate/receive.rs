@@ -143,8 +143,8 @@ impl<const N: usize> ReceiveValidator<N> {
         }
     }
 
-    /// Checks the buffers at the addresses in `run`, each with where it goes, and hands them to `write`, up to the first that does not lie in
-    /// `window`, or for which there is no room.
+    /// Checks the buffers at the addresses in `run`, each with where it goes, and hands them to `write`, up to the first
+    /// that does not lie in `window`, or for which there is no room.
     #[inline]
     pub(crate) fn check_run<W>(
         &mut self,
