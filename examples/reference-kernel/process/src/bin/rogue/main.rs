@@ -12,7 +12,7 @@
 //! | `refused NAME DEVICE HOW` | the kernel said no, and let the process live |
 //! | `survived NAME DEVICE WHAT` | the process was not stopped; `WHAT` it sees of the effect |
 //! | `cannot try NAME DEVICE WHY` | there was no attack |
-//! | `no attack is left to try` | it waits to be stopped |
+//! | `no attack is left to try` | all were tried in earlier lives |
 
 #![no_std]
 #![no_main]
@@ -34,9 +34,7 @@ parakernel_process::entry!(main);
 fn main(mut process: Process) -> u64 {
     let Some((attack, target)) = plan::choose(process.arguments()) else {
         process.log("no attack is left to try");
-        loop {
-            process.wait(None);
-        }
+        return 0;
     };
     let mut stage = Stage::new(process, attack, target);
     let tried = perform(&mut stage, attack, target);
