@@ -190,8 +190,11 @@ impl ControllerData {
             firmware: raw.fr,
             controller_id: raw.cntlid.get(),
             // In units of the *smallest* page, which is 4 KiB on every controller that bring-up accepts.
-            max_transfer: (raw.mdts != 0)
-                .then(|| 4096_u64.checked_shl(raw.mdts.into()).unwrap_or(u64::MAX)),
+            max_transfer: (raw.mdts != 0).then(|| {
+                1_u64
+                    .checked_shl(12 + u32::from(raw.mdts))
+                    .unwrap_or(u64::MAX)
+            }),
             namespaces: raw.nn.get(),
             admin_commands: AdminCommands::from_bits_retain(raw.oacs.get()),
             nvm_commands: NvmCommands::from_bits_retain(raw.oncs.get()),
@@ -319,4 +322,159 @@ pub(crate) fn copy<T: FromBytes + IntoBytes>(memory: SharedMemory<'_>, offset: u
         *to = from.load(Relaxed);
     }
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+    use core::sync::atomic::AtomicU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A page that has these bytes at these offsets, which are the specification's.
+    fn read<T>(bytes: &[(usize, &[u8])], then: impl FnOnce(SharedMemory<'_>) -> T) -> T {
+        let page: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+        // SAFETY: atomics that outlive the view.
+        #[expect(unsafe_code, reason = "views the page as shared memory")]
+        let memory = unsafe { SharedMemory::new(NonNull::from(&page).cast(), size_of_val(&page)) };
+        for (offset, bytes) in bytes {
+            for (byte, cell) in bytes
+                .iter()
+                .zip(memory.slice::<AtomicU8>(*offset, bytes.len()).unwrap())
+            {
+                cell.store(*byte, Relaxed);
+            }
+        }
+        then(memory)
+    }
+
+    #[test]
+    fn a_controller_has_its_fields_where_the_specification_says() {
+        let bytes: [(usize, &[u8]); 12] = [
+            (0, &[0x4d, 0x14]),
+            (4, b"S123"),
+            (77, &[5]),
+            (88, &0x0030_0000_u32.to_le_bytes()),
+            (128, &[1, 0, 2, 0, 0, 1]),
+            (256, &[0x08, 0x01]),
+            (258, &[3, 7]),
+            (262, &[63]),
+            (266, &[0x50, 0x01, 0x60, 0x01]),
+            (512, &[0x66, 0x44]),
+            (516, &[2, 0, 0, 0, 0x0c, 0]),
+            (525, &[1]),
+        ];
+        let data = read(&bytes, ControllerData::read).unwrap();
+        assert_eq!((data.vendor, &data.serial[..4]), (0x144d, &b"S123"[..]));
+        assert_eq!(data.max_transfer, Some(128 << 10));
+        assert_eq!(data.shutdown_timeout, Duration::from_micros(0x30_0000));
+        assert_eq!(
+            data.retry_delays,
+            [1, 2, 256].map(|units| Duration::from_millis(units * 100))
+        );
+        let both = AdminCommands::NAMESPACE_MANAGEMENT | AdminCommands::DOORBELL_BUFFER;
+        assert_eq!(data.admin_commands, both);
+        assert_eq!(
+            (data.abort_limit, data.event_limit, data.error_log_entries),
+            (4, 8, 64)
+        );
+        assert_eq!((data.temperatures, data.namespaces), ([0x150, 0x160], 2));
+        assert_eq!(
+            data.nvm_commands,
+            NvmCommands::DATASET_MANAGEMENT | NvmCommands::WRITE_ZEROES
+        );
+        assert!(data.volatile_write_cache && data.has_entry_sizes());
+        let no_limit = read(&[(77, &[0])], ControllerData::read).unwrap();
+        assert_eq!(no_limit.max_transfer, None);
+        for (sgls, expected) in [
+            (0, SglSupport::None),
+            (1, SglSupport::Any),
+            (2, SglSupport::Dword),
+            (3, SglSupport::None),
+        ] {
+            assert_eq!(
+                read(&[(536, &[sgls])], ControllerData::read).unwrap().sgl,
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn entries_of_other_sizes_are_seen() {
+        for (sizes, fits) in [
+            ([0x66, 0x44], true),
+            ([0x76, 0x54], true),
+            ([0x77, 0x44], false),
+            ([0x55, 0x44], false),
+            ([0x66, 0x55], false),
+        ] {
+            assert_eq!(
+                read(&[(512, &sizes)], ControllerData::read)
+                    .unwrap()
+                    .has_entry_sizes(),
+                fits,
+                "{sizes:x?}"
+            );
+        }
+    }
+
+    /// A namespace of 1,000 blocks with the format of index `flbas` out of `nlbaf + 1`.
+    fn namespace(
+        nlbaf: u8,
+        flbas: u8,
+        format: (usize, [u8; 4]),
+    ) -> Result<Option<NamespaceData>, NamespaceError> {
+        let at = 128 + 4 * format.0;
+        read(
+            &[(0, &[0xe8, 3]), (25, &[nlbaf, flbas]), (at, &format.1)],
+            NamespaceData::read,
+        )
+    }
+
+    #[test]
+    fn the_format_in_use_is_found_and_strange_ones_are_refused() {
+        assert_eq!(read(&[], NamespaceData::read), Ok(None));
+        let plain = NamespaceData {
+            blocks: 1000,
+            block_shift: 12,
+            write_protected: false,
+        };
+        assert_eq!(namespace(1, 1, (1, [0, 0, 12, 0])), Ok(Some(plain)));
+        assert_eq!(
+            namespace(20, 0x20 | 2, (18, [0, 0, 12, 0])),
+            Ok(Some(plain))
+        );
+        assert_eq!(
+            namespace(1, 2, (2, [0, 0, 12, 0])),
+            Err(NamespaceError::Malformed)
+        );
+        assert_eq!(
+            namespace(0, 0, (0, [8, 0, 9, 0])),
+            Err(NamespaceError::Metadata { bytes: 8 })
+        );
+        for log2 in [0, 8, 21, 64, 255] {
+            assert_eq!(
+                namespace(0, 0, (0, [0, 0, log2, 0])),
+                Err(NamespaceError::BlockSize { log2 })
+            );
+        }
+        let huge = read(&[(0, &[0xff; 8]), (130, &[9])], NamespaceData::read);
+        assert_eq!(huge, Err(NamespaceError::Malformed));
+    }
+
+    proptest! {
+        /// Whatever the page holds, what comes out of it keeps what its documentation says.
+        #[test]
+        fn any_bytes_are_a_description_or_an_error(bytes in prop::collection::vec(any::<u8>(), 4096)) {
+            let found = read(&[(0, &bytes)], NamespaceData::read);
+            if let Ok(Some(data)) = found {
+                prop_assert!((9..=20).contains(&data.block_shift));
+                prop_assert!(data.blocks.checked_mul(1 << data.block_shift).is_some());
+            }
+            let data = read(&[(0, &bytes)], ControllerData::read).unwrap();
+            prop_assert!(data.abort_limit > 0 && data.max_transfer.is_none_or(|bytes| bytes >= 4096));
+        }
+    }
 }

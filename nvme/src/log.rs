@@ -170,3 +170,100 @@ impl<'a> Log<'a> {
             .map(NamespaceId::new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+    use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+    use super::*;
+
+    /// A page that has these bytes at these offsets, which are the specification's.
+    fn read<T>(bytes: &[(usize, &[u8])], entries: u16, then: impl FnOnce(Log<'_>) -> T) -> T {
+        let page: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+        // SAFETY: atomics that outlive the view.
+        #[expect(unsafe_code, reason = "views the page as shared memory")]
+        let memory = unsafe { SharedMemory::new(NonNull::from(&page).cast(), size_of_val(&page)) };
+        for (offset, bytes) in bytes {
+            for (byte, cell) in bytes
+                .iter()
+                .zip(memory.slice::<AtomicU8>(*offset, bytes.len()).unwrap())
+            {
+                cell.store(*byte, Relaxed);
+            }
+        }
+        then(Log::new(memory, entries))
+    }
+
+    #[test]
+    fn health_has_its_fields_where_the_specification_says() {
+        let bytes: [(usize, &[u8]); 7] = [
+            (0, &[0b0000_0110]),
+            (1, &[0x43, 0x01]),
+            (3, &[97, 10, 3]),
+            (32, &[5]),
+            (48, &[0, 1]),
+            (144, &[2]),
+            (160, &[0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ];
+        let health = read(&bytes, 1, |log| log.health()).unwrap();
+        assert_eq!(
+            health.warnings,
+            Warnings::TEMPERATURE | Warnings::RELIABILITY
+        );
+        assert_eq!(
+            (
+                health.temperature,
+                health.spare,
+                health.spare_threshold,
+                health.used
+            ),
+            (0x143, 97, 10, 3)
+        );
+        assert_eq!((health.data_read, health.data_written), (5, 256));
+        assert_eq!((health.unsafe_shutdowns, health.media_errors), (2, 1 << 64));
+    }
+
+    #[test]
+    fn errors_end_at_the_first_entry_that_is_none() {
+        let bytes: [(usize, &[u8]); 8] = [
+            (0, &[7]),
+            (8, &[1, 0, 0x34, 0x12]),
+            // Unrecovered read error, with the phase tag in bit 0.
+            (12, &[0x03, 0x05]),
+            (16, &[99]),
+            (24, &[1]),
+            (64, &[6]),
+            (64 + 10, &[0xff, 0xff]),
+            (192, &[5]),
+        ];
+        let errors: Vec<_> = read(&bytes, 4, |log| log.errors().collect());
+        assert_eq!(errors.len(), 2);
+        assert_eq!(
+            (errors[0].count, errors[0].queue, errors[0].command),
+            (7, 1, 0x1234)
+        );
+        assert_eq!(errors[0].status.map(Status::type_and_code), Some(0x281));
+        assert_eq!(
+            (errors[0].lba, errors[0].namespace),
+            (Lba::new(99), NamespaceId::new(1))
+        );
+        assert_eq!(
+            (errors[1].command, errors[1].status, errors[1].namespace),
+            (0xffff, None, None)
+        );
+        assert_eq!(read(&bytes, 1, |log| log.errors().count()), 1);
+    }
+
+    #[test]
+    fn changed_namespaces_may_be_too_many_to_list() {
+        let listed = read(&[(0, &[3]), (4, &[9])], 1, |log| {
+            log.changed_namespaces().collect::<Vec<_>>()
+        });
+        assert_eq!(listed, [NamespaceId::new(3), NamespaceId::new(9)]);
+        let all = read(&[(0, &[0xff; 4])], 1, |log| {
+            log.changed_namespaces().collect::<Vec<_>>()
+        });
+        assert_eq!(all, [None]);
+    }
+}
