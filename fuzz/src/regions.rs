@@ -209,6 +209,12 @@ impl<'s> Regions<'s> {
         pieces.windows(2).all(follows).then(|| pieces[0].bus)
     }
 
+    /// Whether the process's memory is at `bus`.
+    pub(crate) fn holds_bus(&self, bus: u64) -> bool {
+        let mut pages = self.pages.iter().flatten();
+        pages.any(|page| (page.bus..page.bus + PAGE).contains(&bus))
+    }
+
     /// Whether the kernel made tables of the pages of the region at `iova`.
     pub(crate) fn has_lists(&self, iova: u64) -> bool {
         self.page(iova.into(), Direction::ToDevice)

@@ -5,6 +5,7 @@ use crate::Target;
 mod abi_message;
 mod acpi;
 mod archive;
+mod checked_queues;
 mod elf;
 mod frame;
 mod manifest;
@@ -13,12 +14,14 @@ mod pci;
 mod virtio_rx_validator;
 mod virtio_tx_validator;
 mod virtqueue;
+mod virtual_queue;
 
 /// Every target there is; each has a file of its name in `fuzz_targets/`.
 pub const ALL: &[Target] = &[
     abi_message::TARGET,
     acpi::TARGET,
     archive::TARGET,
+    checked_queues::TARGET,
     elf::TARGET,
     frame::TARGET,
     manifest::TARGET,
@@ -26,4 +29,5 @@ pub const ALL: &[Target] = &[
     pci::TARGET,
     virtio_rx_validator::TARGET,
     virtio_tx_validator::TARGET,
+    virtual_queue::TARGET,
 ];
