@@ -7,8 +7,8 @@ use core::{
 };
 
 use parakernel_core::{
-    address::BusAddress,
-    memory::{DmaBlock, PAGE_SIZE, SharedMemory},
+    address::{BusAddress, Iova},
+    memory::{BlockArena, DmaBlock, PAGE_SIZE, SharedMemory},
 };
 
 const WORDS: usize = PAGE_SIZE / 8;
@@ -47,6 +47,15 @@ impl Pages {
     pub(crate) fn block(&self) -> DmaBlock<'_> {
         // SAFETY: no device reads or writes here but this program, which finds the memory at `bus`.
         unsafe { DmaBlock::new(self.shared(), BusAddress::new(self.bus)) }
+    }
+
+    /// All of it as buffers of `buffer_len` bytes. Nothing else may touch the memory meanwhile.
+    pub(crate) fn block_arena(&self, buffer_len: usize) -> BlockArena<'_> {
+        let base = NonNull::from(self.pages.as_slice()).cast();
+        let len = self.pages.len() * PAGE_SIZE;
+        // SAFETY: initialised, alive as long as the result, of atomics, so it may be written; used through it only.
+        let arena = unsafe { BlockArena::new(base, len, Iova::new(self.bus), buffer_len) };
+        arena.expect("whole pages")
     }
 
     /// Word `index`.

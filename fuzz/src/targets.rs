@@ -9,6 +9,7 @@ mod checked_queues;
 mod elf;
 mod frame;
 mod manifest;
+mod nvme_driver;
 mod nvme_validator;
 mod pci;
 mod virtio_rx_validator;
@@ -25,6 +26,7 @@ pub const ALL: &[Target] = &[
     elf::TARGET,
     frame::TARGET,
     manifest::TARGET,
+    nvme_driver::TARGET,
     nvme_validator::TARGET,
     pci::TARGET,
     virtio_rx_validator::TARGET,
