@@ -8,7 +8,7 @@ use core::{
 
 use parakernel_core::{
     address::{BusAddress, Iova},
-    memory::{BlockArena, DmaBlock, PAGE_SIZE, SharedMemory},
+    memory::{Arena, ArenaLayout, BlockArena, DmaBlock, PAGE_SIZE, SharedMemory},
 };
 
 const WORDS: usize = PAGE_SIZE / 8;
@@ -90,5 +90,39 @@ impl Pages {
         let offset = usize::try_from(address.checked_sub(self.bus)?).ok()?;
         let inside = offset.is_multiple_of(8) && offset / 8 < self.pages.len() * WORDS;
         inside.then(|| self.load(offset / 8))
+    }
+
+    /// Sets everything to 0.
+    pub(crate) fn clear(&self) {
+        let words = self.pages.iter().flat_map(|page| &page.0);
+        words.for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// All of it as frame buffers. Nothing else may touch a buffer that the arena's user holds.
+    pub(crate) fn arena(&self, layout: ArenaLayout) -> Arena<'_> {
+        assert!(layout.bytes() <= self.pages.len() * PAGE_SIZE, "too small");
+        let base = NonNull::from(self.pages.as_slice()).cast();
+        // SAFETY: initialised, alive as long as the result, of atomics, so it may be written; long enough.
+        let arena = unsafe { Arena::new(base, Iova::new(self.bus), layout) };
+        arena.expect("a valid layout")
+    }
+
+    /// The byte that a device finds at bus address `address`.
+    pub(crate) fn byte_at(&self, address: u64) -> Option<u8> {
+        let word = self.at_bus(address & !7)?;
+        word.to_le_bytes()
+            .get(usize::try_from(address % 8).ok()?)
+            .copied()
+    }
+
+    /// What a device does that writes a byte to bus address `address`; elsewhere it does nothing.
+    pub(crate) fn set_byte_at(&self, address: u64, value: u8) {
+        let Some(word) = self.at_bus(address & !7) else {
+            return;
+        };
+        let shift = address % 8 * 8;
+        let word = word & !(0xff << shift) | u64::from(value) << shift;
+        let index = usize::try_from((address - self.bus) / 8).expect("inside");
+        self.store(index, word);
     }
 }

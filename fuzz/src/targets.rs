@@ -12,6 +12,7 @@ mod manifest;
 mod nvme_driver;
 mod nvme_validator;
 mod pci;
+mod virtio_driver;
 mod virtio_rx_validator;
 mod virtio_tx_validator;
 mod virtqueue;
@@ -29,6 +30,7 @@ pub const ALL: &[Target] = &[
     nvme_driver::TARGET,
     nvme_validator::TARGET,
     pci::TARGET,
+    virtio_driver::TARGET,
     virtio_rx_validator::TARGET,
     virtio_tx_validator::TARGET,
     virtual_queue::TARGET,

@@ -66,6 +66,8 @@ pub(super) struct Wire<'p> {
     used: usize,
     /// How many buffers were used.
     count: u32,
+    /// How many chains, or descriptors of a packed ring, were taken.
+    taken: u32,
 }
 
 impl<'p> Wire<'p> {
@@ -87,6 +89,7 @@ impl<'p> Wire<'p> {
             // The ring begins behind four bytes that keep its elements aligned.
             used: Split::<'_, N>::USED + 4,
             count: 0,
+            taken: 0,
         }
     }
 
@@ -116,6 +119,41 @@ impl<'p> Wire<'p> {
                 let flags = posted.flags & !(AVAIL | USED);
                 is_available.then_some(Posted { flags, ..posted })
             }
+        }
+    }
+
+    /// Takes the next chain that was made available: its first descriptor with the chain's id, and by how much more than
+    /// one place the used ring moves on when the chain is used.
+    pub(super) fn next(&mut self) -> Option<(Posted, u32)> {
+        let posted = self.posted(self.taken)?;
+        self.taken += 1;
+        let first = self.taken;
+        if self.layout == Layout::Packed {
+            let mut last = posted;
+            while last.flags & NEXT != 0 && self.taken < self.count + 2 * small(self.entries) {
+                last = self.descriptor(self.taken as usize % self.entries);
+                self.taken += 1;
+            }
+            // The id of a chain is in its last descriptor (§2.8.6).
+            let chain = Posted {
+                id: last.id,
+                ..posted
+            };
+            return Some((chain, self.taken - first));
+        }
+        Some((posted, 0))
+    }
+
+    /// Moves on in the used ring.
+    pub(super) fn skip(&mut self, places: u32) {
+        self.count += places;
+    }
+
+    /// Makes the used ring say that `ahead` more buffers were used.
+    pub(super) fn jump(&mut self, ahead: u32) {
+        self.count += ahead;
+        if self.layout == Layout::Split {
+            self.pages.store16(self.used + 2, low16(self.count));
         }
     }
 
@@ -161,6 +199,10 @@ pub(super) fn used_word(at: u32, id: u16, entries: usize) -> u64 {
         0
     };
     u64::from(id) << 32 | flags
+}
+
+fn small(number: usize) -> u32 {
+    number.try_into().expect("a small ring")
 }
 
 pub(super) fn low16(at: u32) -> u16 {
