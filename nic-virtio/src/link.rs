@@ -3,7 +3,7 @@
 use parakernel_core::mmio::{Register, Registers, Window};
 
 use crate::{
-    error::InitError,
+    error::{InitError, Structure},
     features::Features,
     regs::{self, Net},
     transport::Transport,
@@ -64,6 +64,10 @@ fn consistent<T: Transport, V>(
 
 /// Reads what does not change; only the fields whose features were agreed on.
 pub(crate) fn limits<T: Transport>(transport: &T, features: Features) -> Result<Limits, InitError> {
+    let (registers, base) = transport.config();
+    if registers.len() < base + bytes_used(features) {
+        return Err(InitError::Structure(Structure::Device));
+    }
     let limits = consistent(transport, |net| Limits {
         mac: features
             .contains(Features::MAC)
@@ -86,6 +90,22 @@ pub(crate) fn limits<T: Transport>(transport: &T, features: Features) -> Result<
     })?;
     check(&limits)?;
     Ok(limits)
+}
+
+/// Bytes of the configuration up to the last field that is read, §5.1.4: what a device must have to mean its features.
+fn bytes_used(features: Features) -> usize {
+    let ends = [
+        (Features::MAC, 6),
+        (Features::STATUS, 8),
+        (Features::MQ, 10),
+        (Features::MTU, 12),
+        (Features::SPEED_DUPLEX, 17),
+        (Features::RSS, 24),
+    ];
+    let used = ends
+        .iter()
+        .filter(|(feature, _)| features.contains(*feature));
+    used.map(|&(_, end)| end).max().unwrap_or(0)
 }
 
 /// Refuses values that the specification forbids, §5.1.4.1.

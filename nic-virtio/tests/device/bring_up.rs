@@ -10,7 +10,7 @@ use parakernel_mock_hw::{
 use parakernel_nic_virtio::{
     control::Command,
     device::{Device, Pair, PairState},
-    error::{CommandError, InitError, PairError},
+    error::{CommandError, InitError, PairError, Structure},
     features::Features,
     steering::Classes,
     transport::{Transport, mmio::MmioTransport, pci::Layout},
@@ -98,6 +98,42 @@ fn a_legacy_device_is_refused() {
     let mut pairs = [Pair::EMPTY; 1];
     let result = machine.bring_up(machine.pci().unwrap(), Features::PARTITION, &mut pairs);
     assert_eq!(result.err(), Some(InitError::Legacy));
+}
+
+/// The first registers of a card, and no more.
+#[derive(Debug)]
+struct Cut<R> {
+    registers: R,
+    len: usize,
+}
+
+impl<R: Registers> Registers for Cut<R> {
+    fn read(&self, offset: usize, width: Width) -> u64 {
+        assert!(offset + width.bytes() <= self.len, "nothing is there");
+        self.registers.read(offset, width)
+    }
+
+    fn write(&self, offset: usize, width: Width, value: u64) {
+        self.registers.write(offset, width, value);
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Found by the fuzz target `virtio_driver`.
+#[test]
+fn a_configuration_too_short_for_its_features_is_refused() {
+    for len in 0x101..0x118 {
+        let machine = Machine::new(1, Bus::Mmio, everything());
+        let registers = machine.net.mmio_registers();
+        let transport = MmioTransport::new(Cut { registers, len }).unwrap();
+        let mut pairs = [Pair::EMPTY; 1];
+        let result = machine.bring_up(transport, Features::PARTITION, &mut pairs);
+        let expected = Some(InitError::Structure(Structure::Device));
+        assert_eq!(result.err(), expected, "{len:#x}");
+    }
 }
 
 #[test]
