@@ -6,7 +6,7 @@
 use core::net::Ipv4Addr;
 
 use etherparse::{
-    EtherType, Ethernet2Slice, IpNumber, Ipv4Slice, SingleVlanSlice, TcpSlice, UdpSlice,
+    EtherType, Ethernet2Slice, IpNumber, Ipv4HeaderSlice, SingleVlanSlice, TcpSlice, UdpSlice,
 };
 use parakernel_core::{
     device::DeviceId,
@@ -108,9 +108,9 @@ impl Seen {
         if ether_type != EtherType::IPV4 {
             return None;
         }
-        let ip = Ipv4Slice::from_slice(payload).ok()?;
-        let header = ip.header();
-        let payload = ip.payload().payload;
+        let header = Ipv4HeaderSlice::from_slice(payload).ok()?;
+        let total = usize::from(header.total_len());
+        let payload = payload.get(header.slice().len()..total)?;
         let carries = match header.protocol() {
             _ if header.is_fragmenting_payload() => Carried::Other,
             IpNumber::UDP => {
@@ -243,7 +243,7 @@ fn send(
             }
             assert!(
                 seen.is_some() || way == Way::Hardware,
-                "a frame that an independent parser refuses"
+                "an independent parser refuses {frame:x?}"
             );
         }
         if let Some(seen) = seen.filter(|seen| {
