@@ -35,3 +35,6 @@ pub const ALL: &[Target] = &[
     virtio_tx_validator::TARGET,
     virtual_queue::TARGET,
 ];
+
+/// Takes an answer, whatever it is: an error is one too.
+fn any_answer<T>(_answer: T) {}

@@ -21,6 +21,7 @@ use parakernel_nvme::{
     validate::{BusyMark, Rules},
 };
 
+use super::any_answer;
 use super::virtqueue::{INDIRECT, Layout, Posted, Silent, WRITE, Wire};
 use crate::{
     Report, Target,
@@ -149,8 +150,8 @@ fn nvme(input: &mut Input<'_>, regions: &Regions<'_>) -> Report {
         tail = result.unwrap_or(tail);
         head = claim.head;
         // An error is an answer.
-        drop(queue.has_news(head));
-        drop(queue.drain());
+        any_answer(queue.has_news(head));
+        any_answer(queue.drain());
         assert!((queue.in_flight() as usize) < N);
         expect_commands(&submission, regions);
     }
@@ -222,7 +223,7 @@ fn receive<F: CheckedFormat>(
         let result = queue.service(claim, &regions.table, input.byte().into());
         report.note("call", result.is_ok());
         // An error is an answer.
-        drop(queue.harvest());
+        any_answer(queue.harvest());
         assert!(queue.outstanding() as usize <= N);
         for posted in hardware.descriptors() {
             let is_own = posted.address == 0 || regions.holds_bus(posted.address);
@@ -263,7 +264,7 @@ fn transmit<F: CheckedFormat>(
         let claim = position(input, queue.accepted());
         let result = queue.service(claim, &regions.table, &AnySource, input.byte().into());
         report.note("call", result.is_ok());
-        drop(queue.harvest());
+        any_answer(queue.harvest());
         assert!(queue.outstanding() as usize <= N);
         for posted in hardware.descriptors() {
             expect_table(&posted, &tables, (hardware.layout, regions));

@@ -21,6 +21,7 @@ use parakernel_nvme::{
     queue::{CommandTable, DataPointer, Queue, Rings},
 };
 
+use super::any_answer;
 use crate::{Report, Target, input::Input, memory::Pages};
 use device::Device;
 
@@ -172,7 +173,7 @@ impl<'m> User<'m> {
         let now = self.now();
         self.driver.begin_shutdown(now);
         // Whatever comes of it, something does.
-        drop(self.wait(Controller::poll_shutdown));
+        any_answer(self.wait(Controller::poll_shutdown));
         self.driver.silence();
     }
 
@@ -180,7 +181,9 @@ impl<'m> User<'m> {
     fn administrate(&mut self, queue: QueueId) {
         let now = self.now();
         match self.byte() % 7 {
-            0 if self.driver.begin_scan(now).is_ok() => drop(self.wait(Controller::poll_scan)),
+            0 if self.driver.begin_scan(now).is_ok() => {
+                any_answer(self.wait(Controller::poll_scan));
+            }
             1 => {
                 self.driver.begin_reset(now);
                 let reset = self.wait(Controller::poll_reset);
@@ -193,7 +196,7 @@ impl<'m> User<'m> {
                 .begin_abort(queue, u16::from(self.byte()), now)
                 .is_ok() =>
             {
-                drop(self.wait(Controller::poll_abort));
+                any_answer(self.wait(Controller::poll_abort));
             }
             3 if self.driver.begin_delete(queue, now).is_ok() => {
                 let state = self.wait(|driver, now| driver.poll_pair(queue, now));
@@ -201,8 +204,8 @@ impl<'m> User<'m> {
                 assert_eq!(self.driver.take_back(queue).is_ok(), is_free);
             }
             4 => self.read_log(),
-            5 => drop(self.driver.check()),
-            _ => drop(self.driver.poll_event(now)),
+            5 => any_answer(self.driver.check()),
+            _ => any_answer(self.driver.poll_event(now)),
         }
     }
 
@@ -279,6 +282,6 @@ impl<'m> User<'m> {
             user: 7,
         };
         // A namespace that is described wrongly makes requests wrong too.
-        drop(data.submit([request]));
+        any_answer(data.submit([request]));
     }
 }

@@ -27,6 +27,7 @@ use parakernel_nic_virtio::{
     virtqueue::{ReceiveFormat, TransmitFormat, packed::Packed, split::Split},
 };
 
+use super::any_answer;
 use super::virtqueue::{Layout, Wire};
 use crate::{Report, Target, input::Input, memory::Pages};
 use card::{Card, Part, View};
@@ -155,7 +156,7 @@ fn use_device<'c, 'm: 'c, T>(
     };
     user.work(report);
     // Whatever comes of it, something does.
-    drop(user.device.shut_down(&mut clock));
+    any_answer(user.device.shut_down(&mut clock));
 }
 
 /// Whoever uses the card.
@@ -197,7 +198,7 @@ impl<'c, 'm, T: Transport<Registers = View<'c, 'm>>> User<'_, 'c, 'm, T> {
                 self.command();
                 let now = self.now();
                 if self.device.begin_release(0, now).is_ok() {
-                    drop(self.wait(|user, now| user.device.poll_release(0, now)));
+                    any_answer(self.wait(|user, now| user.device.poll_release(0, now)));
                 }
             }
             if self.byte() & 1 == 0 {
@@ -241,7 +242,7 @@ impl<'c, 'm, T: Transport<Registers = View<'c, 'm>>> User<'_, 'c, 'm, T> {
         let byte = self.byte();
         let mut classes = Classes::all_to(0);
         classes.set([10, 0, 0, byte], u16::from(byte & 1));
-        let mac = [2, 0, 0, 0, 0, byte].into();
+        let mac = [2, 0, 0, 0, 0, byte];
         let command = match byte % 7 {
             0 => Command::Promiscuous(true),
             1 => Command::MacTable {
@@ -259,13 +260,13 @@ impl<'c, 'm, T: Transport<Registers = View<'c, 'm>>> User<'_, 'c, 'm, T> {
         };
         let now = self.now();
         if self.device.begin_command(&command, now).is_ok() {
-            drop(self.wait(|user, now| user.device.poll_command(now)));
+            any_answer(self.wait(|user, now| user.device.poll_command(now)));
         }
-        drop(self.device.link());
-        self.device.needs_reset();
-        self.device.can_steer();
-        core::hint::black_box(self.device.take_cause());
-        core::hint::black_box(self.device.has_doorbell_page(u16::from(byte)));
+        any_answer(self.device.link());
+        any_answer(self.device.needs_reset());
+        any_answer(self.device.can_steer());
+        any_answer(self.device.take_cause());
+        any_answer(self.device.has_doorbell_page(u16::from(byte)));
     }
 
     fn transfer(&mut self, report: &mut Report) {

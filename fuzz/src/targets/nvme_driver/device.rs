@@ -24,6 +24,8 @@ pub(super) struct Device<'m> {
     input: &'m RefCell<Input<'m>>,
     /// One value in so many is a lie.
     rarity: u8,
+    /// With or without the bit that says that `CRTO` holds a time.
+    capabilities: u64,
     configuration: Cell<u64>,
     status: Cell<u64>,
     attributes: Cell<u64>,
@@ -38,7 +40,7 @@ pub(super) struct Device<'m> {
 impl Registers for Device<'_> {
     fn read(&self, offset: usize, width: Width) -> u64 {
         let truth = match offset {
-            CAP => CAPABILITIES,
+            CAP => self.capabilities,
             VS => 0x1_0400,
             CC => self.configuration.get(),
             CSTS => self.status.get(),
@@ -66,10 +68,15 @@ impl Registers for Device<'_> {
 
 impl<'m> Device<'m> {
     pub(super) fn new(memory: &'m Memory, input: &'m RefCell<Input<'m>>) -> Self {
+        let mut choices = input.borrow_mut();
+        let rarity = choices.choose(&[128, 64, 32, 255, 64, 16]);
+        let more = choices.choose(&[0, 1 << 59]);
+        drop(choices);
         Self {
             memory,
             input,
-            rarity: input.borrow_mut().choose(&[128, 64, 32, 255, 64, 16]),
+            rarity,
+            capabilities: CAPABILITIES | more,
             configuration: Cell::new(0),
             status: Cell::new(0),
             attributes: Cell::new(0),
@@ -227,7 +234,7 @@ impl<'m> Device<'m> {
             }
             let slot = self.io_posted.get() % N;
             let id = memory.submission.load(8 * slot) >> 16 & 0xffff;
-            let state = u64::from(id) << 32 | 1 << 16;
+            let state = id << 32 | 1 << 16;
             self.post(&memory.completion, (&self.io_posted, N), (0, state));
         }
     }

@@ -35,7 +35,7 @@ impl<'c, 'm> View<'c, 'm> {
     pub(super) const fn new(card: &'c Card<'m>, part: Part) -> Self {
         let len = match part {
             Part::Space => 256,
-            _ => 0x1000,
+            Part::Common | Part::Other | Part::Device | Part::Mmio => 0x1000,
         };
         Self { card, part, len }
     }
@@ -112,7 +112,7 @@ const fn in_common(offset: usize) -> Option<usize> {
 }
 
 /// Pairs that the card has; the queue behind them is the control queue.
-const PAIRS: u64 = 2;
+const PAIRS: u16 = 2;
 const QUEUES: usize = 5;
 
 #[derive(Debug)]
@@ -232,13 +232,7 @@ impl<'m> Card<'m> {
             FEATURES => self.offered >> (32 * self.feature_select.get().min(1)) & 0xffff_ffff,
             0x12 => QUEUES as u64,
             STATUS => self.status.get(),
-            QUEUE_SIZE => {
-                if queue < QUEUES {
-                    16
-                } else {
-                    0
-                }
-            }
+            QUEUE_SIZE if queue < QUEUES => 16,
             QUEUE_ENABLE => self
                 .enabled
                 .borrow()
@@ -291,7 +285,7 @@ impl<'m> Card<'m> {
         let mut bytes = [0; 0x40];
         bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
         bytes[6] = 1;
-        bytes[8..10].copy_from_slice(&low16(PAIRS as u32).to_le_bytes());
+        bytes[8..10].copy_from_slice(&PAIRS.to_le_bytes());
         bytes[10..12].copy_from_slice(&1500_u16.to_le_bytes());
         bytes[12..16].copy_from_slice(&10_000_u32.to_le_bytes());
         bytes[16..20].copy_from_slice(&[1, 40, 128, 0]);
