@@ -133,7 +133,10 @@ impl Cap {
     }
 }
 
-/// How long the controller may take to become ready, or to stop being so.
+/// The longest time that CAP.TO can tell. `CRTO` could tell nine hours, which nobody who brings up a machine waits.
+const MAX_UNITS: u64 = 255;
+
+/// How long the controller may take to become ready, or to stop being so: at most 127.5 seconds.
 ///
 /// A time of 0 is taken as one unit: some controllers report it, and none is that fast.
 pub fn ready_timeout<R: Registers>(window: &Window<R, ControllerBlock>, cap: Cap) -> Duration {
@@ -141,11 +144,13 @@ pub fn ready_timeout<R: Registers>(window: &Window<R, ControllerBlock>, cap: Cap
     if cap.is_set(Cap::CRMS_CRWMS) {
         units = units.max(window.read::<Crto>().field(Crto::CRWMT));
     }
-    TIMEOUT_UNIT * u32::try_from(units).unwrap_or(u32::MAX)
+    TIMEOUT_UNIT * u32::try_from(units.min(MAX_UNITS)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use parakernel_core::mmio::Width;
+
     use super::*;
 
     /// CAP of QEMU's controller, as it was read there: DSTRD 0, MQES 2047, TO 15, MPSMAX 4.
@@ -159,6 +164,34 @@ mod tests {
         assert!(cap.is_set(Cap::CQR));
         assert!(cap.is_set(Cap::CSS_NVM));
         assert_eq!((cap.field(Cap::MPSMIN), cap.field(Cap::MPSMAX)), (0, 4));
+    }
+
+    /// A controller whose every register reads as ones, which is the longest time that it can ask for.
+    #[derive(Debug)]
+    struct Ones;
+
+    impl Registers for Ones {
+        fn read(&self, _offset: usize, width: Width) -> u64 {
+            u64::MAX >> (64 - 8 * width.bytes())
+        }
+
+        fn write(&self, _offset: usize, _width: Width, _value: u64) {}
+
+        fn len(&self) -> usize {
+            DOORBELLS
+        }
+    }
+
+    /// Found by the fuzz target `nvme_driver`.
+    #[test]
+    fn nobody_waits_for_hours() {
+        let window = Window::new(Ones, 0);
+        let longest = Duration::from_millis(127_500);
+        assert_eq!(ready_timeout(&window, window.read()), longest);
+        assert_eq!(
+            ready_timeout(&window, Cap::from_bits(QEMU)),
+            TIMEOUT_UNIT * 15
+        );
     }
 
     #[test]
