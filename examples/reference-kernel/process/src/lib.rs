@@ -1,9 +1,4 @@
-//! What a process of the reference kernel stands on: its entry, the system calls, memory and queues.
-//!
-//! A program names its main function with [`entry!`]; it is given a [`Process`], by which it asks the kernel for all
-//! that it works with: [`Process::arena`], [`Process::claim`]. What comes back are the data halves of the drivers, the
-//! same code that runs in tests and in a kernel of one address space.
-
+#![doc = include_str!("../README.md")]
 #![no_std]
 
 // Defines what the compiler expects of a C library.

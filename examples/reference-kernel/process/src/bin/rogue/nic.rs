@@ -42,8 +42,9 @@ const USED: u64 = 1 << 7 | 1 << 15;
 /// Memory for frames: as many pages as the kernel wants for a sealed queue's descriptors, of which two are written.
 const MEMORY: usize = 16 * 4096;
 const PAGE: usize = 4096;
-/// Bytes of the header before each frame.
+/// Bytes of the header before each frame, and of a frame that is sent with it.
 const HEADER: usize = 12;
+const WHOLE: usize = HEADER + LEN;
 /// Bytes of a receive buffer, header included.
 const BUFFER: u64 = 2060;
 
@@ -200,15 +201,19 @@ impl Card {
         })
     }
 
-    /// Sends a frame by the card.
-    fn send(&mut self, frame: &Frame) {
-        let mut bytes = [0; HEADER + LEN + 4];
+    /// Puts a frame, behind a header that asks for nothing, at the start of the memory.
+    fn prepare(&self, frame: &Frame) {
+        let mut bytes = [0; WHOLE.next_multiple_of(8)];
         for (place, byte) in bytes.iter_mut().skip(HEADER).zip(frame) {
             *place = *byte;
         }
         store(self.memory, &bytes);
-        let len = (HEADER + LEN) as u64;
-        self.transmit.put(self.sent, self.data, len, 0);
+    }
+
+    /// Sends a frame by the card.
+    fn send(&mut self, frame: &Frame) {
+        self.prepare(frame);
+        self.transmit.put(self.sent, self.data, WHOLE as u64, 0);
         self.sent += 1;
         self.transmit.publish(&self.lease, self.sent);
     }
@@ -294,16 +299,11 @@ impl Card {
 
     /// Publishes one frame more than the ring has entries.
     fn tail_jump(&self, stage: &mut Stage) -> Seen {
-        let mut bytes = [0; HEADER + LEN + 4];
-        for (place, byte) in bytes.iter_mut().skip(HEADER).zip(self.parties.udp()) {
-            *place = byte;
-        }
-        store(self.memory, &bytes);
+        self.prepare(&self.parties.udp());
         #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
         let entries = self.transmit.entries as u32;
         for position in 0..entries {
-            let len = (HEADER + LEN) as u64;
-            self.transmit.put(position, self.data, len, 0);
+            self.transmit.put(position, self.data, WHOLE as u64, 0);
         }
         stage.announce();
         self.transmit.publish(&self.lease, entries + 1);
