@@ -133,8 +133,7 @@ impl<'m, R: Registers> Controller<'m, R> {
         let mut device = Self::attach(registers, memory, config)?;
         device.disable(delay)?;
         device.program_admin_queue();
-        device.enable(delay)?;
-        let outcome = device.configure(delay);
+        let outcome = device.enable(delay).and_then(|()| device.configure(delay));
         if outcome.is_err() {
             // The first error is the one to report.
             let _ = device.disable(delay);
@@ -194,8 +193,8 @@ impl<'m, R: Registers> Controller<'m, R> {
     fn disable(&mut self, delay: &mut impl DelayNs) -> Result<(), InitError> {
         let limit = ready_timeout(&self.window, self.cap);
         if self.is_between_states() {
-            // "If EN is set and RDY is not, the host should wait": clearing EN now has no defined result, §3.1.5. A
-            // controller that never gets ready is disabled all the same.
+            // Clearing EN before RDY has followed it has no defined result, §3.1.5. A controller that never gets ready is
+            // disabled all the same.
             let _ = wait_until(delay, limit, LOOK_INTERVAL, || !self.is_between_states());
         }
         self.clear_enable();
@@ -319,7 +318,10 @@ impl<'m, R: Registers> Controller<'m, R> {
         let error = |error| InitError::Command { step, error };
         match (result, ended) {
             (Poll::Ready(result), _) => result.map_err(error),
-            (Poll::Pending, Err(timeout)) => Err(error(AdminError::Timeout(timeout))),
+            // The registers may say why.
+            (Poll::Pending, Err(timeout)) => Err(error(
+                self.check().err().unwrap_or(AdminError::Timeout(timeout)),
+            )),
             (Poll::Pending, Ok(())) => Err(error(AdminError::Protocol)),
         }
     }

@@ -148,7 +148,7 @@ pub struct ControllerData {
     pub(crate) events: u32,
 }
 
-/// "These fields are in units of 100 milliseconds" (CRDT1 to 3), NVMe 1.4 figure 247.
+/// The unit of the retry delays (CRDT1 to 3), NVMe 1.4 figure 247.
 const RETRY_UNIT: Duration = Duration::from_millis(100);
 
 impl ControllerData {
@@ -257,7 +257,7 @@ const _: () = assert!(offset_of!(RawNamespace, dps) == 29);
 const _: () = assert!(offset_of!(RawNamespace, nsattr) == 99);
 const _: () = assert!(offset_of!(RawNamespace, formats) == 128);
 
-/// Log2 of the smallest block: "values smaller than 9 (i.e., 512 bytes) are not supported", NVMe 1.4 figure 246.
+/// Log2 of the smallest block, 512 bytes, NVMe 1.4 figure 246 (LBADS).
 const MIN_BLOCK_LOG2: u8 = 9;
 /// Log2 of the largest block accepted: one that fits the longest transfer, so that at least one block can be moved.
 const MAX_BLOCK_LOG2: u8 = 20;

@@ -112,7 +112,7 @@ struct RawError {
 
 const _: () = assert!(size_of::<RawError>() == 64);
 
-/// "Up to 1,024 entries", NVMe 1.4 §5.14.1.4.
+/// Most ids that the page lists, NVMe 1.4 §5.14.1.4.
 const MAX_CHANGED: usize = 1024;
 
 impl<'a> Log<'a> {

@@ -96,7 +96,7 @@ registers! {
     }
 }
 
-/// "This field is in 500 millisecond units", NVMe 1.4 §3.1.1 (CAP.TO).
+/// The unit of CAP.TO, NVMe 1.4 §3.1.1.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
 
 impl Cap {
