@@ -40,7 +40,8 @@ pub struct CheckedMemory<'m> {
     pub busy: &'m mut [BusyMark],
 }
 
-/// What a process claims on its submission page, read once.
+/// What a process claims on its submission page: each word read once, with acquire order, so that the commands before
+/// the tail are seen as they were written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
     /// It has written the commands before this position.
