@@ -8,6 +8,7 @@ mod archive;
 mod checked_queues;
 mod elf;
 mod frame;
+mod kv_parser;
 mod manifest;
 mod nvme_driver;
 mod nvme_validator;
@@ -26,6 +27,7 @@ pub const ALL: &[Target] = &[
     checked_queues::TARGET,
     elf::TARGET,
     frame::TARGET,
+    kv_parser::TARGET,
     manifest::TARGET,
     nvme_driver::TARGET,
     nvme_validator::TARGET,
