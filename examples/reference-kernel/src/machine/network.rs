@@ -23,7 +23,7 @@ use crate::device::Device;
 use crate::device::net::{NetDevice, pair};
 use crate::memory::FRAME;
 use crate::queues::Queue;
-use crate::queues::network::{NetworkQueue, PackedRing, Receive, SplitRing, Transmit};
+use crate::queues::network::{Counted, NetworkQueue, PackedRing, Receive, SplitRing, Transmit};
 use crate::queues::software::VirtualQueue;
 
 /// Bytes of the header that the card puts before each frame.
@@ -102,9 +102,15 @@ pub(super) fn make(
             events: card.habits().0,
             policy: terms.policy,
             grants,
+            counted: [Counted::default(); 2],
             received: 0,
             received_bytes: 0,
             sent: 0,
+            shadow: machine
+                .view(place.0, place.1.part(PartKind::Written(Side::Second))?)?
+                .view(0)?,
+            taken: Position::START,
+            sent_bytes: 0,
         })
     } else {
         let (memory, layout) = place;

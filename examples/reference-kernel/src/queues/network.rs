@@ -16,7 +16,7 @@ use parakernel_nic_virtio::header::Header;
 use parakernel_nic_virtio::notify::Notifier;
 use parakernel_nic_virtio::virtqueue::packed::Packed;
 use parakernel_nic_virtio::virtqueue::split::Split;
-use parakernel_nic_virtio::virtqueue::{Events, Format};
+use parakernel_nic_virtio::virtqueue::{CheckedFormat, Descriptor, Events, Format};
 
 use super::Fault;
 use crate::memory::AllMemory;
@@ -65,10 +65,16 @@ pub(crate) struct NetworkQueue {
     pub(crate) policy: Policy,
     /// What the process may call itself.
     pub(crate) grants: Vec<NameGrant, GRANTS_MAX>,
+    /// Up to where received and sent frames have been counted.
+    pub(crate) counted: [Counted; 2],
     /// Frames received, their bytes, and frames sent.
     pub(crate) received: u64,
     pub(crate) received_bytes: u64,
     pub(crate) sent: u64,
+    /// The process's transmit ring, up to where the bytes of its frames have been counted, and their number.
+    pub(crate) shadow: &'static [Descriptor; ENTRIES],
+    pub(crate) taken: Position,
+    pub(crate) sent_bytes: u64,
 }
 
 impl From<checked::Fault> for Fault {
@@ -96,7 +102,6 @@ impl NetworkQueue {
             let word = &status.accepted[ring as usize];
             word.store(position.as_u32(), Ordering::Release);
         };
-        let has_news = self.look()?;
         let (first, second) = (claim(LeaseRing::First), claim(LeaseRing::Second));
         let accepted = match &mut self.receive {
             Receive::Split(queue) => Some(queue.service(first, regions, budget)?),
@@ -105,8 +110,10 @@ impl NetworkQueue {
         };
         // A sealed queue's doorbell is the process's own; nobody takes anything over.
         accept(LeaseRing::First, accepted.unwrap_or(first));
-        accept(LeaseRing::Second, self.send(second, regions, budget)?);
-        Ok(has_news)
+        let end = self.send(second, regions, budget)?;
+        self.count_sent(end);
+        accept(LeaseRing::Second, end);
+        self.look()
     }
 
     fn send(
@@ -134,30 +141,52 @@ impl NetworkQueue {
 
     /// Sees what the card has returned; whether there was anything.
     pub(super) fn look(&mut self) -> Result<bool, Fault> {
-        let (received, bytes) = match &mut self.receive {
-            Receive::Split(queue) => {
-                let bytes = bytes(queue.hardware(), queue.next(), queue.outstanding())?;
-                (queue.harvest()?, bytes)
-            }
-            Receive::Packed(queue) => {
-                let bytes = bytes(queue.hardware(), queue.next(), queue.outstanding())?;
-                (queue.harvest()?, bytes)
-            }
+        match &mut self.receive {
+            Receive::Split(queue) => queue.harvest()?,
+            Receive::Packed(queue) => queue.harvest()?,
             Receive::Sealed(ring, seen) => {
-                let bytes = bytes(ring, *seen, ENTRIES_U32)?;
                 let ready = ring.ready(*seen, ENTRIES_U32).map_err(|_| Fault::Device)?;
                 *seen = seen.advanced(ready);
-                (ready, bytes)
+                ready
             }
         };
-        self.received_bytes += bytes;
-        let sent = match &mut self.transmit {
+        match &mut self.transmit {
             Transmit::Split(queue) => queue.harvest()?,
             Transmit::Packed(queue) => queue.harvest()?,
         };
+        Ok(self.count())
+    }
+
+    /// Counts the bytes of frames taken over up to `end`, as their process's ring has them: for the counters only, so that it does
+    /// not matter that the process may change them, nor that the further parts of a frame of several are left out.
+    fn count_sent(&mut self, end: Position) {
+        while self.taken != end {
+            let slot = self.taken.as_u32() as usize % ENTRIES;
+            let len = match &self.transmit {
+                Transmit::Split(_) => SplitRing::copy(&self.shadow[slot]).len,
+                Transmit::Packed(_) => PackedRing::copy(&self.shadow[slot]).len,
+            };
+            self.sent_bytes += u64::from(len).saturating_sub(Header::LEN as u64);
+            self.taken = self.taken.after();
+        }
+    }
+
+    /// Counts what the card was seen to have returned; whether there was anything.
+    fn count(&mut self) -> bool {
+        let counted = &mut self.counted;
+        let (received, bytes) = match &self.receive {
+            Receive::Split(queue) => counted[0].upto(queue.next(), queue.hardware()),
+            Receive::Packed(queue) => counted[0].upto(queue.next(), queue.hardware()),
+            Receive::Sealed(ring, seen) => counted[0].upto(*seen, ring),
+        };
+        let (sent, _) = match &self.transmit {
+            Transmit::Split(queue) => counted[1].upto(queue.next(), queue.hardware()),
+            Transmit::Packed(queue) => counted[1].upto(queue.next(), queue.hardware()),
+        };
         self.received += u64::from(received);
+        self.received_bytes += bytes;
         self.sent += u64::from(sent);
-        Ok(received > 0 || sent > 0)
+        received > 0 || sent > 0
     }
 
     /// Asks the card for an interrupt when a frame arrives.
@@ -185,10 +214,19 @@ impl NetworkQueue {
     }
 }
 
-/// Bytes of the frames that have arrived from `next` on, for the counters: without the header that the card puts before each.
-fn bytes(ring: &impl Format, next: Position, outstanding: u32) -> Result<u64, Fault> {
-    let ready = ring.ready(next, outstanding).map_err(|_| Fault::Device)?;
-    let lengths = (0..ready).map_while(|ahead| ring.used(next.advanced(ahead)));
-    let frames = lengths.map(|used| u64::from(used.len).saturating_sub(Header::LEN as u64));
-    Ok(frames.sum())
+/// Up to where completions of a ring have been counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counted(Position);
+
+impl Counted {
+    /// How many completions lie between here and `end`, and the bytes of their frames: without the header that the card puts
+    /// before each. The card does not write them again before the process has offered their places anew.
+    fn upto(&mut self, end: Position, ring: &impl Format) -> (u32, u64) {
+        let count = end.since(self.0);
+        let lengths = (0..count).map_while(|ahead| ring.used(self.0.advanced(ahead)));
+        let frames = lengths.map(|used| u64::from(used.len).saturating_sub(Header::LEN as u64));
+        let bytes = frames.sum();
+        self.0 = end;
+        (count, bytes)
+    }
 }
