@@ -19,8 +19,8 @@ pub use arguments::Arguments;
 pub use block::{BLOCK_ENTRIES, BlockMemory, BlockPair, block_pair};
 pub use lease::Lease;
 pub use network::{
-    FRAME_LAYOUT, NETWORK_ENTRIES, Network, NetworkError, NetworkLink, NetworkMemory, Pair,
-    QueueError, Receive, Transmit,
+    FRAME_LAYOUT, Leased, LeasedError, LeasedLink, NETWORK_ENTRIES, Network, NetworkError,
+    NetworkLink, NetworkMemory, Pair, QueueError, Receive, Transmit,
 };
 pub use place::Place;
 pub use process::{AskError, Process};

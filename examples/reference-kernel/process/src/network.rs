@@ -19,8 +19,10 @@ use parakernel_smoltcp::{Device, Joined, Memory, QueuePair, Reserving};
 
 use crate::{Arguments, AskError, Lease, Process};
 
+mod leased;
 mod queue;
 
+pub use leased::{Leased, LeasedError};
 pub use queue::{QueueError, Receive, Transmit};
 
 /// Entries of each ring of a network queue pair.
@@ -81,8 +83,11 @@ impl Default for NetworkMemory {
 /// A queue pair, whatever it is made of.
 pub type Pair<'m> = QueuePair<'m, Receive, Transmit<'m>>;
 
-/// Both pairs of an interface.
-pub type NetworkLink<'m> = Watched<'m, Joined<Pair<'m>, Reserving<'m, Pair<'m>>>>;
+/// Both pairs of an interface, as long as their leases last.
+pub type LeasedLink<'m> = Leased<Joined<Pair<'m>, Reserving<'m, Pair<'m>>>>;
+
+/// The same, with an eye on what arrives.
+pub type NetworkLink<'m> = Watched<'m, LeasedLink<'m>>;
 
 /// An interface that works.
 #[derive(Debug)]
@@ -172,39 +177,14 @@ impl Process {
         let device = device(arguments).ok_or(NetworkError::Argument("nic"))?;
         // First of all: a sealed queue is filled with this memory.
         let arena = self.arena(FRAME_LAYOUT)?;
-        let (hardware, map) = self.claim_network(device, at_least(arguments))?;
-        let (software, software_map) = self.claim_network(device, AccessMode::Virtual)?;
-        let is_sealed = hardware.map().rings[0].mode == AccessMode::Sealed;
-        let [first_waiting, second_waiting] = &mut memory.waiting;
-        let [first_sent, second_sent] = &mut memory.sent;
-        let pairs = [
-            pair(&hardware, &map, &arena, first_waiting, first_sent)?,
-            pair(
-                &software,
-                &software_map,
-                &arena,
-                second_waiting,
-                second_sent,
-            )?,
-        ];
+        let (hardware, _) = self.claim_network(device, at_least(arguments))?;
+        let (software, _) = self.claim_network(device, AccessMode::Virtual)?;
         let Address { mac, ip, .. } = identity.address;
         let placement = self.lead_here(&hardware, Mac(mac), ip)?;
-        // A pool gives its first buffers first, and those are the only ones that a sealed queue knows.
-        let count = NETWORK_ENTRIES + if is_sealed { 0 } else { EXTRA };
-        let mut transmit = Pool::new(arena, &mut memory.transmit);
-        let mut receive = transmit.split_off(count, &mut memory.receive);
-        let reserve = receive.split_off(0, &mut memory.reserve);
-        let [hardware, software] = pairs;
-        let link = Joined::new(hardware, Reserving::new(software, reserve, RESERVE));
-        let memory = Memory {
-            receive,
-            transmit,
-            words: &mut memory.received,
-            scratch: &mut [],
-        };
+        let (link, memory) = join(memory, arena, [hardware, software])?;
         let link = Watched::new(link, mac, ip, strays);
         Ok(Network {
-            device: Device::new(link, memory, map.max_frame.into()),
+            device: Device::new(link, memory, network_map(&hardware)?.max_frame.into()),
             identity,
             placement,
         })
@@ -221,17 +201,53 @@ impl Process {
     }
 }
 
+/// One link of a hardware and a virtual queue pair, and the buffers that they exchange.
+fn join<'m>(
+    memory: &'m mut NetworkMemory,
+    arena: Arena<'static>,
+    leases: [Lease; 2],
+) -> Result<(LeasedLink<'m>, Memory<'m>), NetworkError> {
+    let [hardware, software] = &leases;
+    let [first_waiting, second_waiting] = &mut memory.waiting;
+    let [first_sent, second_sent] = &mut memory.sent;
+    let hardware_pair = pair(hardware, &arena, first_waiting, first_sent)?;
+    let software_pair = pair(software, &arena, second_waiting, second_sent)?;
+    // A pool gives its first buffers first, and those are the only ones that a sealed queue knows.
+    let is_sealed = hardware.map().rings[0].mode == AccessMode::Sealed;
+    let count = NETWORK_ENTRIES + if is_sealed { 0 } else { EXTRA };
+    let mut transmit = Pool::new(arena, &mut memory.transmit);
+    let mut receive = transmit.split_off(count, &mut memory.receive);
+    let reserve = receive.split_off(0, &mut memory.reserve);
+    let software_pair = Reserving::new(software_pair, reserve, RESERVE);
+    let link = Leased::new(Joined::new(hardware_pair, software_pair), leases);
+    let memory = Memory {
+        receive,
+        transmit,
+        words: &mut memory.received,
+        scratch: &mut [],
+    };
+    Ok((link, memory))
+}
+
 /// The two queues of a lease.
 fn pair<'m>(
     lease: &Lease,
-    map: &NetworkMap,
     arena: &Arena<'static>,
     waiting: &'m mut [u32],
     sent: &'m mut [u32],
 ) -> Result<Pair<'m>, NetworkError> {
-    let receive = Receive::open(lease, map, arena.layout()).ok_or(NetworkError::Map)?;
-    let transmit = Transmit::open(lease, map, arena.again(), sent).ok_or(NetworkError::Map)?;
+    let map = network_map(lease)?;
+    let receive = Receive::open(lease, &map, arena.layout()).ok_or(NetworkError::Map)?;
+    let transmit = Transmit::open(lease, &map, arena.again(), sent).ok_or(NetworkError::Map)?;
     Ok(QueuePair::new(receive, transmit, waiting))
+}
+
+/// What the kernel says of the card.
+const fn network_map(lease: &Lease) -> Result<NetworkMap, NetworkError> {
+    match lease.map().queue {
+        QueueMap::Network(map) => Ok(map),
+        QueueMap::Block(_) => Err(NetworkError::Map),
+    }
 }
 
 /// The wish for a mode that is stricter than the kernel would choose.
