@@ -123,6 +123,7 @@ pub(super) fn make(
                 software(card, spec, second),
             )?,
             grants,
+            is_open: false,
             has_news: false,
             received: 0,
             received_bytes: 0,

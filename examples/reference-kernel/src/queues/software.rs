@@ -19,6 +19,8 @@ pub(crate) struct VirtualQueue {
     pub(crate) transmit: TransmitPort<'static>,
     /// What the process may call itself.
     pub(crate) grants: Vec<NameGrant, GRANTS_MAX>,
+    /// Whether the process has ever offered a slot.
+    pub(crate) is_open: bool,
     /// Whether a frame has been delivered that no wait has returned for.
     pub(crate) has_news: bool,
     /// Frames and bytes received and sent, and frames that found no room.
@@ -35,6 +37,7 @@ impl VirtualQueue {
         let word = &submission.tails[LeaseRing::First as usize];
         let offered = Position::new(word.load(Ordering::Acquire));
         self.receive.offer(offered).map_err(Fault::Process)?;
+        self.is_open |= offered != Position::START;
         Ok(self.look())
     }
 
@@ -61,7 +64,8 @@ impl VirtualQueue {
                 let filled = self.receive.filled().as_u32();
                 status.accepted[LeaseRing::First as usize].store(filled, Ordering::Release);
             }
-            Delivery::Full | Delivery::TooLong => self.dropped += 1,
+            // A queue that its process has not opened yet drops nothing: there is nobody to miss it.
+            Delivery::Full | Delivery::TooLong => self.dropped += u64::from(self.is_open),
         }
     }
 
