@@ -1,1 +1,1 @@
-//! The parakernel as a Linux program: one broker, many client processes. Not built yet; see the book.
+#![doc = include_str!("../README.md")]

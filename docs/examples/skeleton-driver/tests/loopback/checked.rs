@@ -1,5 +1,7 @@
 //! A queue that a process has in `Checked` mode, with the kernel in between.
 
+use core::sync::atomic::Ordering;
+
 use parakernel_core::{
     abi::{LeaseRing, SharedDoorbell, StatusPage, SubmissionPage},
     access::AccessMode,
@@ -11,7 +13,6 @@ use parakernel_core::{
 };
 use parakernel_mock_hw::{World, memory::Lease};
 use skeleton_driver::{checked::CheckedQueue, queue::Queue, ring::Descriptor};
-use std::sync::atomic::Ordering;
 
 use crate::{
     direct::{CARD, LAYOUT, bring_up, claim, exchange, perform},

@@ -32,9 +32,7 @@ fn main(mut process: Process) -> u64 {
 
 fn run(process: &mut Process) -> Result<(), &'static str> {
     let (lease, map) = claim(process)?;
-    let mut arena = process
-        .block_arena(1, PAGE_SIZE)
-        .map_err(|_| "no memory")?;
+    let mut arena = process.block_arena(1, PAGE_SIZE).map_err(|_| "no memory")?;
     let mut commands = BlockMemory::new();
     let mut pair = block_pair(&lease, &map, &mut commands, &arena).ok_or("no such pair")?;
     let mut buffer = arena.take().ok_or("no buffer")?;
