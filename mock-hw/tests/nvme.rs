@@ -435,9 +435,12 @@ fn transfers_larger_than_one_prp_list_page_follow_the_chain() {
         ..host::config()
     };
     let mut host = ready(15, config);
-    let bytes = pattern(5, 3 * MIB);
-    assert_eq!(host.write(1, 0, &bytes, 4), 0);
-    assert!(host.nvme.read_blocks(1, 0, 6144).unwrap() == bytes);
+    // 768 entries in two lists, then exactly as many as one list holds, and one more.
+    for (offset, len) in [(4, 3 * MIB), (0, 2 * MIB + 4096), (0, 2 * MIB + 8192)] {
+        let bytes = pattern(5, len);
+        assert_eq!(host.write(1, 0, &bytes, offset), 0);
+        assert!(host.nvme.read_blocks(1, 0, len as u64 / 512).unwrap() == bytes);
+    }
     host.trace().assert_clean();
 }
 

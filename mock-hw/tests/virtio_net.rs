@@ -134,6 +134,8 @@ fn unsound_features_are_refused() {
     let world = World::new(1);
     let mut guest = Guest::pci(&world, everything());
     assert_eq!(guest.offered(), Features::all());
+    guest.write(0x00, Width::U32, 0x014, u32::MAX);
+    assert_eq!(guest.read(0x04, Width::U32, 0x010), 0);
     for features in [
         Features::ACCESS_PLATFORM,
         Features::VERSION_1,

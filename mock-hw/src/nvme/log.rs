@@ -97,6 +97,9 @@ impl Controller {
         if !start.is_multiple_of(4) || start > whole.len() {
             return Err(Status::INVALID_FIELD);
         }
+        if dwords > 1 << 18 {
+            return Err(Status::INVALID_FIELD);
+        }
         // Reading beyond the page gives zeros here; the specification leaves it undefined.
         let len = usize::try_from(dwords * 4)
             .unwrap_or(0)

@@ -69,9 +69,17 @@ impl Namespace {
         }
     }
 
-    /// Makes `blocks` from `lba` on read as zeros.
+    /// Makes `blocks` from `lba` on read as zeros. Those that were never written do so already.
     pub(super) fn zero(&mut self, lba: u64, blocks: u64, forced: bool) {
-        for lba in lba..lba.saturating_add(blocks) {
+        let range = lba..lba.saturating_add(blocks);
+        let cached = self.cache.range(range.clone()).map(|(lba, _)| *lba);
+        let written: Vec<u64> = self
+            .medium
+            .range(range)
+            .map(|(lba, _)| *lba)
+            .chain(cached)
+            .collect();
+        for lba in written {
             self.put(lba, None, forced);
         }
     }

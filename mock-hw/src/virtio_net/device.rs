@@ -122,22 +122,11 @@ impl Net {
     }
 
     pub(super) fn offered_word(&self) -> u32 {
-        let offered = self.config.features.bits();
-        let shift = 32 * self.device_select;
-        if shift > 32 {
-            0
-        } else {
-            u32::try_from(offered >> shift & 0xffff_ffff).unwrap_or(0)
-        }
+        word(self.config.features.bits(), self.device_select)
     }
 
     pub(super) fn accepted_word(&self) -> u32 {
-        let shift = 32 * self.driver_select;
-        if shift > 32 {
-            0
-        } else {
-            u32::try_from(self.accepted >> shift & 0xffff_ffff).unwrap_or(0)
-        }
+        word(self.accepted, self.driver_select)
     }
 
     pub(super) fn accept_word(&mut self, value: u32) {
@@ -298,6 +287,16 @@ impl Net {
             Transport::Pci { .. } => {}
         }
     }
+}
+
+/// The 32 feature bits that `select` names; there are none above 63.
+fn word(features: u64, select: u32) -> u32 {
+    let bits = match select {
+        0 => features & 0xffff_ffff,
+        1 => features >> 32,
+        _ => 0,
+    };
+    u32::try_from(bits).unwrap_or(0)
 }
 
 /// The configuration of virtio-net (5.1.4).

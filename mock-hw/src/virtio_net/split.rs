@@ -57,7 +57,7 @@ impl Split {
             return Ok(None);
         }
         let slot = u64::from(self.next_available % self.size);
-        let head = self.read16(function, self.available + 4 + 2 * slot)?;
+        let head = self.read16(function, at(self.available, 4 + 2 * slot))?;
         let chain = self.chain(function, head)?;
         self.check_order(&chain)?;
         for entry in &chain.entries {
@@ -122,10 +122,10 @@ impl Split {
         let (old, new) = (self.reported, self.next_used);
         self.reported = new;
         if self.features.contains(Features::EVENT_IDX) {
-            let event = self.read16(function, self.available + 4 + 2 * u64::from(self.size))?;
+            let event = self.read16(function, at(self.available, 4 + 2 * u64::from(self.size)))?;
             return Ok(passes(event, new, old));
         }
-        Ok(old != new && self.read16(function, self.available)? & 1 == 0)
+        Ok(old != new && self.read16(function, at(self.available, 0))? & 1 == 0)
     }
 
     /// Asks the driver for a notification with the next chain, or for none.
@@ -137,8 +137,8 @@ impl Split {
             } else {
                 self.next_available.wrapping_sub(1)
             };
-            let place = self.used + 4 + 8 * u64::from(self.size);
-            function.write(at(place, 0), &event.to_le_bytes())?;
+            let place = at(self.used, 4 + 8 * u64::from(self.size));
+            function.write(place, &event.to_le_bytes())?;
         } else {
             function.write(at(self.used, 0), &u16::from(!wanted).to_le_bytes())?;
         }
@@ -151,7 +151,7 @@ impl Split {
     }
 
     fn available_index(&self, function: &Function) -> Result<u16, Broken> {
-        let index = self.read16(function, self.available + 2)?;
+        let index = self.read16(function, at(self.available, 2))?;
         if index.wrapping_sub(self.next_available) > self.size {
             let text = format!(
                 "available index {index} is more than a ring ahead of {}",
@@ -315,8 +315,8 @@ impl Split {
         Ok(())
     }
 
-    fn read16(&self, function: &Function, address: u64) -> Result<u16, Broken> {
-        let bytes: [u8; 2] = function.read_array(BusAddress::new(address))?;
+    fn read16(&self, function: &Function, address: BusAddress) -> Result<u16, Broken> {
+        let bytes: [u8; 2] = function.read_array(address)?;
         Ok(u16_at(&bytes, 0))
     }
 }

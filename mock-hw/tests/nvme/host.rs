@@ -156,6 +156,16 @@ impl Host {
         (cq, sq)
     }
 
+    /// Fills the entries of pair 1's submission queue, without telling.
+    #[cfg(feature = "proptest")]
+    pub(crate) fn put_commands(&mut self, commands: &[Vec<u8>]) {
+        let place = self.place(1);
+        let sq = self.queues[place].1.sq;
+        for (at, command) in (sq..).step_by(64).zip(commands) {
+            self.poke(at, command);
+        }
+    }
+
     pub(crate) fn trace(&self) -> Trace {
         self.world.trace()
     }

@@ -139,6 +139,12 @@ proptest! {
         }
         host.end_lease();
         host.settle();
+        if matches!(stop, Stop::Disable | Stop::FunctionReset) {
+            // Nor does anything come back with the controller.
+            host.nvme.config_space().enable();
+            host.enable_again();
+            host.settle();
+        }
         prop_assert!(host.memory.escapes().is_empty());
     }
 
@@ -163,5 +169,77 @@ proptest! {
         }
         host.settle();
         prop_assert!(host.memory.escapes().is_empty());
+    }
+}
+
+/// Where drivers write, and anywhere else.
+fn register() -> impl Strategy<Value = (usize, u64, bool)> {
+    let known = prop_oneof![
+        Just(0x14_usize),
+        Just(0x24),
+        Just(0x28),
+        Just(0x30),
+        Just(0x0c),
+        (0x1000..0x1040_usize),
+        (0..0x5000_usize)
+    ];
+    let value = prop_oneof![
+        Just(0x0046_0001_u64),
+        Just(0),
+        Just(0x0046_4001),
+        0..20_u64,
+        (0..64_u64).prop_map(|page| BASE + page * 4096),
+        any::<u64>()
+    ];
+    (known, value, any::<bool>())
+}
+
+const BASE: u64 = 0x4_0000_0000;
+
+/// A command whose opcode and fields are sometimes sound.
+fn command() -> impl Strategy<Value = Vec<u8>> {
+    let dword = prop_oneof![
+        Just(0_u32),
+        0..300_u32,
+        any::<u32>(),
+        (0..64_u32).prop_map(|page| page * 4096)
+    ];
+    (0..16_u8, any::<u16>(), vec(dword, 15), any::<bool>()).prop_map(|(opcode, id, dwords, sgl)| {
+        let mut bytes = vec![opcode, u8::from(sgl) << 6];
+        bytes.extend(id.to_le_bytes());
+        bytes.extend(dwords.iter().flat_map(|dword| dword.to_le_bytes()));
+        // Most addresses lie above 4 GiB, where the memory is.
+        bytes[28] = 4;
+        bytes[36] = 4;
+        bytes
+    })
+}
+
+proptest! {
+    /// Whatever a driver writes, into registers, doorbells and rings: no panic, and no transfer beyond its memory
+    /// that goes unnoticed.
+    #[test]
+    fn no_driver_makes_the_model_panic(
+        seed in any::<u64>(),
+        commands in vec(command(), 16),
+        writes in vec((register(), 0..40_u32), 1..60),
+    ) {
+        let mut host = ready(seed, host::config());
+        let victim = host.memory.allocate(4096).unwrap();
+        host.memory.fill(victim, 0x5a);
+        host.put_commands(&commands);
+        for ((offset, value, wide), steps) in writes {
+            if wide {
+                host.bar.write64(offset & !7, value);
+            } else {
+                host.bar.write32(offset & !3, value as u32);
+            }
+            host.bar.read32(offset & !3);
+            for _ in 0..steps {
+                host.world.step();
+            }
+        }
+        host.world.settle(2_000);
+        prop_assert!(host.peek(victim.start.as_u64(), 4096).iter().all(|byte| *byte == 0x5a));
     }
 }

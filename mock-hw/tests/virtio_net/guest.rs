@@ -218,20 +218,7 @@ impl Guest {
         let table = self.room(16 * usize::from(size));
         let driver = self.room(6 + 2 * usize::from(size));
         let device = self.room(6 + 8 * usize::from(size));
-        self.write(0x16, Width::U16, 0x030, index.into());
-        self.write(0x18, Width::U16, 0x038, size.into());
-        for (n, area) in [table, driver, device].into_iter().enumerate() {
-            for half in 0..2 {
-                let value = (area >> (32 * half)) as u32;
-                self.write(
-                    0x20 + 8 * n + 4 * half,
-                    Width::U32,
-                    0x080 + 16 * n + 4 * half,
-                    value,
-                );
-            }
-        }
-        self.write(0x1c, Width::U16, 0x044, 1);
+        self.set_up(index, size, [table, driver, device]);
         assert_eq!(self.read(0x1c, Width::U16, 0x044), 1);
         Ring {
             index,
@@ -247,6 +234,24 @@ impl Guest {
             next: 0,
             chains: vec![Vec::new(); usize::from(size)],
         }
+    }
+
+    /// Tells the device where a queue's areas lie, and enables it.
+    pub(crate) fn set_up(&self, index: u16, size: u16, areas: [u64; 3]) {
+        self.write(0x16, Width::U16, 0x030, index.into());
+        self.write(0x18, Width::U16, 0x038, size.into());
+        for (n, area) in areas.into_iter().enumerate() {
+            for half in 0..2 {
+                let value = (area >> (32 * half)) as u32;
+                self.write(
+                    0x20 + 8 * n + 4 * half,
+                    Width::U32,
+                    0x080 + 16 * n + 4 * half,
+                    value,
+                );
+            }
+        }
+        self.write(0x1c, Width::U16, 0x044, 1);
     }
 
     /// Starts with the first pair and, if agreed, the control queue.

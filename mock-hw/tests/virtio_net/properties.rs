@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use parakernel_core::mmio::Width;
+use parakernel_core::mmio::{Registers, Width};
 use parakernel_mock_hw::{
     World,
     fault::{Fault, When},
@@ -135,5 +135,70 @@ proptest! {
         guest.notify(&tx);
         guest.settle();
         prop_assert!(guest.memory.escapes().is_empty());
+    }
+}
+
+const PAGES: u64 = 0x4_0000_0000;
+
+fn address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        8 => (0..64_u64).prop_map(|page| PAGES + page * 4096),
+        1 => (0..4096_u64).prop_map(|back| u64::MAX - back),
+        1 => any::<u64>(),
+    ]
+}
+
+/// A register of the MMIO transport, or the area of configuration, and a value.
+fn register() -> impl Strategy<Value = (usize, u32)> {
+    let offset = prop_oneof![
+        4 => select(vec![0x014_usize, 0x020, 0x024, 0x030, 0x038, 0x044, 0x050, 0x064, 0x070, 0x0ac, 0x0c0]),
+        4 => select(vec![0x080_usize, 0x084, 0x090, 0x094, 0x0a0, 0x0a4]),
+        1 => (0..0x80_usize).prop_map(|word| 4 * word),
+    ];
+    let value = prop_oneof![
+        4 => select(vec![0_u32, 1, 2, 3, 4, 8, 11, 15]),
+        2 => (0..64_u32).prop_map(|page| page * 4096),
+        1 => any::<u32>(),
+    ];
+    (offset, value)
+}
+
+proptest! {
+    /// Whatever a driver writes, into registers and rings: no panic, and no transfer beyond its memory.
+    #[test]
+    fn no_driver_makes_the_model_panic(
+        seed in any::<u64>(),
+        features in ring_format(),
+        areas in vec((address(), address(), address()), 2),
+        memory in vec((0..64_u64, 0..256_u64, vec(any::<u8>(), 1..40)), 0..40),
+        writes in vec((register(), 0..40_u32), 0..60),
+    ) {
+        let world = World::new(seed);
+        let mut guest = Guest::mmio(&world, everything());
+        let victim = guest.memory.allocate(4096).unwrap();
+        guest.memory.fill(victim, 0x5a);
+        for (page, offset, bytes) in &memory {
+            guest.poke(PAGES + page * 4096 + offset, bytes);
+        }
+        assert!(guest.negotiate(features | Features::INDIRECT_DESC));
+        for (index, (table, driver, device)) in (0..).zip(areas) {
+            guest.set_up(index, 8, [table & !15, driver & !3, device & !3]);
+        }
+        guest.start();
+        let registers = guest.net.mmio_registers();
+        guest.net.wire().send(&plain(100, 0));
+        for queue in 0..2 {
+            registers.write32(0x050, queue);
+        }
+        for ((offset, value), steps) in writes {
+            registers.write32(offset, value);
+            registers.read32(offset);
+            for _ in 0..steps {
+                world.step();
+            }
+            guest.net.wire().send(&plain(60, 1));
+        }
+        world.settle(10_000);
+        prop_assert!(guest.peek(victim.start.as_u64(), 4096).iter().all(|byte| *byte == 0x5a));
     }
 }
