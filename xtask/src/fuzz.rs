@@ -83,23 +83,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 /// Runs the plain sampler, which judges by itself whether enough was accepted.
 fn sample(workspace: &Workspace, targets: &[String], inputs: u64) -> Result<ExitCode> {
+    let program = sampler::build(&workspace.fuzz_manifest(), &target_folder(workspace))?;
     for target in targets {
-        let mut command = cargo();
-        command
-            .args([
-                "run",
-                "--quiet",
-                "--release",
-                "--no-default-features",
-                "--example",
-                "sample",
-            ])
-            .arg("--manifest-path")
-            .arg(workspace.fuzz_manifest())
-            .arg("--target-dir")
-            .arg(target_folder(workspace))
-            .args(["--", target, &inputs.to_string()]);
-        process::run(&mut command, BUILD_LIMIT + Duration::from_millis(inputs))?;
+        let mut command = Command::new(&program);
+        command.args([target, &inputs.to_string()]);
+        process::run(&mut command, MARGIN + Duration::from_millis(inputs))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -171,6 +171,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: restarts_long,
     },
     Stage {
+        name: "mutants",
+        about: "bugs planted in the validators are found",
+        when: When::Full,
+        limit: Duration::from_secs(1200),
+        plan: mutants,
+    },
+    Stage {
         name: "fuzz-long",
         about: "each fuzz target for five minutes",
         when: When::Full,
@@ -418,7 +425,14 @@ fn fuzz(workspace: &Workspace) -> Result<Plan> {
     if !workspace.fuzz_manifest().exists() {
         return Ok(Plan::Skip("no fuzz targets".into()));
     }
-    again(&[&["fuzz", "--seconds", "5"], &["fuzz", "--sample", "100000"]])
+    again(&[&["fuzz", "--sample", "100000"], &["fuzz", "--seconds", "3"]])
+}
+
+fn mutants(workspace: &Workspace) -> Result<Plan> {
+    if !workspace.fuzz_manifest().exists() {
+        return Ok(Plan::Skip("no fuzz targets".into()));
+    }
+    again(&[&["mutants"]])
 }
 
 fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
