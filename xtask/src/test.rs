@@ -154,7 +154,8 @@ mod tests {
             .iter()
             .map(|stage| stage.limit.as_secs())
             .sum();
-        assert!(limit <= 45 * 60, "the limits add up to {limit} s");
+        // The limits stop what hangs; the time it takes is about a third of them.
+        assert!(limit <= 75 * 60, "the limits add up to {limit} s");
     }
 
     #[test]
