@@ -101,7 +101,7 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         Attack::ReadOnlyTarget => pair.read_only_target(stage),
         Attack::ForeignLba => Ok(pair.foreign_lba(stage)),
         Attack::ForeignNamespace => Ok(pair.foreign_namespace(stage)),
-        Attack::ForbiddenOpcode => Ok(pair.forbidden_opcode(stage)),
+        Attack::ForbiddenOpcode => pair.forbidden_opcode(stage),
         Attack::SlotInFlight => Ok(pair.slot_in_flight(stage)),
         Attack::TailJump => pair.tail_jump(stage),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &pair.lease)),
@@ -225,29 +225,36 @@ impl Pair {
         })
     }
 
-    /// Puts a block of the process's own on the disk, so that it is seen where it comes from: a block that the process
-    /// may write there, whose generation reads as the pattern.
-    fn sign(&mut self, process: &mut Process) -> Result<(), &'static str> {
-        let stamp = Stamp {
-            owner: process.arguments().number("owner").unwrap_or(0),
-            namespace: self.map.namespace,
-            lba: self.map.first,
-            generation: MARK,
-        };
+    /// Fills the first `count` blocks of the volume, so that it is seen where they come from: with what the process may
+    /// write there, and a generation that reads as the pattern.
+    fn sign(&mut self, process: &mut Process, count: u64) -> Result<(), &'static str> {
         let mut block = [0; PAGE];
         let len = 1_usize << self.map.block_shift;
         let block = block.get_mut(..len).ok_or("blocks are too large")?;
-        stamp.write(block).map_err(|_| "blocks are too small")?;
-        let (words, _) = block.as_chunks();
-        for (place, word) in self.pages.iter().zip(words) {
-            place.store(u64::from_le_bytes(*word), Relaxed);
+        for lba in self.map.first..self.map.first + count {
+            let stamp = Stamp {
+                owner: process.arguments().number("owner").unwrap_or(0),
+                namespace: self.map.namespace,
+                lba,
+                generation: MARK,
+            };
+            stamp.write(block).map_err(|_| "blocks are too small")?;
+            let (words, _) = block.as_chunks();
+            for (place, word) in self.pages.iter().zip(words) {
+                place.store(u64::from_le_bytes(*word), Relaxed);
+            }
+            let write = Command {
+                lba,
+                ..self.command(WRITE, 0)
+            };
+            self.run(process, &[write])?;
         }
-        self.run(process, &[self.command(WRITE, 0)])
+        Ok(())
     }
 
     /// Has the controller write the process's block to `target`.
     fn read_into(&mut self, stage: &mut Stage, target: u64) -> Result<Seen, &'static str> {
-        self.sign(&mut stage.process)?;
+        self.sign(&mut stage.process, 1)?;
         stage.announce();
         self.push(Command {
             data: target,
@@ -260,7 +267,7 @@ impl Pair {
     }
 
     fn read_only_target(&mut self, stage: &mut Stage) -> Result<Seen, &'static str> {
-        self.sign(&mut stage.process)?;
+        self.sign(&mut stage.process, 1)?;
         let (memory, iova) = stage
             .process
             .shared_memory(PAGE, Direction::ToDevice)
@@ -316,8 +323,9 @@ impl Pair {
     /// Copies the first blocks of the volume to its last block and beyond its end.
     ///
     /// All that the command says is one range and one block of the volume. The range's length is in the list.
-    fn forbidden_opcode(&mut self, stage: &mut Stage) -> Seen {
+    fn forbidden_opcode(&mut self, stage: &mut Stage) -> Result<Seen, &'static str> {
         const BLOCKS: u64 = 8;
+        self.sign(&mut stage.process, BLOCKS)?;
         // A source range of format 0: first block in bytes 8 to 15, the number of blocks less one in 16 and 17.
         let range = [0, self.map.first, BLOCKS - 1, 0];
         for (place, word) in self.pages.iter().zip(range) {
@@ -328,10 +336,10 @@ impl Pair {
             lba: self.map.first + self.map.blocks - 1,
             ..self.command(COPY, 1)
         });
-        Seen::effect(
+        Ok(Seen::effect(
             self.strike(stage, 1),
             "blocks were copied beyond the end of the volume",
-        )
+        ))
     }
 
     /// Uses one id for two commands at a time, with different data.
