@@ -40,8 +40,8 @@ pub struct ExtentSlot {
     base: u64,
     /// 0 where the slot is unused, so that no access fits.
     len: u64,
-    /// What to add to an Iova to get the bus address, modulo 2⁶⁴.
-    delta: u64,
+    /// The bus address of its first byte.
+    bus: u64,
     /// Index of the region.
     region: u32,
     allowed: u8,
@@ -52,7 +52,7 @@ impl ExtentSlot {
     pub const EMPTY: Self = Self {
         base: 0,
         len: 0,
-        delta: 0,
+        bus: 0,
         region: 0,
         allowed: 0,
     };
@@ -60,7 +60,7 @@ impl ExtentSlot {
     /// The bus address of `len` bytes at `iova`, where they lie in the extent.
     #[inline]
     const fn translate(&self, iova: Iova, len: u64) -> Option<BusAddress> {
-        translate(self.base, self.len, self.delta, iova, len)
+        translate(self.base, self.len, self.bus, iova, len)
     }
 
     const fn end(&self) -> u64 {
@@ -85,7 +85,7 @@ impl PageSlot {
 pub struct RegionWindow {
     base: u64,
     len: u64,
-    delta: u64,
+    bus: u64,
     first_page: u64,
     lists: Option<PageLists>,
 }
@@ -95,7 +95,7 @@ impl RegionWindow {
     pub const EMPTY: Self = Self {
         base: 0,
         len: 0,
-        delta: 0,
+        bus: 0,
         first_page: 0,
         lists: None,
     };
@@ -104,7 +104,7 @@ impl RegionWindow {
     #[inline]
     #[must_use]
     pub const fn translate(&self, iova: Iova, len: u64) -> Option<BusAddress> {
-        translate(self.base, self.len, self.delta, iova, len)
+        translate(self.base, self.len, self.bus, iova, len)
     }
 
     /// The addresses where an access of `len` bytes may begin: what [`translate`](Self::translate) says of one byte there
@@ -133,13 +133,14 @@ impl RegionWindow {
     }
 }
 
-/// `iova + delta` where `len` bytes, at least one, lie in `base..base + span`; in one addition and one compare.
+/// The bus address of `iova` where `len` bytes, at least one, lie in `base..base + span`, which the bus has from `bus` on;
+/// in one compare.
 #[inline]
-const fn translate(base: u64, span: u64, delta: u64, iova: Iova, len: u64) -> Option<BusAddress> {
+const fn translate(base: u64, span: u64, bus: u64, iova: Iova, len: u64) -> Option<BusAddress> {
     // An address below `base` becomes a huge offset, and so does the last byte of an empty access.
     let offset = iova.as_u64().wrapping_sub(base);
     match offset.checked_add(len.wrapping_sub(1)) {
-        Some(last) if last < span => Some(BusAddress::new(iova.as_u64().wrapping_add(delta))),
+        Some(last) if last < span => Some(BusAddress::new(bus.wrapping_add(offset))),
         _ => None,
     }
 }
@@ -387,7 +388,7 @@ impl<'a> RegionTable<'a> {
             let extent = self.extent_at(Iova::new(next?))?;
             next = Some(extent.end()).filter(|&end| end - region.iova.as_u64() < region.len);
             Some(Extent {
-                bus: BusAddress::new(extent.base.wrapping_add(extent.delta)),
+                bus: BusAddress::new(extent.bus),
                 len: extent.len,
             })
         })
@@ -475,7 +476,7 @@ impl<'a> RegionTable<'a> {
             *slot = ExtentSlot {
                 base: iova,
                 len: extent.len,
-                delta: extent.bus.as_u64().wrapping_sub(iova),
+                bus: extent.bus.as_u64(),
                 region: u32::try_from(id.index()).unwrap_or(u32::MAX),
                 allowed: bits(region.direction),
             };
@@ -516,7 +517,7 @@ impl<'a> RegionTable<'a> {
         RegionWindow {
             base: slot.base,
             len: slot.len,
-            delta: slot.delta,
+            bus: slot.bus,
             first_page: (slot.base - start) / PAGE_SIZE,
             lists: entry.and_then(|entry| entry.lists),
         }
