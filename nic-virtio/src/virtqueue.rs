@@ -152,9 +152,9 @@ pub trait ReceiveFormat: Format {
     /// Whether a buffer's id is the slot that it is armed in, so that the next one can take its place.
     const IN_PLACE: bool;
 
-    /// The `count` descriptors from `slot` on, where all that arming has to write is their addresses; `None` where there
-    /// is more to write, or not so many before the ring's end.
-    fn places(&self, _slot: usize, _count: usize) -> Option<&[Descriptor]> {
+    /// The descriptors from `slot` to the ring's end, where all that arming has to write is their addresses; `None` where
+    /// there is more to write.
+    fn places(&self, _slot: usize) -> Option<&[Descriptor]> {
         None
     }
 

@@ -108,12 +108,11 @@ impl<'a, F: ReceiveFormat, D: Doorbell, const N: usize> CheckedReceiver<'a, F, D
     fn take_run(&mut self, end: Position, window: &RegionWindow) {
         let start = self.validator.accepted();
         let index = slot(start, N);
-        let count = (N - index)
-            .min(end.since(start) as usize)
-            .min(self.validator.room());
-        let shadow = self.shadow.get(index..index + count).unwrap_or_default();
+        let count = end.since(start) as usize;
+        let shadow = self.shadow.get(index..).unwrap_or_default();
+        let shadow = shadow.get(..count).unwrap_or(shadow);
         let run = shadow.iter().map(|entry| Iova::new(entry.address()));
-        if let Some(places) = self.hardware.places(index, count) {
+        if let Some(places) = self.hardware.places(index) {
             let write = |place: &Descriptor, buffer: Validated<ReceiveValidator<N>>| {
                 place.store_address(buffer.into_inner().address.as_u64());
             };

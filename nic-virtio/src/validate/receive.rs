@@ -144,18 +144,21 @@ impl<const N: usize> ReceiveValidator<N> {
     }
 
     /// Checks the buffers at the addresses in `run`, each with where it goes, and hands them to `write`, up to the first
-    /// that does not lie in `window`, or for which there is no room.
+    /// that does not lie in `window`; none where there is no [`room`](Self::room) for all of them.
     #[inline]
     pub(crate) fn check_run<W>(
         &mut self,
-        run: impl Iterator<Item = (Iova, W)>,
+        run: impl ExactSizeIterator<Item = (Iova, W)>,
         window: &RegionWindow,
         write: impl Fn(W, Validated<Self>),
     ) {
+        if run.len() > self.room() {
+            return;
+        }
         let window = window.narrowed(self.posted.into());
         let start = self.accepted;
         let mut count = 0;
-        for (from, to) in run.take(self.room()) {
+        for (from, to) in run {
             let Some(address) = window.translate(from, 1) else {
                 break;
             };

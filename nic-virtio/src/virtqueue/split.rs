@@ -111,22 +111,26 @@ impl<const N: usize> Rings<'_, N> {
         reason = "slots and counts are below 65536, ids have 32 bits"
     )]
     fn in_step(&self, at: Position, limit: u32) -> u32 {
-        let mut count = 0;
-        while count < limit {
-            let start = slot(at.advanced(count), N);
-            let left = (limit - count) as usize;
-            let run = self.used.ring.get(start..).unwrap_or_default();
-            let run = run.get(..left).unwrap_or(run);
-            let is_next = |(id, element): &(u32, &AtomicU64)| {
-                u64::from_le(element.load(Relaxed)) as u32 == *id
-            };
-            let found = (start as u32..).zip(run).take_while(is_next).count();
-            count += found as u32;
-            if found < run.len() {
-                break;
-            }
+        let start = slot(at, N);
+        let end = start + limit as usize;
+        let id = self.in_step_until(start, N.min(end));
+        let run = id - start;
+        if id < N || id == end {
+            return run as u32;
         }
-        count
+        (run + self.in_step_until(0, end - N)) as u32
+    }
+
+    /// The first slot from `start` to `end` whose completion is not of the buffer in that slot, or `end`.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "ids have 32 bits")]
+    fn in_step_until(&self, start: usize, end: usize) -> usize {
+        let ring = self.used.ring.get(..end).unwrap_or_default();
+        let mut id = start;
+        while id < ring.len() && u64::from_le(ring[id].load(Relaxed)) as u32 == id as u32 {
+            id += 1;
+        }
+        id
     }
 
     #[inline]
@@ -286,8 +290,8 @@ impl<const N: usize> ReceiveFormat for Split<'_, N> {
     const IN_PLACE: bool = true;
 
     #[inline]
-    fn places(&self, slot: usize, count: usize) -> Option<&[Descriptor]> {
-        self.descriptors.get(slot..)?.get(..count)
+    fn places(&self, slot: usize) -> Option<&[Descriptor]> {
+        self.descriptors.get(slot..)
     }
 
     fn fits(&self, _count: u16) -> bool {
