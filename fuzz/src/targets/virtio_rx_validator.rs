@@ -143,8 +143,9 @@ impl<'a, F: CheckedFormat, const N: usize> Bench<'a, F, N> {
         };
         let mut address = regions.address(input, direction, self.posted.into());
         if input.one_in(32) {
-            address = match input.byte() & 3 {
+            address = match input.byte() % 5 {
                 0 => address.wrapping_add(1),
+                4 => address.wrapping_sub(1 + input.below(PAGE)),
                 1 => address.wrapping_add(PAGE),
                 2 => u64::MAX - input.below(u64::from(self.posted) + 2),
                 _ => input.word(),

@@ -292,7 +292,7 @@ impl<'a, F: CheckedFormat, const N: usize> Bench<'a, F, N> {
         let mut flags = if more { 1 } else { 0 };
         len += header;
         if input.one_in(64) {
-            match input.byte() % 10 {
+            match input.byte() % 11 {
                 0 => address = address.wrapping_add(1),
                 1 => address = u64::MAX - input.below(64),
                 2 => address = regions.address(input, Direction::FromDevice, len.into()),
@@ -302,6 +302,7 @@ impl<'a, F: CheckedFormat, const N: usize> Bench<'a, F, N> {
                 6 => flags ^= 1 << (input.byte() & 15),
                 7 => address = address.wrapping_add(PAGE),
                 8 => address = input.word(),
+                9 => address = address.wrapping_sub(1 + input.below(PAGE)),
                 _ => flags ^= 1,
             }
         }

@@ -177,7 +177,7 @@ impl Contract {
     /// Makes something of a command wrong, or nearly so.
     pub(super) fn spoil(&self, input: &mut Input<'_>, words: &mut [u64; 8]) {
         let bit = |input: &mut Input<'_>| 1 << input.below(64);
-        match input.byte() % 12 {
+        match input.byte() % 13 {
             0 => words[usize::from(input.byte()) % 8] ^= bit(input),
             1 => words[0] = words[0] & !0xff | u64::from(input.byte()),
             2 => words[0] ^= input.choose(&[1 << 32, 2 << 32, 0xff << 56]),
@@ -196,6 +196,7 @@ impl Contract {
                     8,
                 ]);
             }
+            11 => words[3] = words[3].wrapping_sub(4 * (1 + input.below(PAGE / 4))),
             _ => words[5] = input.word(),
         }
     }
