@@ -45,3 +45,36 @@ fn number(text: &str) -> Option<u64> {
         None => text.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARGUMENTS: Arguments =
+        Arguments("name=echo0 key=0x1f ip=10.0.0.2 volumes=0x10,7,x,18 flag depth=8 key=2");
+
+    #[test]
+    fn a_key_has_its_first_value() {
+        assert_eq!(ARGUMENTS.value("name"), Some("echo0"));
+        assert_eq!(ARGUMENTS.number("key"), Some(0x1f));
+        assert_eq!(ARGUMENTS.parse("depth"), Some(8_u8));
+        assert_eq!(
+            ARGUMENTS.parse("ip"),
+            Some(core::net::Ipv4Addr::new(10, 0, 0, 2))
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_no_number_is_none() {
+        assert_eq!(ARGUMENTS.value("flag"), None);
+        assert_eq!(ARGUMENTS.value("nam"), None);
+        assert_eq!(ARGUMENTS.number("name"), None);
+        assert_eq!(ARGUMENTS.numbers("gateway").count(), 0);
+    }
+
+    #[test]
+    fn a_list_has_its_numbers() {
+        let numbers: Vec<u64> = ARGUMENTS.numbers("volumes").collect();
+        assert_eq!(numbers, [16, 7, 18]);
+    }
+}

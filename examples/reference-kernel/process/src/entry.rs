@@ -43,7 +43,8 @@ pub fn start(info: &'static ProcessInfo, main: fn(Process) -> u64) -> ! {
     system_call::exit(code)
 }
 
-#[panic_handler]
+#[cfg_attr(not(test), panic_handler)]
+#[cfg_attr(test, expect(dead_code, reason = "tests have a handler of their own"))]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let mut line: heapless::String<LOG_MAX> = heapless::String::new();
     // What does not fit is cut off.

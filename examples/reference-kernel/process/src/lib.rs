@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
-// Defines what the compiler expects of a C library.
+// Defines what the compiler expects of a C library. Tests have one.
+#[cfg(not(test))]
 use freestanding as _;
 
 mod arguments;

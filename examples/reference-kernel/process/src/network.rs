@@ -295,3 +295,58 @@ fn mac(text: &str) -> Option<[u8; 6]> {
     }
     bytes.next().is_none().then_some(mac)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_has_six_bytes() {
+        assert_eq!(
+            mac("52:54:00:70:6b:01"),
+            Some([0x52, 0x54, 0, 0x70, 0x6b, 1])
+        );
+        for text in [
+            "",
+            "52:54:00:70:6b",
+            "52:54:00:70:6b:01:02",
+            "52:54:00:70:6b:100",
+            "a:b:c:d:e:g",
+        ] {
+            assert_eq!(mac(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_identity_follows_from_the_arguments() {
+        let whole = "ip=10.0.0.2 mac=52:54:00:70:6b:01 net=10.0.0.0/24 gateway=10.0.0.1 key=0x10";
+        let identity = identity(Arguments(whole)).unwrap();
+        assert_eq!(identity.key, 16);
+        assert_eq!(
+            identity.address,
+            Address {
+                mac: [0x52, 0x54, 0, 0x70, 0x6b, 1],
+                ip: Ipv4Addr::new(10, 0, 0, 2),
+                prefix: 24,
+                gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
+            }
+        );
+        for (missing, key) in [
+            ("ip=10.0.0.2 net=10.0.0.0/24", "mac"),
+            ("mac=52:54:00:70:6b:01 net=10.0.0.0/24", "ip"),
+            ("ip=10.0.0.2 mac=52:54:00:70:6b:01 net=10.0.0.0", "net"),
+        ] {
+            assert_eq!(
+                super::identity(Arguments(missing)),
+                Err(NetworkError::Argument(key))
+            );
+        }
+    }
+
+    #[test]
+    fn a_frame_of_the_longest_kind_fits_a_buffer() {
+        assert!(FRAME_LAYOUT.is_valid());
+        assert!(FRAME_LAYOUT.capacity() >= 1514);
+        const { assert!(BUFFERS > NETWORK_ENTRIES + EXTRA) };
+    }
+}

@@ -286,3 +286,6 @@ impl TxQueue for Transmit<'_> {
         dispatch!(self, [Split, Packed, Virtual], queue => queue.reclaim(pool))
     }
 }
+
+#[cfg(test)]
+mod tests;
