@@ -225,6 +225,9 @@ impl Supervisor {
         for index in 0..self.members.len() {
             self.advance(index, control, now);
         }
+        if self.is_tested_out() {
+            self.stop(control);
+        }
         if !self.is_ready
             && self
                 .members
@@ -248,6 +251,16 @@ impl Supervisor {
             self.finish(control);
         }
         Turn::Idle(Some(self.next_report))
+    }
+
+    /// Whether restarts are what is tested, and everybody lives the last life.
+    fn is_tested_out(&self) -> bool {
+        let mut members = self.members.iter();
+        self.settings.restarts > 0
+            && !self.is_stopping
+            && members.all(|member| {
+                member.process.starts_later || (member.restarts == 0 && member.runs())
+            })
     }
 
     /// Moves one process on.
