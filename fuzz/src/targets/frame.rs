@@ -3,16 +3,18 @@
 //! `etherparse` reads each frame too. A frame that goes to one process is, for etherparse, one to names that only this
 //! process was granted; a frame that may leave is one from names of its sender. Plain frames must not be refused.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    EtherType, Ethernet2Slice, IpNumber, Ipv4HeaderSlice, SingleVlanSlice, TcpSlice, UdpSlice,
+    EtherType, Ethernet2Slice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, SingleVlanSlice,
+    TcpSlice, UdpSlice,
 };
 use parakernel_core::{
     device::DeviceId,
     handle::{ProcessId, Slot},
     steering::{
-        GrantTable, Ipv4Prefix, Mac, NameGrant, OwnedGrant, PortRange, Recipient, Vlan, Way,
+        GrantTable, Ipv4Prefix, Ipv6Prefix, Mac, NameGrant, OwnedGrant, PortRange, Recipient, Vlan,
+        Way,
     },
 };
 
@@ -60,6 +62,8 @@ fn grant(input: &mut Input<'_>, owner: u32) -> OwnedGrant {
     let last = input.byte() % 4;
     let address = Ipv4Addr::new(10, 0, 0, last);
     let len = input.choose(&[32, 32, 31, 24, 0]);
+    let network = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into());
+    let network_len = input.choose(&[128, 128, 127, 64, 0]);
     let ports = input.choose(&[(0, u16::MAX), (0, u16::MAX), (7000, 7000), (0, 1023)]);
     OwnedGrant {
         owner: ProcessId::new(owner, 0),
@@ -68,24 +72,25 @@ fn grant(input: &mut Input<'_>, owner: u32) -> OwnedGrant {
             mac: Mac(input.choose(&OWN)),
             vlan: Vlan::new(input.choose(&[0, 0, 5])),
             ipv4: Ipv4Prefix::new(address, len),
-            ipv6: None,
+            ipv6: Ipv6Prefix::new(network, network_len),
             ports: PortRange::new(ports.0, ports.1).expect("a range"),
         },
     }
 }
 
-/// What etherparse finds in a frame with IPv4 that has nothing unusual about it.
+/// What etherparse finds in a frame with an IP packet.
 struct Seen {
     destination: [u8; 6],
     source: [u8; 6],
     vlan: Option<u16>,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
+    from: IpAddr,
+    to: IpAddr,
+    /// IPv4 options, or extension headers.
     has_options: bool,
     carries: Carried,
 }
 
-/// What an IPv4 packet carries.
+/// What a packet carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Carried {
     /// TCP or UDP, from one port to another.
@@ -105,41 +110,53 @@ impl Seen {
             vlan = Some(tag.vlan_identifier().value());
             (ether_type, payload) = (tag.ether_type(), tag.payload_slice());
         }
-        if ether_type != EtherType::IPV4 {
-            return None;
-        }
-        let header = Ipv4HeaderSlice::from_slice(payload).ok()?;
-        let total = usize::from(header.total_len());
-        let payload = payload.get(header.slice().len()..total)?;
-        let carries = match header.protocol() {
-            _ if header.is_fragmenting_payload() => Carried::Other,
-            IpNumber::UDP => {
-                let udp = UdpSlice::from_slice(payload).ok()?;
-                Carried::Ports(udp.source_port(), udp.destination_port())
-            }
-            IpNumber::TCP => {
-                let tcp = TcpSlice::from_slice(payload).ok()?;
-                Carried::Ports(tcp.source_port(), tcp.destination_port())
-            }
-            IpNumber::ICMP => Carried::Icmp,
-            _ => Carried::Other,
-        };
-        Some(Self {
+        let seen = |(from, to), has_options, carries| Self {
             destination: link.destination(),
             source: link.source(),
             vlan,
-            from: header.source_addr(),
-            to: header.destination_addr(),
-            has_options: !header.options().is_empty(),
+            from,
+            to,
+            has_options,
             carries,
-        })
+        };
+        match ether_type {
+            EtherType::IPV4 => {
+                let header = Ipv4HeaderSlice::from_slice(payload).ok()?;
+                let payload = payload.get(header.slice().len()..header.total_len().into())?;
+                let carries = match header.protocol() {
+                    _ if header.is_fragmenting_payload() => Carried::Other,
+                    IpNumber::ICMP => Carried::Icmp,
+                    protocol => Carried::parse(protocol, payload)?,
+                };
+                let addresses = (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                );
+                Some(seen(addresses, !header.options().is_empty(), carries))
+            }
+            EtherType::IPV6 => {
+                let header = Ipv6HeaderSlice::from_slice(payload).ok()?;
+                let end = 40 + usize::from(header.payload_length());
+                let carries = match header.next_header() {
+                    IpNumber::IPV6_ICMP => Carried::Icmp,
+                    protocol => Carried::parse(protocol, payload.get(40..end)?)?,
+                };
+                let addresses = (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                );
+                let has_extensions = EXTENSIONS.contains(&header.next_header().0);
+                Some(seen(addresses, has_extensions, carries))
+            }
+            _ => None,
+        }
     }
 
     /// Whether `names` cover the frame's receiver.
     fn is_to(&self, names: &NameGrant) -> bool {
         self.destination == names.mac.0
             && self.vlan == names.vlan.map(Vlan::id)
-            && names.ipv4.is_some_and(|own| contains(own, self.to))
+            && contains(names, self.to)
             && self.has_port(names, |(_, to)| to)
     }
 
@@ -147,7 +164,7 @@ impl Seen {
     fn is_from(&self, names: &NameGrant) -> bool {
         self.source == names.mac.0
             && self.vlan == names.vlan.map(Vlan::id)
-            && names.ipv4.is_some_and(|own| contains(own, self.from))
+            && contains(names, self.from)
             && self.has_port(names, |(from, _)| from)
     }
 
@@ -163,13 +180,55 @@ impl Seen {
     }
 }
 
-/// Compared bit by bit.
-fn contains(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
-    let bits = |address: Ipv4Addr| (0..32).map(move |bit| address.to_bits() >> (31 - bit) & 1);
-    bits(prefix.address())
-        .zip(bits(address))
-        .take(prefix.len().into())
-        .all(|(a, b)| a == b)
+/// Next headers that are extensions, behind which anything may hide (RFC 7045 §4).
+const EXTENSIONS: [u8; 9] = [0, 43, 44, 50, 51, 60, 135, 139, 140];
+
+impl Carried {
+    fn parse(protocol: IpNumber, payload: &[u8]) -> Option<Self> {
+        Some(match protocol {
+            IpNumber::UDP => {
+                let udp = UdpSlice::from_slice(payload).ok()?;
+                Self::Ports(udp.source_port(), udp.destination_port())
+            }
+            IpNumber::TCP => {
+                let tcp = TcpSlice::from_slice(payload).ok()?;
+                Self::Ports(tcp.source_port(), tcp.destination_port())
+            }
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Whether an address is one of a grant's, compared bit by bit.
+fn contains(names: &NameGrant, address: IpAddr) -> bool {
+    let shares = |a: u128, b: u128, bits: u8, width: u8| {
+        (width - bits..width).all(|bit| a >> bit & 1 == b >> bit & 1)
+    };
+    match address {
+        IpAddr::V4(address) => names.ipv4.is_some_and(|own| {
+            let (own_bits, bits) = (own.address().to_bits(), address.to_bits());
+            shares(own_bits.into(), bits.into(), own.len(), 32)
+        }),
+        IpAddr::V6(address) => names
+            .ipv6
+            .is_some_and(|own| shares(own.address().to_bits(), address.to_bits(), own.len(), 128)),
+    }
+}
+
+/// Whether a frame is about addresses itself, and goes by what it says, which etherparse's slices do not have: ARP, and
+/// messages of neighbour discovery.
+fn is_about_addresses(frame: &[u8]) -> bool {
+    let behind_tag = if frame.get(12..14) == Some(&[0x81, 0]) {
+        4
+    } else {
+        0
+    };
+    let at = |offset: usize| frame.get(behind_tag + offset).copied();
+    match (at(12), at(13)) {
+        (Some(8), Some(6)) => true,
+        (Some(0x86), Some(0xdd)) => at(20) == Some(58) && matches!(at(54), Some(133..=137)),
+        _ => false,
+    }
 }
 
 fn receive(
@@ -180,25 +239,10 @@ fn receive(
     report: &mut Report,
 ) {
     let recipient = table.classify(NIC, frame);
-    let covering = |owner| move |grant: &&OwnedGrant| grant.owner == owner;
-    if let Recipient::One(owner) = recipient {
-        // ARP goes by its own fields, which etherparse's slices do not have.
-        if frame.get(12..14) != Some(&[8, 6]) && frame.get(16..18) != Some(&[8, 6]) {
-            let Some(seen) = seen else {
-                panic!("an independent parser refuses {frame:x?}");
-            };
-            assert!(
-                !seen.has_options && !seen.to.is_multicast(),
-                "an ambiguous frame"
-            );
-            let is_named = |grant: &OwnedGrant| seen.is_to(&grant.names);
-            assert!(grants.iter().filter(covering(owner)).any(is_named));
-            let others = grants.iter().filter(|grant| grant.owner != owner);
-            assert!(
-                !others.clone().any(is_named),
-                "two processes could be meant"
-            );
-        }
+    if let Recipient::One(owner) = recipient
+        && !is_about_addresses(frame)
+    {
+        expect_named(grants, owner, (frame, seen));
     }
     let Some(seen) = seen.filter(|_| is_plain) else {
         return;
@@ -222,6 +266,19 @@ fn receive(
     }
 }
 
+/// A frame that goes to `owner` is to names of its own, and of nobody else's.
+fn expect_named(grants: &[OwnedGrant], owner: ProcessId, (frame, seen): (&[u8], Option<&Seen>)) {
+    let Some(seen) = seen else {
+        panic!("an independent parser refuses {frame:x?}");
+    };
+    let is_ambiguous = seen.has_options || seen.to.is_multicast();
+    assert!(!is_ambiguous, "an ambiguous frame: {frame:x?}");
+    let named = grants.iter().filter(|grant| seen.is_to(&grant.names));
+    assert!(named.clone().count() > 0, "another's frame: {frame:x?}");
+    let is_only = named.into_iter().all(|grant| grant.owner == owner);
+    assert!(is_only, "two processes could be meant: {frame:x?}");
+}
+
 fn send(
     names: &NameGrant,
     (frame, is_plain): (&[u8], bool),
@@ -230,10 +287,10 @@ fn send(
 ) {
     for way in [Way::Hardware, Way::Virtual] {
         let may_leave = names.check_source(frame, way).is_ok();
-        let is_arp = frame.get(12..14) == Some(&[8, 6]) || frame.get(16..18) == Some(&[8, 6]);
+        let is_arp = is_about_addresses(frame);
         assert!(
             !(may_leave && is_arp && way == Way::Hardware),
-            "ARP on a hardware queue"
+            "ARP or neighbour discovery on a hardware queue"
         );
         if may_leave && !is_arp {
             assert_eq!(frame.get(6..12), Some(names.mac.0.as_slice()));
@@ -286,11 +343,17 @@ fn frame(input: &mut Input<'_>) -> (Vec<u8>, bool) {
             0,
             input.byte() % 4,
         ]);
+    } else if input.one_in(3) {
+        frame.extend([0x86, 0xdd]);
+        ipv6(input, &mut frame, protocol, payload);
     } else {
         frame.extend([8, 0]);
         ipv4(input, &mut frame, protocol, &payload);
     }
-    let is_plain = !input.one_in(2) && frame[0] & 1 == 0 && (!is_tagged || frame[15] != 0);
+    let is_plain = !input.one_in(2)
+        && frame[0] & 1 == 0
+        && (!is_tagged || frame[15] != 0)
+        && !is_about_addresses(&frame);
     if !is_plain {
         for _ in 0..1 + input.below(4) {
             let place = usize::from(input.byte()) % frame.len();
@@ -314,6 +377,39 @@ fn ipv4(input: &mut Input<'_>, frame: &mut Vec<u8>, protocol: u8, payload: &[u8]
     frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
     frame.extend([10, 0, 0, input.byte() % 4]);
     frame.extend([10, 0, 0, input.byte() % 4]);
+    frame.extend(payload);
+}
+
+fn ipv6(input: &mut Input<'_>, frame: &mut Vec<u8>, protocol: u8, mut payload: Vec<u8>) {
+    let len = u16::try_from(payload.len()).expect("small");
+    // An echo request has another number here, and so has ICMP.
+    let next = if protocol == 1 { 58 } else { protocol };
+    if next == 58 {
+        payload[0] = input.choose(&[128, 128, 128, 129, 135]);
+    }
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend(len.to_be_bytes());
+    frame.extend([next, 64]);
+    for _ in 0..2 {
+        frame.extend([
+            0xfd,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            input.byte() % 4,
+        ]);
+    }
     frame.extend(payload);
 }
 
