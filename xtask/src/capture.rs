@@ -1,7 +1,7 @@
 //! A second opinion about the traffic: `tshark` at the tap.
 
 use crate::{
-    cast::{Cast, MAC},
+    cast::{Cast, MAC, Process},
     net::TAP,
     process::{self, Group},
     tools::TSHARK,
@@ -119,11 +119,6 @@ impl Capture {
 }
 
 fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
-    let addresses: Vec<_> = cast
-        .processes
-        .iter()
-        .filter_map(|process| process.network.map(|network| network.address))
-        .collect();
     let port = nonce::PORT.to_string();
     let mut analysis = Analysis::default();
     for line in fields.lines() {
@@ -131,16 +126,16 @@ fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
         let [card, source, destination, from_port, to_port, claimed] = columns[..] else {
             bail!("tshark printed {line:?}");
         };
-        if card == MAC {
-            let owner = if source.is_empty() { claimed } else { source };
-            if is_spoofed(owner, &addresses) {
-                analysis.spoofed.push(owner.to_owned());
-            }
-        } else if addresses
-            .iter()
-            .any(|address| source == address.to_string())
-        {
-            analysis.spoofed.push(format!("{source} from card {card}"));
+        let owner = if source.is_empty() { claimed } else { source };
+        let is_forged = if card == MAC {
+            is_spoofed(owner, cast) || is_by_another(source, from_port, cast)
+        } else {
+            address_of(source, cast).is_some()
+        };
+        if is_forged {
+            analysis
+                .spoofed
+                .push(format!("{owner}, card {card}, port {from_port:?}"));
         }
         if to_port == port {
             analysis.of(destination)?.requests += 1;
@@ -151,11 +146,27 @@ fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
     Ok(analysis)
 }
 
+/// The process that has this address.
+fn address_of<'a>(address: &str, cast: &'a Cast) -> Option<&'a Process> {
+    let address: Ipv4Addr = address.parse().ok()?;
+    let has = |process: &&Process| {
+        process
+            .network
+            .is_some_and(|network| network.address == address)
+    };
+    cast.processes.iter().find(has)
+}
+
+/// Whether a datagram has a process's address, but not the one port that this process sends datagrams from.
+fn is_by_another(source: &str, from_port: &str, cast: &Cast) -> bool {
+    let serves = address_of(source, cast).is_some_and(|process| process.service().is_some());
+    serves && !from_port.is_empty() && from_port != nonce::PORT.to_string()
+}
+
 /// Whether an address is nobody's in the machine. Frames without one, and an address probe (0.0.0.0), are not judged.
-fn is_spoofed(owner: &str, addresses: &[Ipv4Addr]) -> bool {
-    owner
-        .parse::<Ipv4Addr>()
-        .is_ok_and(|owner| !owner.is_unspecified() && !addresses.contains(&owner))
+fn is_spoofed(owner: &str, cast: &Cast) -> bool {
+    let address = owner.parse::<Ipv4Addr>();
+    address.is_ok_and(|address| !address.is_unspecified()) && address_of(owner, cast).is_none()
 }
 
 impl Analysis {
@@ -207,17 +218,37 @@ mod tests {
 
     #[test]
     fn foreign_sources_are_found() {
-        let fields = format!(
-            "{MAC}\t10.0.0.99\t10.0.0.1\t1\t2\t\n{MAC}\t\t\t\t\t10.0.0.1\nbb:bb:bb:bb:bb:bb\t10.0.0.2\t10.0.0.1\t1\t2\t\n"
-        );
-        let analysis = analyse(&fields, &cast()).unwrap();
+        let forged = |line: String| analyse(&line, &cast()).unwrap().spoofed.len();
+        let other = "bb:bb:bb:bb:bb:bb";
         assert_eq!(
-            analysis.spoofed,
-            [
-                "10.0.0.99",
-                "10.0.0.1",
-                "10.0.0.2 from card bb:bb:bb:bb:bb:bb"
-            ]
+            forged(format!("{MAC}\t10.0.0.99\t10.0.0.1\t1\t2\t\n")),
+            1,
+            "nobody's"
+        );
+        assert_eq!(
+            forged(format!("{MAC}\t\t\t\t\t10.0.0.1\n")),
+            1,
+            "the host's"
+        );
+        assert_eq!(
+            forged(format!("{other}\t10.0.0.2\t10.0.0.1\t1\t2\t\n")),
+            1,
+            "another card's"
+        );
+        assert_eq!(
+            forged(format!("{MAC}\t10.0.0.2\t10.0.0.1\t32768\t9\t\n")),
+            1,
+            "another process's"
+        );
+        assert_eq!(
+            forged(format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t\n")),
+            0,
+            "its own"
+        );
+        assert_eq!(
+            forged(format!("{MAC}\t10.0.0.3\t10.0.0.1\t\t\t\n")),
+            0,
+            "no datagram"
         );
     }
 }
