@@ -8,7 +8,6 @@ use parakernel_core::time::Instant;
 
 use crate::arch::{apic, traps};
 use crate::attack::Verdict;
-use crate::cores::EVENT_KERNEL;
 use crate::queues::Stop;
 use crate::runner::{End, Running};
 use crate::user_memory::BadAddress;
@@ -131,7 +130,8 @@ fn stopped(process: &mut Running<'_>, stop: Stop) -> Reply {
     }
 }
 
-/// Sleeps until there is news, the deadline passes, or the process is stopped.
+/// Sleeps until there is an event or news in a queue, the deadline passes, or the process is stopped. An interrupt of a vector
+/// that others share is an event too, so the sleep may end without news.
 fn wait(process: &mut Running<'_>, deadline: Instant) -> Reply {
     if let Err(stop) = publish(process, ALL_LEASES) {
         return stopped(process, stop);
@@ -140,13 +140,13 @@ fn wait(process: &mut Running<'_>, deadline: Instant) -> Reply {
         if process.core.is_stopped(process.run) {
             return Reply::End(End::Stopped);
         }
-        let has_outcome = process.core.take_events() & EVENT_KERNEL != 0;
+        let has_events = process.core.take_events() != 0;
         let looked = look(process);
         let (has_news, is_armed) = match looked {
             Ok(looked) => looked,
             Err(stop) => return stopped(process, stop),
         };
-        if has_outcome || has_news || time::now() >= deadline {
+        if has_events || has_news || time::now() >= deadline {
             apic::timer_stop();
             return Reply::Value(0);
         }
