@@ -53,9 +53,10 @@ const EVENTS: usize = 64;
 const NETWORK_WORDS: usize = 64;
 /// How often the kernel's own queue pairs are looked at.
 const SLOW_INTERVAL: Duration = Duration::from_millis(1);
-/// The executable of the process that attacks others, and what it writes where it can.
+/// The executable of the process that attacks others, and what it writes where it can: a frame or a block is full of it, or
+/// has it where its generation belongs.
 const ATTACKER: &str = "rogue";
-const MARK: &[u8] = b"ROGUEROGUE";
+const MARK: &[u8] = b"ROGUEROG";
 /// Most events that one turn handles.
 const BUDGET: usize = 32;
 

@@ -68,6 +68,11 @@ impl Core {
         traps::this_core()
     }
 
+    /// What its process says of itself.
+    pub(crate) fn metric(&self, metric: Metric) -> u64 {
+        self.metrics[metric as usize].load(Ordering::Relaxed)
+    }
+
     /// Marks `events` and wakes the core if it sleeps.
     pub(crate) fn post(&self, events: u64) {
         self.mark(events);

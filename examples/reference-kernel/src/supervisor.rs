@@ -1,7 +1,6 @@
 //! The processes of the manifest: started, stopped, restarted, shown, until all have ended.
 
 use core::fmt::Write;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use heapless::{String, Vec};
@@ -448,8 +447,8 @@ impl Member {
         let Some(core) = cores::by_id(self.core) else {
             return;
         };
-        for (index, metric) in Metric::ALL.iter().enumerate() {
-            let value = core.metrics[index].load(Ordering::Relaxed);
+        for (index, metric) in Metric::ALL.into_iter().enumerate() {
+            let value = core.metric(metric);
             if value != self.shown[index] {
                 report::number(self.process.name, metric.name(), value);
                 self.shown[index] = value;
@@ -458,7 +457,10 @@ impl Member {
     }
 
     fn show(&mut self, control: &mut Control) {
-        let node = cores::by_id(self.core).map_or(0, |core| core.node.index());
+        let core = cores::by_id(self.core);
+        let node = core.map_or(0, |core| core.node.index());
+        let mut counters = control.counters(self.core);
+        counters.strays = core.map_or(0, |core| core.metric(Metric::Strays));
         report::process(&report::Process {
             name: self.process.name,
             core: self.core.index(),
@@ -470,7 +472,7 @@ impl Member {
                 State::Ending | State::Killed => "killed",
             },
             reason: &self.reason,
-            counters: control.counters(self.core),
+            counters,
         });
         self.show_metrics();
     }

@@ -50,18 +50,20 @@ struct Measurement {
 ///
 /// # Errors
 ///
-/// If there is no interval timer, or it does not run down.
+/// If there is no interval timer, or it does not run down, or it had run down each time before anyone could look.
 pub(crate) fn calibrate() -> Result<(), Expired> {
-    let mut best = measure()?;
-    for _ in 1..ATTEMPTS {
+    let mut best: Option<Measurement> = None;
+    for _ in 0..ATTEMPTS {
+        let Ok(next) = measure() else { continue };
+        let best = best.get_or_insert(next);
+        if next.error < best.error {
+            *best = next;
+        }
         if best.error < best.ticks / ERROR_PER_TICKS {
             break;
         }
-        let next = measure()?;
-        if next.error < best.error {
-            best = next;
-        }
     }
+    let best = best.ok_or(Expired)?;
     let hertz = best.ticks.saturating_mul(PIT_HERTZ) / u64::from(PIT_TICKS);
     if hertz == 0 {
         return Err(Expired);
