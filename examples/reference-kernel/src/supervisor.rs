@@ -1,6 +1,7 @@
 //! The processes of the manifest: started, stopped, restarted, shown, until all have ended.
 
 use core::fmt::Write;
+use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use heapless::{String, Vec};
@@ -9,6 +10,7 @@ use kernel_formats::{archive, manifest};
 use parakernel_core::abi::Metric;
 use parakernel_core::address::{CoreId, NodeId};
 use parakernel_core::time::Instant;
+use parakernel_nic_virtio::steering::class_of;
 
 use crate::attack::{self, Attack, NO_STOP, Verdict as Said};
 use crate::boot::Kernel;
@@ -125,6 +127,16 @@ impl Supervisor {
         };
         for process in manifest::processes(text) {
             match process {
+                Ok(process) if supervisor.steers_like_another(&process) => {
+                    print!(
+                        "{}: its address equals another's modulo 128, and the card steers by that\n",
+                        process.name
+                    );
+                    fail(
+                        &mut supervisor.failures,
+                        "two processes' frames cannot be told apart by the card",
+                    );
+                }
                 Ok(process) => supervisor.add(control.kernel(), process),
                 Err(error) => {
                     print!("{error}\n");
@@ -142,6 +154,18 @@ impl Supervisor {
             }
         }
         supervisor
+    }
+
+    /// Whether the card would lead the frames of `process` to one that is there already, or the other way round.
+    fn steers_like_another(&self, process: &manifest::Process<'_>) -> bool {
+        let class = |address: Ipv4Addr| class_of(address.octets());
+        process.address.is_some_and(|address| {
+            let mut others = self
+                .members
+                .iter()
+                .filter_map(|member| member.process.address);
+            others.any(|other| class(other) == class(address))
+        })
     }
 
     fn add(&mut self, kernel: &mut Kernel, process: manifest::Process<'static>) {
