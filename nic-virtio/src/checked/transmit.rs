@@ -214,8 +214,9 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
     ///
     /// # Errors
     ///
-    /// What the process, or the device, did that it may not. Nothing of this batch was published then, and the queue
-    /// is to be reset.
+    /// What the process, or the device, did that it may not. No doorbell was rung for this batch then, and the queue is
+    /// to be reset. What was checked before may be with the device already: in a packed ring each entry becomes valid by
+    /// itself.
     pub fn service<S: SourceCheck>(
         &mut self,
         claim: Position,
