@@ -13,7 +13,7 @@ use crate::runner::{End, Running};
 use crate::user_memory::BadAddress;
 use crate::{cores, print, time};
 
-/// Text that a process may log in all, in bytes: the console is shared and slow.
+/// What a process may have printed in all, in bytes: the console is shared and slow.
 pub(crate) const LOG_BUDGET: usize = 64 * 1024;
 
 /// How often queues are looked at that no interrupt speaks for, while their process sleeps.
@@ -64,7 +64,12 @@ fn log(process: &mut Running<'_>, pointer: u64, len: u64) -> Result<u64, CallErr
     if text.contains(char::is_control) {
         return Err(CallError::BadArgument);
     }
-    process.log_budget = process.log_budget.checked_sub(len).ok_or(CallError::Busy)?;
+    // The kernel's own part of the line takes as long to print.
+    let cost = len + process.name.len() + "[] \n".len();
+    process.log_budget = process
+        .log_budget
+        .checked_sub(cost)
+        .ok_or(CallError::Busy)?;
     print!("[{}] {text}\n", process.name);
     if Verdict::of(text).is_some() {
         process.mailbox.said(text.chars().collect());

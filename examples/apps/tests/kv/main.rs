@@ -156,6 +156,8 @@ fn after_every_error_the_next_request_is_understood() {
             "CLIENT_ERROR bad command line format",
         ),
         (&format!("get {line}"), "CLIENT_ERROR line too long"),
+        (&format!("get  {line}"), "CLIENT_ERROR line too long"),
+        (&format!("get a {line}"), "CLIENT_ERROR line too long"),
         (&line, "CLIENT_ERROR line too long"),
         (&many, "END"),
         ("incr a x", "CLIENT_ERROR invalid numeric delta argument"),

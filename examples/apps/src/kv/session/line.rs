@@ -59,7 +59,8 @@ impl Line {
     /// The words from `start` on of which the end has come; `None` where there is none.
     pub(super) fn words(&self, start: usize) -> Option<Span> {
         let end = self.text().iter().rposition(|&byte| byte == b' ')?;
-        (end >= start).then_some(Span {
+        // A space right at the start ends no word; taking it for one would never get on.
+        (end > start).then_some(Span {
             start,
             end,
             last: false,
