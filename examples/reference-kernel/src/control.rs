@@ -335,6 +335,18 @@ impl Control {
         if taken.is_err() {
             self.stop(core);
         }
+        // A request says one thing at most, so whoever asks cannot fill the room for events, nor take the turn's steps from jobs.
+        self.step(time::now());
+    }
+
+    /// Handles one event, or goes on with what is under way; whether there was an event.
+    fn step(&mut self, now: Instant) -> bool {
+        let event = self.plane.poll(now);
+        let has_event = event.is_some();
+        if let Some(event) = event {
+            self.handle(event);
+        }
+        has_event
     }
 
     /// Has the process on `core` stopped.
@@ -391,9 +403,8 @@ impl Control {
             }
         }
         for _ in 0..BUDGET {
-            match self.plane.poll(now) {
-                Some(event) => self.handle(event),
-                None => break,
+            if !self.step(now) {
+                break;
             }
         }
         let is_moving = self.move_frames(now);
