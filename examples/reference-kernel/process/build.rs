@@ -1,15 +1,16 @@
-//! Links a process with nothing but the host's toolchain.
+//! Links a process with nothing but the host's toolchain. The probe of the self-test uses this script too.
 
 use std::env;
 
 fn main() {
     let here = env!("CARGO_MANIFEST_DIR");
-    println!("cargo::rerun-if-changed=process.ld");
+    let script = format!("{here}/../process/process.ld");
+    println!("cargo::rerun-if-changed={script}");
     let linker = [
         "--build-id=none".to_owned(),
         "--gc-sections".to_owned(),
         "-znorelro".to_owned(),
-        format!("-T{here}/process.ld"),
+        format!("-T{script}"),
     ];
     // For the `none` targets rustc calls the linker itself, for the host it goes through the C compiler.
     let bare = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none");

@@ -5,15 +5,17 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::hint::spin_loop;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// A value for one core at a time.
 ///
 /// It stands between a process's core, which serves one batch of the process's queues behind it, and core 0, which changes a
-/// table. Kernel code is not interrupted, so whoever is behind the gate comes out soon, and waiting in front of it is bounded by
-/// one batch.
+/// table. Kernel code is not interrupted, so whoever is behind the gate comes out soon. All go through in the order in which they
+/// came, so a process that keeps calling cannot keep core 0 out: waiting is bounded by one batch.
 pub(crate) struct Gate<T> {
-    is_taken: AtomicBool,
+    /// How many have come, and whose turn it is.
+    came: AtomicU32,
+    turn: AtomicU32,
     value: UnsafeCell<T>,
 }
 
@@ -24,14 +26,16 @@ impl<T> Gate<T> {
     /// A gate in front of `value`.
     pub(crate) const fn new(value: T) -> Self {
         Self {
-            is_taken: AtomicBool::new(false),
+            came: AtomicU32::new(0),
+            turn: AtomicU32::new(0),
             value: UnsafeCell::new(value),
         }
     }
 
     /// Waits until nobody is behind the gate, and goes through.
     pub(crate) fn pass(&self) -> Passage<'_, T> {
-        while self.is_taken.swap(true, Ordering::Acquire) {
+        let mine = self.came.fetch_add(1, Ordering::Relaxed);
+        while self.turn.load(Ordering::Acquire) != mine {
             spin_loop();
         }
         Passage { gate: self }
@@ -67,6 +71,6 @@ impl<T> DerefMut for Passage<'_, T> {
 
 impl<T> Drop for Passage<'_, T> {
     fn drop(&mut self) {
-        self.gate.is_taken.store(false, Ordering::Release);
+        self.gate.turn.fetch_add(1, Ordering::Release);
     }
 }
