@@ -57,152 +57,93 @@ impl Vlan {
     }
 }
 
-/// The IPv4 addresses that begin with the same bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Ipv4Prefix {
-    address: Ipv4Addr,
-    len: u8,
-}
-
-impl Ipv4Prefix {
-    /// The addresses that share their first `len` bits, at most 32, with `address`; `None` where `len` is larger.
-    #[must_use]
-    pub const fn new(address: Ipv4Addr, len: u8) -> Option<Self> {
-        if len > 32 {
-            return None;
+/// Declares the prefixes of one version of IP. Not a generic type, because its functions could then not be `const`.
+macro_rules! prefix {
+    ($(#[$doc:meta])* $Prefix:ident of $Address:ident, $bits:ident, at most $max:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub struct $Prefix {
+            address: $Address,
+            len: u8,
         }
-        let address = Ipv4Addr::from_bits(address.to_bits() & Self::mask(len));
-        Some(Self { address, len })
-    }
 
-    /// One address.
-    #[must_use]
-    pub const fn host(address: Ipv4Addr) -> Self {
-        Self { address, len: 32 }
-    }
+        impl $Prefix {
+            #[doc = concat!("The addresses that share their first `len` bits, at most ", $max, ", with `address`; `None` where `len` is larger.")]
+            #[must_use]
+            pub const fn new(address: $Address, len: u8) -> Option<Self> {
+                if len > $max {
+                    return None;
+                }
+                let address = $Address::from_bits(address.to_bits() & Self::mask(len));
+                Some(Self { address, len })
+            }
 
-    /// The first address.
-    #[must_use]
-    pub const fn address(self) -> Ipv4Addr {
-        self.address
-    }
+            /// One address.
+            #[must_use]
+            pub const fn host(address: $Address) -> Self {
+                Self { address, len: $max }
+            }
 
-    /// The number of bits that the addresses share.
-    #[must_use]
-    pub const fn len(self) -> u8 {
-        self.len
-    }
+            /// The first address.
+            #[must_use]
+            pub const fn address(self) -> $Address {
+                self.address
+            }
 
-    /// Whether the prefix has no bit, so that it covers every address.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.len == 0
-    }
+            /// The number of bits that the addresses share.
+            #[must_use]
+            pub const fn len(self) -> u8 {
+                self.len
+            }
 
-    /// Whether `address` is one of the addresses.
-    #[must_use]
-    pub const fn contains(self, address: Ipv4Addr) -> bool {
-        (address.to_bits() ^ self.address.to_bits()) & Self::mask(self.len) == 0
-    }
+            /// Whether the prefix has no bit, so that it covers every address.
+            #[must_use]
+            pub const fn is_empty(self) -> bool {
+                self.len == 0
+            }
 
-    /// Whether all addresses of `other` are among these.
-    #[must_use]
-    pub const fn covers(self, other: Self) -> bool {
-        self.len <= other.len && self.contains(other.address)
-    }
+            /// Whether `address` is one of the addresses.
+            #[must_use]
+            pub const fn contains(self, address: $Address) -> bool {
+                (address.to_bits() ^ self.address.to_bits()) & Self::mask(self.len) == 0
+            }
 
-    /// Whether an address is in both.
-    #[must_use]
-    pub const fn overlaps(self, other: Self) -> bool {
-        self.covers(other) || other.covers(self)
-    }
+            /// Whether all addresses of `other` are among these.
+            #[must_use]
+            pub const fn covers(self, other: Self) -> bool {
+                self.len <= other.len && self.contains(other.address)
+            }
 
-    const fn mask(len: u8) -> u32 {
-        match u32::MAX.checked_shl(32 - len as u32) {
-            Some(mask) => mask,
-            None => 0,
+            /// Whether an address is in both.
+            #[must_use]
+            pub const fn overlaps(self, other: Self) -> bool {
+                self.covers(other) || other.covers(self)
+            }
+
+            const fn mask(len: u8) -> $bits {
+                match $bits::MAX.checked_shl($max - len as u32) {
+                    Some(mask) => mask,
+                    None => 0,
+                }
+            }
         }
-    }
-}
 
-impl fmt::Display for Ipv4Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.len)
-    }
-}
-
-/// The IPv6 addresses that begin with the same bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Ipv6Prefix {
-    address: Ipv6Addr,
-    len: u8,
-}
-
-impl Ipv6Prefix {
-    /// The addresses that share their first `len` bits, at most 128, with `address`; `None` where `len` is larger.
-    #[must_use]
-    pub const fn new(address: Ipv6Addr, len: u8) -> Option<Self> {
-        if len > 128 {
-            return None;
+        impl fmt::Display for $Prefix {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.address, self.len)
+            }
         }
-        let address = Ipv6Addr::from_bits(address.to_bits() & Self::mask(len));
-        Some(Self { address, len })
-    }
-
-    /// One address.
-    #[must_use]
-    pub const fn host(address: Ipv6Addr) -> Self {
-        Self { address, len: 128 }
-    }
-
-    /// The first address.
-    #[must_use]
-    pub const fn address(self) -> Ipv6Addr {
-        self.address
-    }
-
-    /// The number of bits that the addresses share.
-    #[must_use]
-    pub const fn len(self) -> u8 {
-        self.len
-    }
-
-    /// Whether the prefix has no bit, so that it covers every address.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether `address` is one of the addresses.
-    #[must_use]
-    pub const fn contains(self, address: Ipv6Addr) -> bool {
-        (address.to_bits() ^ self.address.to_bits()) & Self::mask(self.len) == 0
-    }
-
-    /// Whether all addresses of `other` are among these.
-    #[must_use]
-    pub const fn covers(self, other: Self) -> bool {
-        self.len <= other.len && self.contains(other.address)
-    }
-
-    /// Whether an address is in both.
-    #[must_use]
-    pub const fn overlaps(self, other: Self) -> bool {
-        self.covers(other) || other.covers(self)
-    }
-
-    const fn mask(len: u8) -> u128 {
-        match u128::MAX.checked_shl(128 - len as u32) {
-            Some(mask) => mask,
-            None => 0,
-        }
-    }
+    };
 }
 
-impl fmt::Display for Ipv6Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.len)
-    }
+prefix! {
+    /// The IPv4 addresses that begin with the same bits.
+    Ipv4Prefix of Ipv4Addr, u32, at most 32
+}
+
+prefix! {
+    /// The IPv6 addresses that begin with the same bits.
+    Ipv6Prefix of Ipv6Addr, u128, at most 128
 }
 
 /// Addresses of either version that begin with the same bits.
