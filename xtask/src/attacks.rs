@@ -33,6 +33,8 @@ pub(crate) enum Seen {
     Disk,
     /// By the host, in the capture at the tap.
     Tap,
+    /// By the host, in that the kernel goes on speaking of the attacker as running, with leases that are not over.
+    Endless,
 }
 
 /// An attack, and what the source is without the check against it.

@@ -33,6 +33,8 @@ pub(crate) enum Message {
     Process(ProcessState),
     /// A number that a process published.
     Report(Report),
+    /// An attack begins.
+    Attempt(Attempt),
     /// How an attack ended.
     Attack(Attack),
     /// Frames dropped so far.
@@ -82,6 +84,9 @@ pub(crate) struct ProcessState {
     /// Frames taken that were not for the process's address.
     pub(crate) strays: u64,
     pub(crate) violations: u64,
+    /// Leases that have not been taken back whole.
+    #[serde(skip_serializing)]
+    pub(crate) leases: u64,
     pub(crate) state: State,
     pub(crate) reason: String,
 }
@@ -109,6 +114,13 @@ pub(crate) struct Report {
     pub(crate) process: String,
     pub(crate) key: String,
     pub(crate) value: u64,
+}
+
+/// An attack that begins.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) name: String,
+    pub(crate) device: String,
 }
 
 /// How an attack ended.
@@ -223,7 +235,7 @@ mod tests {
     #[test]
     fn lines_for_machines_are_understood() {
         assert_eq!(said("@ {\"ready\":{}}\r"), Message::Ready {});
-        let process = r#"@ {"process":{"name":"echo0","core":1,"node":0,"mode":"checked","rx_mode":"sealed","queues":1,"rx_frames":5,"tx_frames":4,"rx_bytes":300,"tx_bytes":240,"ios":0,"strays":0,"violations":0,"state":"killed","reason":"tail jump"}}"#;
+        let process = r#"@ {"process":{"name":"echo0","core":1,"node":0,"mode":"checked","rx_mode":"sealed","queues":1,"rx_frames":5,"tx_frames":4,"rx_bytes":300,"tx_bytes":240,"ios":0,"strays":0,"violations":0,"leases":1,"state":"killed","reason":"tail jump"}}"#;
         let Message::Process(process) = said(process) else {
             panic!("no process")
         };

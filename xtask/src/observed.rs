@@ -1,10 +1,10 @@
 //! What the kernel has said so far in a boot, and a picture of it.
 
 use crate::console::{
-    Attack, Boot, Drops, Leaks, Line, Message, ProcessState, SelfTest, State, Verdict,
+    Attack, Attempt, Boot, Drops, Leaks, Line, Message, ProcessState, SelfTest, State, Verdict,
 };
 use core::fmt::Write as _;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 /// Everything the kernel has said.
 #[derive(Clone, Debug, Default)]
@@ -12,8 +12,12 @@ pub(crate) struct Observed {
     pub(crate) boot: Option<Boot>,
     pub(crate) ready: bool,
     pub(crate) processes: BTreeMap<String, ProcessState>,
+    /// When each of them was spoken of last.
+    pub(crate) heard: BTreeMap<String, Instant>,
     /// Numbers that processes published, by process and key.
     pub(crate) reports: BTreeMap<(String, String), u64>,
+    /// The attack that began last, and when the host heard of it.
+    pub(crate) attempt: Option<(Attempt, Instant)>,
     pub(crate) attacks: Vec<Attack>,
     /// Drop counters, first and last.
     pub(crate) drops: Option<(Drops, Drops)>,
@@ -51,6 +55,7 @@ impl Observed {
                 self.reports
                     .insert((report.process, report.key), report.value);
             }
+            Message::Attempt(attempt) => self.attempt = Some((attempt, Instant::now())),
             Message::Attack(attack) => {
                 let text = attack.to_string();
                 self.attacks.push(attack);
@@ -75,6 +80,7 @@ impl Observed {
         if let Some(before) = self.processes.get(&state.name) {
             state.queues = state.queues.max(before.queues);
         }
+        self.heard.insert(state.name.clone(), Instant::now());
         self.processes.insert(state.name.clone(), state);
     }
 
@@ -228,7 +234,7 @@ mod tests {
     fn the_map_groups_processes_by_node() {
         let line = |name: &str, node: u32| {
             format!(
-                r#"@ {{"process":{{"name":"{name}","core":{node},"node":{node},"mode":"checked","rx_mode":"","queues":1,"rx_frames":0,"tx_frames":0,"rx_bytes":0,"tx_bytes":0,"ios":7,"strays":0,"violations":0,"state":"running","reason":""}}}}"#
+                r#"@ {{"process":{{"name":"{name}","core":{node},"node":{node},"mode":"checked","rx_mode":"","queues":1,"rx_frames":0,"tx_frames":0,"rx_bytes":0,"tx_bytes":0,"ios":7,"strays":0,"violations":0,"leases":1,"state":"running","reason":""}}}}"#
             )
         };
         let observed = observed(&[&line("b", 1), &line("a", 0), &line("c", 1)]);

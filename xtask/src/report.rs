@@ -30,6 +30,9 @@ pub(crate) const ATTACKS: [&str; 12] = [
     "no-stop",
 ];
 
+/// The attack that only an interrupt ends.
+pub(crate) const NO_STOP: &str = "no-stop";
+
 /// Name of the process that is expected to misbehave.
 pub(crate) const ROGUE: &str = "rogue";
 

@@ -15,9 +15,6 @@ use heapless::String;
 use crate::mailbox::Text;
 use crate::report;
 
-/// The name of an attack that ends only with its process: one that does not stop when its queues are taken back.
-pub(crate) const NO_STOP: &str = "no-stop";
-
 /// Longest name of an attack, or of a device.
 const NAME_MAX: usize = 32;
 /// Longest explanation.
@@ -63,9 +60,9 @@ impl Attack {
         })
     }
 
-    /// Whether it is the attack called `name`.
-    pub(crate) fn is(&self, name: &str) -> bool {
-        self.name == name
+    /// Says that it begins: the host does what belongs to it.
+    pub(crate) fn begun(&self) {
+        report::attempt(&self.name, &self.device);
     }
 
     /// Says that it was stopped, and by what.

@@ -375,10 +375,17 @@ impl Control {
         self.plane.platform().process_on(core).is_none()
     }
 
-    /// What the process on `core` has done.
+    /// What the process on `core` has done, and has.
     pub(crate) fn counters(&mut self, core: CoreId) -> Counters {
         let seat = self.kernel().seats.at(core);
-        seat.map_or_else(Counters::default, |seat| seat.queues.pass().counters())
+        let counters = seat.map(|seat| seat.queues.pass().counters());
+        let process = self.plane.platform().process_on(core);
+        let leases = self.plane.leases();
+        let own = leases.filter(|(spec, _)| Some(spec.process) == process);
+        Counters {
+            leases: own.count(),
+            ..counters.unwrap_or_default()
+        }
     }
 
     /// Takes note that a device broke its protocol.

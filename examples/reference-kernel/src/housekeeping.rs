@@ -80,7 +80,7 @@ fn receive(control: &mut Control, supervisor: &mut Supervisor) -> bool {
                 Message::Request(request) => control.request(core, &request),
                 Message::Ended(end) => supervisor.ended(control, core, end),
                 Message::Failed(device) => control.failed(device),
-                Message::Said(text) => supervisor.said(control, core, &text),
+                Message::Said(text) => supervisor.said(core, &text),
             }
         }
     }

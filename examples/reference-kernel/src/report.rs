@@ -46,6 +46,8 @@ pub(crate) struct Counters {
     pub(crate) strays: u64,
     /// Rules broken.
     pub(crate) violations: u64,
+    /// Leases that are not over: one counts until all of it has been taken back.
+    pub(crate) leases: usize,
     /// Frames that found no room in a virtual queue.
     pub(crate) dropped: u64,
     /// Access mode of its transmit or block queues, and of its receive queues; empty if it has none.
@@ -154,6 +156,7 @@ pub(crate) fn process(process: &Process<'_>) {
         ios,
         strays,
         violations,
+        leases,
         ..
     } = counters;
     line(
@@ -162,7 +165,7 @@ pub(crate) fn process(process: &Process<'_>) {
             "{{\"name\":{name},\"core\":{core},\"node\":{node},\
              \"mode\":{mode},\"rx_mode\":{rx_mode},\"queues\":{queues},\
              \"rx_frames\":{rx_frames},\"tx_frames\":{tx_frames},\"rx_bytes\":{rx_bytes},\"tx_bytes\":{tx_bytes},\
-             \"ios\":{ios},\"strays\":{strays},\"violations\":{violations},\"state\":{state},\"reason\":{reason}}}"
+             \"ios\":{ios},\"strays\":{strays},\"violations\":{violations},\"leases\":{leases},\"state\":{state},\"reason\":{reason}}}"
         ),
     );
 }
@@ -199,6 +202,15 @@ pub(crate) fn attack(attack: &Attack<'_>) {
             );
         }
     }
+}
+
+/// Says that an attack begins.
+pub(crate) fn attempt(name: &str, device: &str) {
+    let (name, device) = (Quoted(name), Quoted(device));
+    line(
+        "attempt",
+        format_args!("{{\"name\":{name},\"device\":{device}}}"),
+    );
 }
 
 /// Shows how many frames were dropped by devices and rings.

@@ -12,7 +12,7 @@ use parakernel_core::address::{CoreId, NodeId};
 use parakernel_core::time::Instant;
 use parakernel_nic_virtio::steering::class_of;
 
-use crate::attack::{self, Attack, NO_STOP, Verdict as Said};
+use crate::attack::{self, Attack, Verdict as Said};
 use crate::boot::Kernel;
 use crate::control::Control;
 use crate::cores::{self, CORES_MAX};
@@ -25,7 +25,7 @@ use crate::{print, time, vectors};
 
 /// How long a process runs before it is stopped, where restarts are what is tested.
 const SHORT_LIFE: Duration = Duration::from_millis(20);
-/// How long a process may go on after its queues were taken back.
+/// How long a process may go on after its queues began to be taken back.
 const GRACE: Duration = Duration::from_millis(500);
 /// Most failures that are told apart.
 const FAILURES_MAX: usize = 16;
@@ -58,8 +58,8 @@ struct Member {
     lives: u32,
     /// The attack that it has announced and that has not ended.
     attack: Option<Attack>,
-    /// When it is to be stopped because its queues were taken back.
-    overdue: Option<Instant>,
+    /// Until when it has to have ended because its queues were taken back.
+    due: Option<Instant>,
     /// What it published about itself, as it was last shown.
     shown: [u64; Metric::ALL.len()],
 }
@@ -179,7 +179,7 @@ impl Supervisor {
             restarts,
             lives: 0,
             attack: None,
-            overdue: None,
+            due: None,
             shown: [0; _],
         };
         let node = kernel.frames.node_with_memory(NodeId::new(0));
@@ -196,7 +196,6 @@ impl Supervisor {
         let is_it = |member: &&mut Member| member.core == core && member.runs();
         if let Some(member) = members.find(is_it) {
             member.ended(end);
-            member.settle(control);
         }
     }
 
@@ -231,11 +230,11 @@ impl Supervisor {
     }
 
     /// Takes note of what the process on `core` says of an attack.
-    pub(crate) fn said(&mut self, control: &mut Control, core: CoreId, text: &Text) {
+    pub(crate) fn said(&mut self, core: CoreId, text: &Text) {
         let mut members = self.members.iter_mut().map(|member| &mut **member);
         let is_it = |member: &&mut Member| member.core == core && member.runs();
         if let Some(member) = members.find(is_it) {
-            member.said(control, text);
+            member.said(text);
         }
     }
 
@@ -293,8 +292,7 @@ impl Supervisor {
         };
         let is_tested = self.settings.restarts > 0 && member.restarts > 0;
         match member.state {
-            State::Running(_) if member.overdue.is_some_and(|due| now >= due) => {
-                member.overdue = None;
+            State::Running(_) if member.due.is_some_and(|due| now >= due) => {
                 member.stop(control);
             }
             State::Running(since) if is_tested && now > since.saturating_add(SHORT_LIFE) => {
@@ -307,6 +305,7 @@ impl Supervisor {
                         "a process's frames did not all come back",
                     );
                 }
+                member.settle(control);
                 if member.restarts > 0 && !self.is_stopping {
                     member.restarts -= 1;
                     self.restarted += 1;
@@ -388,20 +387,19 @@ impl Member {
 
     /// Takes the process's queues back. It is to end then, and is ended where it does not.
     fn revoke(&mut self, control: &mut Control) {
+        if !self.runs() {
+            return;
+        }
         control.revoke(self.core);
-        self.overdue = Some(time::now().saturating_add(GRACE));
+        self.due = Some(time::now().saturating_add(GRACE));
     }
 
-    fn said(&mut self, control: &mut Control, text: &Text) {
+    fn said(&mut self, text: &Text) {
         match (Said::of(text), &self.attack) {
             (Some(Said::Announced), _) => {
                 self.attack = Attack::announced(text);
-                let stays = self
-                    .attack
-                    .as_ref()
-                    .is_some_and(|attack| attack.is(NO_STOP));
-                if stays {
-                    self.revoke(control);
+                if let Some(attack) = &self.attack {
+                    attack.begun();
                 }
             }
             (Some(Said::Refused), Some(attack)) => {
@@ -416,9 +414,8 @@ impl Member {
         }
     }
 
-    /// Says what became of the attack that the process was at when it ended.
+    /// Says what became of the attack that the process was at when it ended, now that nothing of it is left.
     fn settle(&mut self, control: &mut Control) {
-        self.overdue = None;
         let Some(attack) = self.attack.take() else {
             return;
         };
@@ -440,8 +437,15 @@ impl Member {
     fn ended(&mut self, end: End) {
         self.state = State::Ending;
         self.end = Some(end);
+        let is_late = self.due.take().is_some_and(|due| time::now() >= due);
         match end {
             End::Exited(code) => self.explain(format_args!("exit code {code}")),
+            End::Stopped if is_late => {
+                self.explain(format_args!(
+                    "an interrupt, {} ms after its queues began to be taken back",
+                    GRACE.as_millis()
+                ));
+            }
             End::Stopped => self.explain(format_args!("stopped")),
             End::Faulted(fault) => self.explain(format_args!("{fault}")),
             End::Violated(violation) => self.explain(format_args!("{violation}")),

@@ -7,21 +7,25 @@ use super::{
 use crate::{
     capture::Capture,
     cast::{Cast, Network, Process},
+    console::ProcessState,
     disk,
     observed::Observed,
     qemu::{machine::Wire, run::Ended},
-    report::{Outcome, ROGUE},
+    report::{NO_STOP, Outcome, ROGUE},
     store as store_clients,
     traffic::{Load, Pace, Tally, drive, pester},
 };
 use anyhow::{Result, anyhow};
-use core::net::Ipv4Addr;
+use core::{net::Ipv4Addr, time::Duration};
 use std::{
     collections::BTreeMap,
     sync::atomic::Ordering,
     thread::{self, Scope, ScopedJoinHandle},
     time::{SystemTime, UNIX_EPOCH},
 };
+
+/// Ten times what a process gets to end by itself.
+const TOO_LONG: Duration = Duration::from_secs(5);
 
 /// What is to happen in a boot.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,8 @@ pub(crate) enum Goal<'a> {
     Demo(&'a Cast),
     /// This attack was tried.
     Attack(&'a str),
+    /// The kernel still speaks of the attacker, so long after it began with an attack that nothing is to stop.
+    Endless,
 }
 
 impl Goal<'_> {
@@ -48,6 +54,7 @@ impl Goal<'_> {
         match self {
             Self::Demo(_) => "blocks were verified and every attack was tried",
             Self::Attack(_) => "the attack was tried",
+            Self::Endless => "the attacker should have been stopped",
         }
     }
 
@@ -64,8 +71,20 @@ impl Goal<'_> {
                         .all(|process| process.is_done(observed))
             }
             Self::Attack(name) => tried(name),
+            Self::Endless => goes_on(observed).is_some(),
         }
     }
+}
+
+/// What the kernel says of the attacker [`TOO_LONG`] after an attack began that only an interrupt ends.
+pub(super) fn goes_on(observed: &Observed) -> Option<&ProcessState> {
+    let (attempt, since) = observed.attempt.as_ref()?;
+    let is_late = observed
+        .heard
+        .get(ROGUE)
+        .is_some_and(|at| at.duration_since(*since) >= TOO_LONG);
+    let state = observed.processes.get(ROGUE);
+    state.filter(|_| attempt.name == NO_STOP && is_late)
 }
 
 impl Process {
@@ -94,8 +113,12 @@ pub(crate) fn play(spec: &Spec, cast: &Cast, plot: Plot<'_>) -> Result<Outcome> 
     if let Err(error) = perform(spec, &mut scene, cast, plot, &mut tallies) {
         failures.push(format!("{error:#}"));
     }
-    scene.say("stop");
-    let (observed, ended) = scene.close()?;
+    let (observed, ended) = if matches!(plot.goal, Goal::Endless) {
+        scene.abandon()?
+    } else {
+        scene.say("stop");
+        scene.close()?
+    };
     let capture = match capture.map(|capture| capture.finish(cast)).transpose() {
         Ok(analysis) => analysis,
         Err(error) => {

@@ -6,6 +6,7 @@ use crate::{
     disk,
     observed::Observed,
     qemu::run::{Ended, Event, Running},
+    report::{NO_STOP, ROGUE},
 };
 use anyhow::{Result, bail};
 use core::{
@@ -28,6 +29,8 @@ pub(crate) struct Scene {
     machine: Running,
     pub(crate) observed: Observed,
     deadline: Instant,
+    /// When the process that attacks was told that it has to end.
+    revoked: Option<Instant>,
     map_shown: Instant,
     /// Whether what processes say is shown too; it is always kept.
     is_talkative: bool,
@@ -69,6 +72,7 @@ impl Scene {
             machine,
             observed: Observed::default(),
             deadline,
+            revoked: None,
             map_shown: now,
             is_talkative: spec.live_log || cast.processes.is_empty(),
         })
@@ -83,6 +87,7 @@ impl Scene {
                 {
                     println!("  | {text}");
                 }
+                self.play_along();
             }
             Event::Silence => {}
             Event::Closed => return Ok(false),
@@ -91,6 +96,17 @@ impl Scene {
             self.show_map();
         }
         Ok(true)
+    }
+
+    /// Does the host's part of an attack that begins: from one that does not stop, the queues have to be taken back first.
+    fn play_along(&mut self) {
+        let attempt = self.observed.attempt.as_ref();
+        let begun = attempt.filter(|(attempt, _)| attempt.name == NO_STOP);
+        let begun = begun.map(|(_, since)| *since);
+        if begun.is_some() && begun != self.revoked {
+            self.revoked = begun;
+            self.say(&format!("revoke {ROGUE}"));
+        }
     }
 
     /// Listens until `done` says so; fails if the machine ends or the time is up before.
@@ -138,8 +154,17 @@ impl Scene {
     pub(crate) fn close(mut self) -> Result<(Observed, Ended)> {
         let deadline = Instant::now() + END_LIMIT;
         while Instant::now() < deadline && self.listen()? {}
+        self.finish(END_LIMIT)
+    }
+
+    /// Ends a machine that would not end by itself.
+    pub(crate) fn abandon(self) -> Result<(Observed, Ended)> {
+        self.finish(Duration::ZERO)
+    }
+
+    fn finish(mut self, limit: Duration) -> Result<(Observed, Ended)> {
         self.show_map();
-        let ended = self.machine.finish(END_LIMIT)?;
+        let ended = self.machine.finish(limit)?;
         Ok((self.observed, ended))
     }
 }

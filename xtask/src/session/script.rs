@@ -2,12 +2,13 @@
 
 use super::{
     Spec,
-    play::{Goal, Plot, pestered, play},
+    play::{Goal, Plot, goes_on, pestered, play},
     scene::Scene,
 };
 use crate::{
     attacks::Seen,
     cast::{Cast, Settings},
+    console::State,
     observed::Observed,
     qemu::{
         machine::Wire,
@@ -175,7 +176,10 @@ impl Spec {
         let plot = Plot {
             requests: FEW_REQUESTS,
             rogue: true,
-            goal: Goal::Attack(name),
+            goal: match seen {
+                Seen::Endless => Goal::Endless,
+                Seen::Kernel | Seen::Disk | Seen::Tap => Goal::Attack(name),
+            },
         };
         let evidence = success(name, seen, &play(self, &cast, plot)?)
             .context("the check was left out, and still the attack does not succeed")?;
@@ -228,6 +232,7 @@ fn success(name: &str, seen: Seen, outcome: &Outcome) -> Result<String> {
         Seen::Kernel => told
             .filter(|attack| !attack.stopped)
             .map(|attack| &attack.evidence),
+        Seen::Endless => return endless(&outcome.observed),
     };
     let found = found.filter(|found| !found.is_empty()).cloned();
     found.with_context(|| match told {
@@ -239,10 +244,32 @@ fn success(name: &str, seen: Seen, outcome: &Outcome) -> Result<String> {
     })
 }
 
+/// How one can see that a process does not stop, and that what it had does not come back.
+fn endless(observed: &Observed) -> Result<String> {
+    let state = goes_on(observed).context("the kernel says too little of the attacker")?;
+    ensure!(
+        state.state == State::Running && state.leases > 0,
+        "it was stopped: {:?} {}, {} leases",
+        state.state,
+        state.reason,
+        state.leases
+    );
+    Ok(format!(
+        "long after its queues began to be taken back it runs, and {} leases are not over",
+        state.leases
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{capture::Analysis, console::Attack};
+    use crate::{
+        capture::Analysis,
+        console::{Attack, Attempt, ProcessState},
+        report::NO_STOP,
+    };
+    use core::time::Duration;
+    use std::time::Instant;
 
     fn outcome(attack: Attack) -> Outcome {
         Outcome {
@@ -276,6 +303,33 @@ mod tests {
             "block 3"
         );
         assert!(success("foreign-lba", Seen::Tap, &outcome).is_err());
+    }
+
+    #[test]
+    fn an_endless_process_has_to_be_seen_running_with_its_leases() {
+        let seen = |state: State, leases: u64, seconds: u64| {
+            let begun = Instant::now();
+            let attempt = Attempt {
+                name: NO_STOP.into(),
+                ..Attempt::default()
+            };
+            let process = ProcessState {
+                state,
+                leases,
+                ..ProcessState::default()
+            };
+            endless(&Observed {
+                attempt: Some((attempt, begun)),
+                processes: [(ROGUE.into(), process)].into(),
+                heard: [(ROGUE.into(), begun + Duration::from_secs(seconds))].into(),
+                ..Observed::default()
+            })
+        };
+        assert!(seen(State::Running, 1, 6).is_ok());
+        assert!(seen(State::Running, 1, 1).is_err(), "too early to tell");
+        assert!(seen(State::Running, 0, 6).is_err(), "taken back");
+        assert!(seen(State::Killed, 1, 6).is_err(), "stopped");
+        assert!(endless(&Observed::default()).is_err());
     }
 
     #[test]

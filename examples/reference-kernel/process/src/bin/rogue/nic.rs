@@ -97,10 +97,7 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         Attack::TailJump => Ok(card.tail_jump(stage)),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &card.lease)),
         Attack::ForeignSource => Ok(card.foreign_source(stage)),
-        Attack::NoStop => {
-            let rings = [card.transmit.written, card.transmit.read];
-            system::no_stop(stage, &card.lease, rings)
-        }
+        Attack::NoStop => system::no_stop(stage),
         Attack::ForeignLba
         | Attack::ForeignNamespace
         | Attack::ForbiddenOpcode

@@ -105,7 +105,7 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         Attack::SlotInFlight => Ok(pair.slot_in_flight(stage)),
         Attack::TailJump => pair.tail_jump(stage),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &pair.lease)),
-        Attack::NoStop => system::no_stop(stage, &pair.lease, [pair.commands, pair.completions]),
+        Attack::NoStop => system::no_stop(stage),
         Attack::WildPointer | Attack::ForeignSource => Err("there is no such attack"),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Attack {
     WildPointer,
     /// A frame with another process's source address.
     ForeignSource,
-    /// Going on after the lease has ended.
+    /// Going on, whatever becomes of the leases.
     NoStop,
 }
 

@@ -4,24 +4,16 @@
     reason = "names and touches memory that is not the process's"
 )]
 
-use core::{
-    arch::asm,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use core::{arch::asm, hint::spin_loop};
 
-use parakernel_apps::runtime::Runtime;
 use parakernel_core::{
-    abi::{Call, CallError, Codec, LeaseRing, LeaseState},
-    control::{Request, Tag},
+    abi::{Call, CallError},
     handle::LeaseId,
     memory::PAGE_SIZE,
-    queue::Doorbell,
-    ring::Position,
 };
 use parakernel_process::{Lease, system_call};
 
-use crate::stage::{PATIENCE, Seen, Stage, pattern};
+use crate::stage::{Seen, Stage};
 
 /// Pointers that no process may have the kernel follow: nothing, the ends of what a program can address, the kernel's
 /// image, its maps, the last bytes that are.
@@ -37,10 +29,6 @@ const WILD: [u64; 7] = [
 ];
 /// Bytes that are named by each.
 const LEN: u64 = 64;
-
-/// For how long the process goes on after its lease has ended, to show that it can. The kernel ends what still runs half a
-/// second after that, whatever it touches.
-const PERSISTENCE: Duration = Duration::from_millis(350);
 
 /// Hands the kernel wild pointers.
 pub(crate) fn wild_pointers(stage: &mut Stage) -> Seen {
@@ -100,40 +88,11 @@ unsafe fn store(address: u64, value: u32) {
     }
 }
 
-/// Gives the lease back and goes on with it, without another system call.
-///
-/// `rings` is what the process writes and what it reads of the queue.
-pub(crate) fn no_stop(
-    stage: &mut Stage,
-    lease: &Lease,
-    rings: [&'static [AtomicU64]; 2],
-) -> Result<Seen, &'static str> {
-    let [writable, readable] = rings;
-    let (first, last) = writable.first().zip(readable.last()).ok_or("no rings")?;
-    let mut doorbell = lease.doorbell(LeaseRing::First);
+/// Goes on for ever, whatever becomes of its leases: without a system call, and without touching anything that could be
+/// taken away, so that nothing but an interrupt ends it.
+pub(crate) fn no_stop(stage: &mut Stage) -> ! {
     stage.announce();
-    // The host or the kernel may end the lease as well: what counts is to be told.
-    let request = Request::Release(lease.id()).encode(Some(Tag(u64::MAX)));
-    system_call::request(&request).map_err(|_| "no request is taken")?;
-    let start = stage.process.now();
-    let mut told = None;
-    let mut tail = Position::START;
     loop {
-        let now = stage.process.now();
-        if told.is_none() && lease.state() == LeaseState::Revoked {
-            told = Some(now);
-        }
-        first.store(pattern(0), Relaxed);
-        tail = tail.after();
-        doorbell.ring(tail);
-        let _seen = last.load(Relaxed);
-        match told {
-            Some(since) if now > since.saturating_add(PERSISTENCE) => {
-                let what = "it went on with its rings long after its lease had ended";
-                return Ok(Seen::Effect(what));
-            }
-            None if now > start.saturating_add(PATIENCE * 2) => return Ok(Seen::Nothing),
-            Some(_) | None => {}
-        }
+        spin_loop();
     }
 }
