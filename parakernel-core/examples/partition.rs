@@ -12,7 +12,7 @@ use parakernel_core::{
     address::{CoreId, Direction, Iova, NodeId},
     control::{
         ClaimWish, ControlPlane, ControlStorage, Cut, Event, Frames, LeaseSpec, Memory, NoRoom,
-        Outcome, Platform, ProcessSpec, Purpose, Quota, Regions, Request, Tag, Wake, Wiring,
+        Outcome, Platform, ProcessSpec, Purpose, Quota, Regions, Request, Tag, Wake, Wiring, Woken,
     },
     device::{DeviceId, Limits, Operation, QueueDevice, QueueKind, Waits},
     error::ErrorKind,
@@ -148,8 +148,8 @@ impl Regions for Machine {
 }
 
 impl Wiring for Machine {
-    fn connect(&mut self, _spec: &LeaseSpec, _memory: Memory) -> Result<(), NoRoom> {
-        Ok(())
+    fn connect(&mut self, _spec: &LeaseSpec, _memory: Memory) -> Result<Woken, NoRoom> {
+        Ok(Woken::AsPlanned)
     }
 
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {

@@ -23,24 +23,24 @@
 //!   [`lease`](crate::lease), all leases at the same time. [`Outcome::Revoked`] is said after the memory was zeroed and
 //!   before the queue is offered again.
 //! - **A queue that does not stop** is quarantined with its pages, and nobody else is disturbed. Nothing that a process
-//!   does leads to a reset.
+//!   does leads to a reset. If its process has ended, the process is buried all the same: its core and whatever no device may
+//!   reach are free again, while the rings of the queue and the process's regions are kept until the device is reset.
 //! - **A device that fails** is reset after every lease on it was fenced. Leases are [`Lost`](Outcome::Lost) until their
-//!   process acknowledges the epoch. If the reset fails, the device is off the bus and its leases end.
+//!   process acknowledges the epoch. If the reset fails, the device is off the bus and its leases end; where it refuses even
+//!   that, they are quarantined for ever, and [`Event::DeviceLoose`] says so.
 //!
 //! # What is promised
 //!
 //! 1. No memory is freed while a lease may reference it, and none changes owner before it was zeroed.
 //! 2. Each request has exactly one outcome, and outcomes come in the order in which things happened.
-//! 3. After a process has ended, all counts are what they were before it started (quarantined leases aside).
+//! 3. After a process has ended, all counts are what they were before it started, but for
+//!    [what is quarantined](ControlPlane::quarantined).
 //! 4. A handle that is stale, or another's, is refused.
-
-use core::fmt;
 
 use crate::{
     access::Policy,
     device::{DeviceId, Epoch, QueueDevice},
-    error::{Error, ErrorKind},
-    handle::{HandleTable, LeaseId, ProcessId, Slot, VolumeId},
+    handle::{HandleTable, LeaseId, MemoryId, ProcessId, Slot, VolumeId},
     lease::LeaseState,
     steering::{GrantTable, InstalledRule, OwnedGrant, RuleTable},
     time::Instant,
@@ -50,6 +50,7 @@ use crate::{
 mod claim;
 mod devices;
 mod entries;
+mod error;
 mod memory;
 mod platform;
 mod process;
@@ -61,7 +62,10 @@ mod rules;
 
 pub use devices::DeviceEntry;
 pub use entries::{LeaseEntry, MemoryEntry, ProcessEntry, Quota, RuleState};
-pub use platform::{Cut, Frames, LeaseSpec, Memory, NoRoom, Platform, Purpose, Regions, Wiring};
+pub use error::{SetupError, SubmitError};
+pub use platform::{
+    Cut, Frames, LeaseSpec, Memory, NoRoom, Platform, Purpose, Regions, Wiring, Woken,
+};
 pub use process::{ProcessSpec, StartError};
 pub use queues::Job;
 pub use request::{
@@ -70,7 +74,7 @@ pub use request::{
 pub use reset::Failure;
 
 use devices::{FreeList, Health};
-use entries::Life;
+use entries::{Life, MemoryStage, Stage};
 use queues::{Events, Jobs, Queued};
 
 /// How many steps one [`ControlPlane::poll`] takes at most, so that whoever calls it is never kept for long.
@@ -101,69 +105,6 @@ pub struct ControlStorage<'a> {
     pub events: &'a mut [Option<Event>],
 }
 
-/// Why a control plane was not made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum SetupError {
-    /// There are more devices than room for them.
-    Devices,
-    /// There are fewer links than queues and vectors.
-    Links,
-    /// There are fewer jobs than things that could have one.
-    Jobs,
-    /// There is no room for two events, the most that one step has to say.
-    Events,
-}
-
-/// Why a request was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum SubmitError {
-    /// There is no such process, or it is ending.
-    NoSuchProcess,
-    /// The process has as many requests under way as it may, or there are events to be polled first.
-    Busy,
-}
-
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Devices => "there are more devices than room for them",
-            Self::Links => "there are fewer links than queues and vectors",
-            Self::Jobs => "there are fewer jobs than things that could have one",
-            Self::Events => "there is no room for two events",
-        })
-    }
-}
-
-impl core::error::Error for SetupError {}
-
-impl Error for SetupError {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::InvalidArgument
-    }
-}
-
-impl fmt::Display for SubmitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSuchProcess => "there is no such process",
-            Self::Busy => "too many requests are under way",
-        })
-    }
-}
-
-impl core::error::Error for SubmitError {}
-
-impl Error for SubmitError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NoSuchProcess => ErrorKind::Revoked,
-            Self::Busy => ErrorKind::Exhausted,
-        }
-    }
-}
-
 /// The control plane; see the [module's documentation](self).
 #[derive(Debug)]
 pub struct ControlPlane<'a, P> {
@@ -171,7 +112,7 @@ pub struct ControlPlane<'a, P> {
     policy: Policy,
     processes: HandleTable<'a, ProcessId, ProcessEntry>,
     leases: HandleTable<'a, LeaseId, LeaseEntry>,
-    memories: HandleTable<'a, crate::handle::MemoryId, MemoryEntry>,
+    memories: HandleTable<'a, MemoryId, MemoryEntry>,
     rules: RuleTable<'a, RuleState>,
     grants: GrantTable<'a>,
     volumes: VolumeTable<'a>,
@@ -179,6 +120,18 @@ pub struct ControlPlane<'a, P> {
     links: &'a mut [u32],
     jobs: Jobs<'a>,
     events: Events<'a>,
+}
+
+/// What quarantined queues keep from everyone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Quarantine {
+    /// Leases that could not be taken back.
+    pub leases: usize,
+    /// Regions of processes that have ended, which these might still reach.
+    pub regions: usize,
+    /// Pages of 4 KiB that both take.
+    pub pages: u64,
 }
 
 /// Whether a job is to be looked at again.
@@ -234,7 +187,8 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]; there is no outcome then.
+    /// [`SubmitError`]; there is no outcome then, and nothing has changed. After [`Busy`](SubmitError::Busy) one event must be
+    /// polled, and there is room. Who polls one event after each request is never told so.
     pub fn submit(
         &mut self,
         process: ProcessId,
@@ -248,7 +202,10 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
             .get_mut(process)
             .filter(|entry| entry.life == Life::Running);
         let entry = entry.ok_or(SubmitError::NoSuchProcess)?;
-        if !has_room || entry.used.requests >= entry.quota.requests {
+        if entry.used.requests >= entry.quota.requests {
+            return Err(SubmitError::TooMany);
+        }
+        if !has_room {
             return Err(SubmitError::Busy);
         }
         entry.used.requests += 1;
@@ -275,13 +232,26 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
     pub fn poll(&mut self, now: Instant) -> Option<Event> {
         for _ in 0..self.jobs.len().min(JOBS_PER_POLL) {
             // There is room for what a step has to say, since nothing else is left to be said.
-            if let Some(event) = self.events.pop() {
+            if let Some(event) = self.next_event() {
                 return Some(event);
             }
             let job = self.jobs.next()?;
             self.go_on(job, now);
         }
-        self.events.pop()
+        self.next_event()
+    }
+
+    /// The oldest event. A request is under way until its outcome is handed out here, so that what a process may have waiting
+    /// to be said is bounded by its quota.
+    fn next_event(&mut self) -> Option<Event> {
+        let event = self.events.pop()?;
+        if let Event::Deliver { process, tag, .. } = event
+            && tag.is_some()
+            && let Some(entry) = self.processes.get_mut(process)
+        {
+            entry.used.requests -= 1;
+        }
+        Some(event)
     }
 
     /// Whether nothing is under way, so that nothing will happen before the next request, death or failure.
@@ -374,6 +344,25 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
         ]
     }
 
+    /// What only a reset of a device gives back.
+    #[must_use]
+    pub fn quarantined(&self) -> Quarantine {
+        let mut found = Quarantine::default();
+        for (_, entry) in self.leases.iter() {
+            if matches!(entry.stage, Stage::Quarantined(..)) {
+                found.leases += 1;
+                found.pages += entry.memory.pages;
+            }
+        }
+        for (_, entry) in self.memories.iter() {
+            if entry.stage == MemoryStage::Kept {
+                found.regions += 1;
+                found.pages += entry.memory.pages;
+            }
+        }
+        found
+    }
+
     /// One step of a job, which may have become void meanwhile.
     fn go_on(&mut self, job: Job, now: Instant) {
         if let Some(queued) = self.queued(job) {
@@ -414,13 +403,8 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
 
     /// Says what became of a request, or what happened to a process; the dead are told nothing.
     fn answer(&mut self, process: ProcessId, tag: Option<Tag>, outcome: Outcome) {
-        let Some(entry) = self.processes.get_mut(process) else {
-            return;
-        };
-        if tag.is_some() {
-            entry.used.requests -= 1;
-        }
-        if entry.life == Life::Running {
+        let entry = self.processes.get(process);
+        if entry.is_some_and(|entry| entry.life == Life::Running) {
             self.say(Event::Deliver {
                 process,
                 tag,

@@ -207,7 +207,7 @@ pub enum Operation {
     /// receives again.
     Reset,
     /// Takes the function off the bus for good: bus mastering off, its domain blocked. In force when [`begin`] returns,
-    /// whatever the device does; never refused.
+    /// whatever the device does. Refused only where there is no such switch: what the device might reach is never freed then.
     ///
     /// [`begin`]: QueueDevice::begin
     Silence,

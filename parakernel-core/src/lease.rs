@@ -11,7 +11,8 @@
 //! rules, a borrowed volume. Taking it back never waits and goes through the [`Step`]s in their order, each begun only
 //! after the one before was confirmed. What the order guarantees: once the last step is done, no byte of the old owner's
 //! memory is read or written by the device, no interrupt of the old lease arrives, and no frame of its flows reaches
-//! another process. A queue that does not stop is quarantined with its pages, and nobody else is disturbed.
+//! another process. A queue that does not stop is quarantined with its pages, and nobody else is disturbed; its process is
+//! cut off from it all the same.
 
 use core::{task::Poll, time::Duration};
 
@@ -161,6 +162,8 @@ pub struct Revocation {
     phase: Phase,
     /// The device was reset after the lease was claimed, which did what some steps do.
     was_reset: bool,
+    /// The step that was refused, or not confirmed in time. What is the process's own is still cut then.
+    failed: Option<Step>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,6 +183,7 @@ impl Revocation {
             step: Step::Fence,
             phase: Phase::Due,
             was_reset: false,
+            failed: None,
         }
     }
 
@@ -207,12 +211,10 @@ impl Revocation {
     /// Takes note that the device was reset: steps that the reset did are left out, and a quarantine ends.
     pub fn device_was_reset(&mut self) {
         self.was_reset = true;
-        let is_void = match self.phase {
-            Phase::Begun(_) => self.step.is_done_by_reset(),
-            Phase::Ended(ending) => ending != Ending::Reclaimed,
-            Phase::Due => false,
-        };
-        if is_void {
+        if let Some(step) = self.failed.take() {
+            self.step = step;
+            self.phase = Phase::Due;
+        } else if self.step.is_done_by_reset() && matches!(self.phase, Phase::Begun(_)) {
             self.phase = Phase::Due;
         }
     }
@@ -221,6 +223,9 @@ impl Revocation {
     ///
     /// A step begins only after all before it are done; with one exception: a queue that does not drain is stopped all
     /// the same, since what it was given may wait for something that never comes, such as a link.
+    ///
+    /// Where any other step fails, the lease ends in quarantine, but not before [`Step::Mask`] and [`Step::Unmap`] have cut it
+    /// off from its process, so that nothing but the device can reach its memory, and the process can be buried.
     pub fn poll(&mut self, now: Instant, work: &mut impl Teardown) -> Poll<Ending> {
         loop {
             self.phase = match self.phase {
@@ -250,12 +255,15 @@ impl Revocation {
     }
 
     fn following(&mut self) -> Phase {
-        match self.step.next() {
-            Some(step) => {
+        match (self.failed, self.step.next()) {
+            (Some(failed), _) if self.step >= Step::Unmap => {
+                Phase::Ended(Ending::Quarantined(failed))
+            }
+            (_, Some(step)) => {
                 self.step = step;
                 Phase::Due
             }
-            None => Phase::Ended(Ending::Reclaimed),
+            (_, None) => Phase::Ended(Ending::Reclaimed),
         }
     }
 
@@ -263,7 +271,12 @@ impl Revocation {
         if self.step == Step::Drain {
             return self.following();
         }
-        Phase::Ended(Ending::Quarantined(self.step))
+        self.failed.get_or_insert(self.step);
+        if self.step < Step::Mask {
+            self.step = Step::Mask;
+            return Phase::Due;
+        }
+        self.following()
     }
 }
 
@@ -388,8 +401,10 @@ mod tests {
             assert_eq!(ending, Some(Ending::Quarantined(stuck)));
             revocation.device_was_reset();
             assert_eq!(script.run(&mut revocation), Some(Ending::Reclaimed));
+            // First the process's own part, and after the reset all of the rest.
             let after = script.log.iter().filter(|step| **step > Step::Flush);
-            assert_eq!(after.count(), 4);
+            let (cut, rest) = ([Step::Mask, Step::Unmap], &Step::ORDER[5..]);
+            assert_eq!(after.copied().collect::<Vec<_>>(), [&cut, rest].concat());
         }
     }
 
@@ -422,7 +437,7 @@ mod tests {
 
     proptest! {
         /// A step is done only after all before it; the first that is not done in time (Drain aside) ends in
-        /// quarantine, and nothing after it is touched.
+        /// quarantine, and nothing after it is touched but what is the process's own.
         #[test]
         fn the_order_holds_under_any_conduct(conduct in prop::array::uniform9(conduct()), was_reset: bool) {
             let mut script = Script::new(conduct);
@@ -431,10 +446,15 @@ mod tests {
 
             let wanted = |step: &Step| !(was_reset && step.is_done_by_reset());
             let bounded = |step: Step| step != Step::Zero;
+            let is_own = |step: Step| matches!(step, Step::Mask | Step::Unmap);
             let mut expected = Vec::new();
             let mut expected_ending = Some(Ending::Reclaimed);
             for step in Step::ORDER.into_iter().filter(wanted) {
                 let conduct = conduct[step as usize];
+                let has_failed = expected_ending != Some(Ending::Reclaimed);
+                if has_failed && !(is_own(step) && is_in_time(conduct)) {
+                    continue;
+                }
                 if is_in_time(conduct) || (!bounded(step) && matches!(conduct, Conduct::DoneAfter(_))) {
                     expected.push(step);
                 } else if step == Step::Drain {
@@ -443,7 +463,6 @@ mod tests {
                     expected_ending = None;
                 } else {
                     expected_ending = Some(Ending::Quarantined(step));
-                    break;
                 }
             }
             prop_assert_eq!(script.log, expected);

@@ -12,8 +12,8 @@ use parakernel_core::{
     address::{CoreId, Direction, Iova, NodeId},
     control::{
         ClaimWish, ControlPlane, ControlStorage, Cut, Event, Frames, LeaseSpec, Memory, NoRoom,
-        Outcome, Platform, ProcessSpec, Purpose, Quota, Refusal, Regions, Request, Tag, Wake,
-        Wiring,
+        Outcome, Platform, ProcessSpec, Purpose, Quarantine, Quota, Refusal, Regions, Request, Tag,
+        Wake, Wiring, Woken,
     },
     device::{
         DeviceId, Limits, Operation, QueueDevice, QueueIndex, QueueKind, QueueSpec, Vector, Waits,
@@ -49,7 +49,7 @@ mock! {
     }
 
     impl Wiring for Machine {
-        fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom>;
+        fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom>;
         fn cut(&mut self, spec: &LeaseSpec, cut: Cut);
         fn poll_cut(&mut self, spec: &LeaseSpec, cut: Cut) -> Poll<()>;
     }
@@ -113,7 +113,7 @@ impl Regions for Mocked {
 }
 
 impl Wiring for Mocked {
-    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom> {
         self.machine.connect(spec, memory)
     }
 
@@ -187,7 +187,7 @@ impl Mocked {
         allocate.once().in_sequence(order).return_const(RINGS);
     }
 
-    fn connects(&mut self, order: &mut Sequence, result: Result<(), NoRoom>) {
+    fn connects(&mut self, order: &mut Sequence, result: Result<Woken, NoRoom>) {
         let connect = self
             .machine
             .expect_connect()
@@ -233,7 +233,7 @@ impl Mocked {
     /// Announces a claim that succeeds.
     fn claims(&mut self, order: &mut Sequence) {
         self.allocates(order);
-        self.connects(order, Ok(()));
+        self.connects(order, Ok(Woken::AsPlanned));
         self.operates(order, CLAIM);
     }
 }
@@ -309,7 +309,12 @@ impl Bench {
             self.now += 10_000;
             match self.control.poll(Instant::from_nanos(self.now)) {
                 Some(Event::Deliver { outcome, .. }) => return Some(outcome),
-                Some(Event::Ended(_) | Event::DeviceUp(..) | Event::DeviceGone(_)) => return None,
+                Some(
+                    Event::Ended(_)
+                    | Event::DeviceUp(..)
+                    | Event::DeviceGone(_)
+                    | Event::DeviceLoose(_),
+                ) => return None,
                 None => {}
             }
         }
@@ -368,6 +373,9 @@ fn a_queue_that_does_not_stop_keeps_its_pages() {
         .expect_poll()
         .withf(|it, _| *it == Operation::Stop(QUEUE))
         .return_const(Poll::Pending);
+    // The process is cut off, and the rings are left alone.
+    machine.cuts(&mut order, Cut::Mask);
+    machine.cuts(&mut order, Cut::Unmap);
 
     let mut bench = Bench::new(machine);
     bench.claim();
@@ -379,12 +387,46 @@ fn a_queue_that_does_not_stop_keeps_its_pages() {
     );
     bench.control.end_process(bench.process);
     assert_eq!(bench.settle(), None);
-    // Neither unmapped, nor zeroed, nor freed: the mock would have objected.
+    // Neither isolated, nor zeroed, nor freed: the mock would have objected.
     assert_eq!(
         bench.control.lease(LEASE).unwrap().1,
         LeaseState::Quarantined(step)
     );
-    assert_eq!(bench.control.counts(), [1, 1, 0, 0]);
+    assert_eq!(bench.control.counts(), [0, 1, 0, 0]);
+    let kept = Quarantine {
+        leases: 1,
+        regions: 0,
+        pages: RINGS.pages,
+    };
+    assert_eq!(bench.control.quarantined(), kept);
+}
+
+#[test]
+fn a_claim_is_told_that_its_vector_could_not_be_had() {
+    let (mut machine, mut order) = (Mocked::new(), Sequence::new());
+    machine.allocates(&mut order);
+    machine.connects(&mut order, Ok(Woken::ByNothing));
+    let Operation::Claim(spec) = CLAIM else {
+        unreachable!("it is a claim")
+    };
+    let polled = QueueSpec {
+        vector: Vector::None,
+        ..spec
+    };
+    machine.operates(&mut order, Operation::Claim(polled));
+
+    let mut bench = Bench::new(machine);
+    let claimed = bench.claim();
+    let vector = Vector::None;
+    assert!(
+        matches!(claimed, Some(Outcome::Claimed { vector: told, .. }) if told == vector),
+        "{claimed:?}"
+    );
+    assert_eq!(bench.control.usage(bench.process).unwrap().vectors, 0);
+    assert_eq!(
+        bench.control.free_of(NIC).map(|it| (it.0, it.1)),
+        Some((0, 1))
+    );
 }
 
 #[test]
@@ -414,7 +456,7 @@ fn a_claim_that_cannot_be_mapped_leaves_nothing() {
 fn a_queue_that_the_device_does_not_make_is_stopped_all_the_same() {
     let (mut machine, mut order) = (Mocked::new(), Sequence::new());
     machine.allocates(&mut order);
-    machine.connects(&mut order, Ok(()));
+    machine.connects(&mut order, Ok(Woken::AsPlanned));
     machine
         .nic
         .expect_begin()

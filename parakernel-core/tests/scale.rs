@@ -11,7 +11,7 @@ use parakernel_core::{
     address::{CoreId, Direction, Iova, NodeId},
     control::{
         ClaimWish, ControlPlane, ControlStorage, Cut, Event, Frames, LeaseSpec, Memory, NoRoom,
-        Outcome, Platform, ProcessSpec, Purpose, Quota, Regions, Request, Tag, Wake, Wiring,
+        Outcome, Platform, ProcessSpec, Purpose, Quota, Regions, Request, Tag, Wake, Wiring, Woken,
     },
     device::{DeviceId, Limits, Operation, QueueDevice, QueueKind, Vector, Waits},
     error::ErrorKind,
@@ -128,9 +128,9 @@ impl Regions for Machine {
 }
 
 impl Wiring for Machine {
-    fn connect(&mut self, _spec: &LeaseSpec, _memory: Memory) -> Result<(), NoRoom> {
+    fn connect(&mut self, _spec: &LeaseSpec, _memory: Memory) -> Result<Woken, NoRoom> {
         self.calls += 1;
-        Ok(())
+        Ok(Woken::AsPlanned)
     }
 
     fn cut(&mut self, _spec: &LeaseSpec, _cut: Cut) {

@@ -4,7 +4,7 @@ use core::{task::Poll, time::Duration};
 
 use super::{
     ClaimWish, ControlPlane, Job, LeaseEntry, LeaseSpec, Memory, NoRoom, Outcome, Platform,
-    ProcessEntry, Progress, Purpose, Refusal, Tag, Wake,
+    ProcessEntry, Progress, Purpose, Refusal, Tag, Wake, Woken,
     devices::Health,
     entries::{Origin, Stage},
     queues::Queued,
@@ -155,7 +155,9 @@ impl<P: Platform> ControlPlane<'_, P> {
             failure: None,
             queued: Queued::default(),
         };
-        entry.claims(Origin::Claim, self.connect(&spec, memory, now));
+        let begun = self.connect(&mut entry.spec, memory, now);
+        entry.claims(Origin::Claim, begun);
+        let spec = entry.spec;
         if let Some(owner) = self.processes.get_mut(spec.process) {
             owner.used.leases += 1;
             owner.used.pages += memory.pages;
@@ -182,15 +184,22 @@ impl<P: Platform> ControlPlane<'_, P> {
         Ok(memory)
     }
 
-    /// Connects a lease, and begins to have its queue made; until when that has to be done.
+    /// Connects a lease, and begins to have its queue made; until when that has to be done. A vector that the platform cannot
+    /// have is given back, so that the process is told that there is none.
     fn connect(
         &mut self,
-        spec: &LeaseSpec,
+        spec: &mut LeaseSpec,
         memory: Memory,
         now: Instant,
     ) -> Result<Deadline, Refusal> {
         let connected = self.platform.connect(spec, memory);
-        connected.map_err(|NoRoom| Refusal::Exhausted)?;
+        if connected.map_err(|NoRoom| Refusal::Exhausted)? == Woken::ByNothing {
+            let vector = core::mem::replace(&mut spec.vector, Vector::None);
+            let device = self.devices.get_mut(spec.device.index());
+            if let Some(entry) = device.and_then(Option::as_mut) {
+                entry.return_vector(self.links, vector);
+            }
+        }
         let device = self.platform.device(spec.device);
         let (Some(queue), Some(device)) = (spec.queue_spec(), device) else {
             // Nothing to wait for.
@@ -285,10 +294,15 @@ impl<P: Platform> ControlPlane<'_, P> {
             return Err(Refusal::DeviceDown);
         }
         entry.tag = Some(tag);
-        let (spec, memory) = (entry.spec, entry.memory);
-        let begun = self.connect(&spec, memory, now);
+        let (mut spec, memory) = (entry.spec, entry.memory);
+        let had_own = spec.has_own_vector();
+        let begun = self.connect(&mut spec, memory, now);
         if let Some(entry) = self.leases.get_mut(lease) {
+            entry.spec = spec;
             entry.claims(Origin::Rearm, begun);
+        }
+        if let Some(owner) = self.processes.get_mut(process) {
+            owner.used.vectors -= u32::from(had_own && !spec.has_own_vector());
         }
         self.enqueue(Job::Lease(lease));
         Ok(())

@@ -37,9 +37,11 @@ pub(super) enum Health {
     /// The reset is over; leases are told, those before `lease` have been.
     Restoring {
         lease: usize,
-        is_gone: bool,
+        end: ResetEnd,
     },
     Gone,
+    /// Out of service, but not off the bus: it may still reach what its leases had.
+    Loose,
 }
 
 /// What is done with a device when its leases are fenced.
@@ -47,6 +49,17 @@ pub(super) enum Health {
 pub(super) enum AfterFence {
     Reset,
     GiveUp,
+}
+
+/// How a reset ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ResetEnd {
+    /// The device works again.
+    Up,
+    /// It was given up, and is off the bus.
+    Gone,
+    /// It was given up, and refuses to be taken off the bus.
+    Loose,
 }
 
 impl DeviceEntry {

@@ -52,6 +52,9 @@ pub struct ProcessEntry {
     pub(super) node: NodeId,
     pub(super) quota: Quota,
     pub(super) used: Quota,
+    /// How many of its leases are quarantined, and how many of its regions are kept because of that.
+    pub(super) quarantined: u32,
+    pub(super) kept: u32,
     pub(super) life: Life,
     pub(super) queued: Queued,
 }
@@ -62,7 +65,7 @@ pub(super) enum Life {
     Running,
     /// Its leases are being taken back.
     Ending,
-    /// Its last lease has ended, and its memory is being taken back.
+    /// Each of its leases has ended or is quarantined, and its memory is being taken back.
     Releasing,
 }
 
@@ -142,7 +145,10 @@ pub struct MemoryEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum MemoryStage {
     Registered,
+    /// On its way out of the process.
     Unregistering,
+    /// Out of its process, which has ended, but a quarantined queue might still reach it.
+    Kept,
     Zeroing,
 }
 

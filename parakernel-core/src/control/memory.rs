@@ -4,7 +4,8 @@ use core::task::Poll;
 
 use super::{
     ControlPlane, Job, MemoryEntry, MemoryWish, Outcome, Platform, Progress, Purpose, Refusal, Tag,
-    entries::MemoryStage, queues::Queued,
+    entries::{Life, MemoryStage},
+    queues::Queued,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -80,14 +81,46 @@ impl<P: Platform> ControlPlane<'_, P> {
             .get(memory)
             .filter(|entry| entry.process == process);
         let entry = entry.ok_or(Refusal::NoSuchHandle)?;
-        // Any descriptor of any hardware queue of the process might point there, until the queue has stopped.
-        let may_reach = |spec: &super::LeaseSpec| spec.process == process && spec.queue.is_some();
-        if entry.stage != MemoryStage::Registered || self.leases().any(|(spec, _)| may_reach(spec))
-        {
+        if entry.stage != MemoryStage::Registered || self.has_queue(process) {
             return Err(Refusal::InUse);
         }
         self.begin_release(memory, Some(tag));
         Ok(())
+    }
+
+    /// Whether the process has, or had and left behind, a hardware queue. Any descriptor of it might point to any region of the
+    /// process, until the queue has stopped.
+    fn has_queue(&self, process: ProcessId) -> bool {
+        self.leases()
+            .any(|(spec, _)| spec.process == process && spec.queue.is_some())
+    }
+
+    /// Goes on with the regions of a process that has ended, if none of its quarantined queues is left.
+    pub(super) fn release_kept(&mut self, process: ProcessId) {
+        let owner = self.processes.get(process);
+        if owner.is_some_and(|owner| owner.kept == 0) || self.has_queue(process) {
+            return;
+        }
+        for index in 0..self.memories.capacity() {
+            let Some((memory, entry)) = self.memories.at(index) else {
+                continue;
+            };
+            if entry.process == process && entry.stage == MemoryStage::Kept {
+                self.set_stage_of(memory, MemoryStage::Zeroing);
+                self.enqueue(Job::Memory(memory));
+            }
+        }
+    }
+
+    fn set_stage_of(&mut self, memory: MemoryId, stage: MemoryStage) {
+        let Some(entry) = self.memories.get_mut(memory) else {
+            return;
+        };
+        let was_kept = core::mem::replace(&mut entry.stage, stage) == MemoryStage::Kept;
+        if let Some(owner) = self.processes.get_mut(entry.process) {
+            owner.kept -= u32::from(was_kept);
+            owner.kept += u32::from(stage == MemoryStage::Kept);
+        }
     }
 
     pub(super) fn begin_release(&mut self, memory: MemoryId, tag: Option<Tag>) {
@@ -110,10 +143,10 @@ impl<P: Platform> ControlPlane<'_, P> {
                 .poll_unregister(entry.process, entry.region)
                 .is_ready()
         {
-            entry.stage = MemoryStage::Zeroing;
+            return self.unregistered(id);
         }
         match entry.stage {
-            MemoryStage::Registered => return Progress::Idle,
+            MemoryStage::Registered | MemoryStage::Kept => return Progress::Idle,
             MemoryStage::Unregistering => return Progress::Again,
             MemoryStage::Zeroing => {}
         }
@@ -130,6 +163,24 @@ impl<P: Platform> ControlPlane<'_, P> {
         self.answer(process, tag, Outcome::Released { memory: id });
         self.enqueue(Job::Process(process));
         Progress::Idle
+    }
+
+    /// Nothing remembers the region any more. What a process gives back no queue can reach; what a dead one left behind stays as
+    /// long as one of its queues is quarantined.
+    fn unregistered(&mut self, id: MemoryId) -> Progress {
+        let Some(entry) = self.memories.get(id) else {
+            return Progress::Idle;
+        };
+        let process = entry.process;
+        let owner = self.processes.get(process);
+        let has_ended = owner.is_none_or(|owner| owner.life != Life::Running);
+        if has_ended && self.has_queue(process) {
+            self.set_stage_of(id, MemoryStage::Kept);
+            self.enqueue(Job::Process(process));
+            return Progress::Idle;
+        }
+        self.set_stage_of(id, MemoryStage::Zeroing);
+        Progress::Again
     }
 }
 

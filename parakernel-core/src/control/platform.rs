@@ -120,7 +120,8 @@ pub trait Regions {
         direction: Direction,
     ) -> Result<(RegionId, Iova), RegionError>;
 
-    /// Begins to undo that. From here on no look-up finds the region. No hardware queue of the process may reach it.
+    /// Begins to undo that. From here on no look-up finds the region. A hardware queue of the process that is there still is
+    /// quarantined, and its memory is freed only when that queue is gone.
     fn begin_unregister(&mut self, process: ProcessId, region: RegionId);
 
     /// Whether no core and no IOMMU remembers the region.
@@ -132,16 +133,27 @@ pub trait Wiring {
     /// Hands rings and buffers in `memory` to the device's control half, maps what the process may see of them, and
     /// programs the vector. Also after a [`Cut::Fence`] because of a reset; the rings begin anew then.
     ///
+    /// Returns whether the vector of `spec`, if it has one, wakes the process: where none is left on its core it does not.
+    ///
     /// # Errors
     ///
     /// [`NoRoom`]; what was mapped before that is cut as ever.
-    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom>;
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom>;
 
-    /// Begins to cut a connection; one that was cut before stays so.
+    /// Begins to cut a connection; one that was cut before stays so, and whose process has ended since is cut.
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut);
 
     /// Whether the cut is through.
     fn poll_cut(&mut self, spec: &LeaseSpec, cut: Cut) -> Poll<()>;
+}
+
+/// Whether a lease's vector reaches its process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// As its specification says: by its vector, if it has one.
+    AsPlanned,
+    /// By nothing: its vector could not be had on the process's core, and is to be given to somebody else.
+    ByNothing,
 }
 
 /// Page tables, or something else that mapping takes, is used up.
@@ -208,7 +220,7 @@ impl<R: Regions + ?Sized> Regions for &mut R {
 }
 
 impl<W: Wiring + ?Sized> Wiring for &mut W {
-    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom> {
         (**self).connect(spec, memory)
     }
 

@@ -95,6 +95,8 @@ impl<P: Platform> ControlPlane<'_, P> {
             node: spec.node,
             quota: spec.quota,
             used: Quota::NONE,
+            quarantined: 0,
+            kept: 0,
             life: Life::Running,
             queued: Queued::default(),
         };
@@ -116,8 +118,8 @@ impl<P: Platform> ControlPlane<'_, P> {
 
     /// Ends a process, whatever it is at: it exited, broke a rule, or is to be stopped. It no longer runs.
     ///
-    /// All that it had is taken back; [`Event::Ended`] says when nothing is left. Its core and its names stay its own
-    /// until then.
+    /// All that it had is taken back; [`Event::Ended`] says when nothing is left but what a quarantined queue might reach. Its
+    /// core and its names stay its own until then.
     pub fn end_process(&mut self, process: ProcessId) {
         let Some(entry) = self.processes.get_mut(process) else {
             return;
@@ -130,18 +132,18 @@ impl<P: Platform> ControlPlane<'_, P> {
         self.enqueue(Job::Process(process));
     }
 
-    /// The end of a process: its leases first, then its memory, then its names.
+    /// The end of a process: its leases first, then its memory, then its names. What is quarantined stays behind.
     pub(super) fn step_process(&mut self, process: ProcessId) -> Progress {
         let Some(entry) = self.processes.get_mut(process) else {
             return Progress::Idle;
         };
-        // The last lease, and the last region, take this job up again.
-        if entry.life == Life::Running || entry.used.leases > 0 {
+        // Each lease, and each region, takes this job up again when it has ended, or is quarantined or kept.
+        if entry.life == Life::Running || entry.used.leases > entry.quarantined {
             return Progress::Idle;
         }
         let is_first = entry.life == Life::Ending;
         entry.life = Life::Releasing;
-        let has_memory = entry.used.regions > 0;
+        let has_memory = entry.used.regions > entry.kept;
         if is_first {
             self.release_all_memory(process);
         }

@@ -142,7 +142,8 @@ pub enum Outcome {
         /// The lease.
         lease: LeaseId,
     },
-    /// A lease could not be taken back. Its memory and its queue are lost to everyone until the device is reset.
+    /// A lease could not be taken back, and is cut off from its process. Its memory and its queue are lost to everyone until the
+    /// device is reset.
     Quarantined {
         /// The lease.
         lease: LeaseId,
@@ -272,10 +273,13 @@ pub enum Event {
         /// What happened.
         outcome: Outcome,
     },
-    /// Nothing of this process is left; its core is free.
+    /// Nothing of this process is left but what a quarantined queue of it might reach; its core is free.
     Ended(ProcessId),
     /// The device works again, in this epoch.
     DeviceUp(DeviceId, Epoch),
     /// The device is out of service for good, and its leases have ended or are ending.
     DeviceGone(DeviceId),
+    /// The device is out of service for good, but refused to be taken off the bus. It may still reach the memory of all leases
+    /// on it and the regions of their processes, so that these are never freed.
+    DeviceLoose(DeviceId),
 }

@@ -4,7 +4,7 @@ use core::{task::Poll, time::Duration};
 
 use super::{
     ControlPlane, Cut, Event, Job, Outcome, Platform, Progress, Refusal,
-    devices::{AfterFence, Health},
+    devices::{AfterFence, Health, ResetEnd},
     entries::{RuleStage, Stage},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl<P: Platform> ControlPlane<'_, P> {
                 let next = AfterFence::GiveUp;
                 return self.set_health(device, Health::Fencing { left, next });
             }
-            Health::Fencing { .. } | Health::Gone => return,
+            Health::Fencing { .. } | Health::Gone | Health::Loose => return,
             // The reset is for the failure that is known.
             Health::Resetting(_) if failure == Failure::NeedsReset => return,
             Health::Resetting(_) | Health::Restoring { .. } => {
@@ -104,7 +104,7 @@ impl<P: Platform> ControlPlane<'_, P> {
 
     pub(super) fn step_device(&mut self, device: DeviceId, now: Instant) -> Progress {
         match self.health(device) {
-            Health::Up | Health::Gone => Progress::Idle,
+            Health::Up | Health::Gone | Health::Loose => Progress::Idle,
             // The last lease that is fenced takes this job up again.
             Health::Fencing { left: 1.., .. } => Progress::Idle,
             Health::Fencing { next, .. } => {
@@ -112,9 +112,7 @@ impl<P: Platform> ControlPlane<'_, P> {
                 Progress::Again
             }
             Health::Resetting(deadline) => self.step_reset(device, deadline, now),
-            Health::Restoring { lease, is_gone } => {
-                self.step_restoring(device, lease, is_gone, now)
-            }
+            Health::Restoring { lease, end } => self.step_restoring(device, lease, end, now),
         }
     }
 
@@ -139,7 +137,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             None => Poll::Ready(Err(())),
         };
         match polled {
-            Poll::Ready(Ok(())) => self.begin_restoring(device, false),
+            Poll::Ready(Ok(())) => self.begin_restoring(device, ResetEnd::Up),
             Poll::Pending if deadline.check(now).is_ok() => {}
             Poll::Ready(Err(())) | Poll::Pending => self.give_up(device, now),
         }
@@ -147,20 +145,25 @@ impl<P: Platform> ControlPlane<'_, P> {
     }
 
     fn give_up(&mut self, device: DeviceId, now: Instant) {
-        if let Some(it) = self.platform.device(device) {
-            let silenced = it.begin(Operation::Silence, now);
-            debug_assert!(silenced.is_ok(), "a device refuses to be silenced");
-        }
-        self.begin_restoring(device, true);
+        let silenced = match self.platform.device(device) {
+            Some(it) => it.begin(Operation::Silence, now).is_ok(),
+            None => true,
+        };
+        let end = if silenced {
+            ResetEnd::Gone
+        } else {
+            ResetEnd::Loose
+        };
+        self.begin_restoring(device, end);
     }
 
     /// The reset is over: no queue does anything, and rules lead to the drop queue.
-    fn begin_restoring(&mut self, device: DeviceId, is_gone: bool) {
+    fn begin_restoring(&mut self, device: DeviceId, end: ResetEnd) {
         if let Some(entry) = self.device_mut(device) {
             entry.epoch = entry.epoch.next();
             entry.steering = None;
         }
-        self.set_health(device, Health::Restoring { lease: 0, is_gone });
+        self.set_health(device, Health::Restoring { lease: 0, end });
         for (rule, installed) in self.rules.iter_mut().filter(|(_, it)| it.device == device) {
             let state = &mut installed.state;
             state.stage = match state.stage {
@@ -185,7 +188,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         &mut self,
         device: DeviceId,
         first: usize,
-        is_gone: bool,
+        end: ResetEnd,
         now: Instant,
     ) -> Progress {
         for index in first..self.leases.capacity() {
@@ -193,33 +196,34 @@ impl<P: Platform> ControlPlane<'_, P> {
                 && entry.spec.device == device
                 && entry.spec.queue.is_some()
             {
-                self.restore(lease, is_gone);
+                self.restore(lease, end);
                 let lease = index + 1;
-                self.set_health(device, Health::Restoring { lease, is_gone });
+                self.set_health(device, Health::Restoring { lease, end });
                 return Progress::Again;
             }
         }
-        self.end_restoring(device, is_gone, now);
+        self.end_restoring(device, end, now);
         Progress::Idle
     }
 
-    fn end_restoring(&mut self, device: DeviceId, is_gone: bool, now: Instant) {
+    fn end_restoring(&mut self, device: DeviceId, end: ResetEnd, now: Instant) {
         let Some(entry) = self.device_mut(device) else {
             return;
         };
         let (epoch, failed_again) = (entry.epoch, entry.failed_again.take());
-        if is_gone {
-            entry.health = Health::Gone;
-            return self.say(Event::DeviceGone(device));
-        }
-        entry.health = Health::Up;
-        self.say(Event::DeviceUp(device, epoch));
-        if let Some(failure) = failed_again {
+        let (health, event) = match end {
+            ResetEnd::Up => (Health::Up, Event::DeviceUp(device, epoch)),
+            ResetEnd::Gone => (Health::Gone, Event::DeviceGone(device)),
+            ResetEnd::Loose => (Health::Loose, Event::DeviceLoose(device)),
+        };
+        entry.health = health;
+        self.say(event);
+        if let (Some(failure), ResetEnd::Up) = (failed_again, end) {
             self.device_failed(device, failure, now);
         }
     }
 
-    fn restore(&mut self, lease: LeaseId, is_gone: bool) {
+    fn restore(&mut self, lease: LeaseId, end: ResetEnd) {
         let Some(entry) = self.leases.get_mut(lease) else {
             return;
         };
@@ -228,23 +232,39 @@ impl<P: Platform> ControlPlane<'_, P> {
             .get(entry.spec.device.index())
             .and_then(Option::as_ref);
         let epoch = epoch.map_or_else(Default::default, |device| device.epoch);
-        match entry.stage {
-            Stage::Fenced if is_gone || entry.is_ending => {
+        let process = entry.spec.process;
+        match (entry.stage, end) {
+            (Stage::Fenced, ResetEnd::Loose) => {
+                // Its queue is taken for one that goes on: whatever the device is asked for, it confirms nothing.
+                entry.is_ending = true;
+                entry.stage = Stage::Revoking(Revocation::new());
+            }
+            (Stage::Revoking(_), ResetEnd::Loose) => entry.is_ending = true,
+            (Stage::Quarantined(..), ResetEnd::Loose) => return,
+            (Stage::Fenced, _) if end == ResetEnd::Gone || entry.is_ending => {
                 entry.is_ending = true;
                 entry.stage = Stage::Revoking(Revocation::after_reset());
             }
-            Stage::Fenced => {
+            (Stage::Fenced, _) => {
                 entry.stage = Stage::Lost(epoch);
-                let process = entry.spec.process;
                 return self.answer(process, None, Outcome::Lost { lease, epoch });
             }
-            Stage::Revoking(mut revocation) | Stage::Quarantined(mut revocation, _) => {
+            (Stage::Revoking(mut revocation), _) => {
                 revocation.device_was_reset();
                 entry.is_ending = true;
                 entry.stage = Stage::Revoking(revocation);
             }
+            (Stage::Quarantined(mut revocation, _), _) => {
+                revocation.device_was_reset();
+                entry.stage = Stage::Revoking(revocation);
+                if let Some(owner) = self.processes.get_mut(process) {
+                    owner.quarantined -= 1;
+                }
+            }
             // Not on a device that failed.
-            Stage::Active | Stage::Claiming { .. } | Stage::Fencing(_) | Stage::Lost(_) => return,
+            (Stage::Active | Stage::Claiming { .. } | Stage::Fencing(_) | Stage::Lost(_), _) => {
+                return;
+            }
         }
         self.enqueue(Job::Lease(lease));
     }

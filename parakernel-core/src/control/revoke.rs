@@ -105,9 +105,9 @@ impl<P: Platform> ControlPlane<'_, P> {
             .devices
             .get(entry.spec.device.index())
             .and_then(Option::as_ref);
-        let is_up = device.is_some_and(|device| device.health == Health::Up);
+        let health = device.map_or(Health::Gone, |device| device.health);
         let needs_device = revocation.step().is_done_by_reset() && !revocation.was_reset();
-        if needs_device && !is_up {
+        if needs_device && !matches!(health, Health::Up | Health::Loose) {
             // A reset ends all operations. It comes back here when it is over.
             return Progress::Again;
         }
@@ -118,7 +118,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             device,
             spec: entry.spec,
             memory: entry.memory,
-            is_up,
+            health,
         };
         let ending = revocation.poll(now, &mut work);
         entry.stage = Stage::Revoking(revocation);
@@ -141,7 +141,11 @@ impl<P: Platform> ControlPlane<'_, P> {
         };
         entry.stage = Stage::Quarantined(revocation, step);
         let (process, tag) = (entry.spec.process, entry.tag.take());
+        if let Some(owner) = self.processes.get_mut(process) {
+            owner.quarantined += 1;
+        }
         self.answer(process, tag, Outcome::Quarantined { lease, step });
+        self.enqueue(Job::Process(process));
     }
 
     /// Says that the lease has ended, frees its memory, and offers its queue again; in this order.
@@ -165,6 +169,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         self.platform.free(memory);
         self.forget_lease(lease);
         self.return_to_device(&spec);
+        self.release_kept(spec.process);
         self.enqueue(Job::Process(spec.process));
     }
 
@@ -220,8 +225,9 @@ struct LeaseTeardown<'t, 'a, P> {
     device: Option<&'t DeviceEntry>,
     spec: LeaseSpec,
     memory: Memory,
-    /// Whether the device can be asked for anything. Where not, it is being reset, and that does what was to be asked.
-    is_up: bool,
+    /// Whether the device can be asked for anything. Where it is being reset, that does what was to be asked; one that is
+    /// [loose](Health::Loose) confirms nothing any more.
+    health: Health,
 }
 
 impl<P: Platform> LeaseTeardown<'_, '_, P> {
@@ -288,13 +294,14 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
         if let Some(cut) = Self::cut(step) {
             self.platform.cut(&self.spec, cut);
         }
-        if let Some(operation) = self.operation(step)
-            && self.is_up
-            && let Some(device) = self.platform.device(self.spec.device)
-        {
-            device.begin(operation, now).map_err(|_| Refused)?;
+        let Some(operation) = self.operation(step) else {
+            return Ok(());
+        };
+        match (self.health, self.platform.device(self.spec.device)) {
+            (Health::Loose, _) => Err(Refused),
+            (Health::Up, Some(device)) => device.begin(operation, now).map_err(|_| Refused),
+            (_, _) => Ok(()),
         }
-        Ok(())
     }
 
     fn poll(&mut self, step: Step, now: Instant) -> Poll<Result<(), Refused>> {
@@ -308,7 +315,8 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
             return self.platform.poll_cut(&self.spec, cut).map(Ok);
         }
         match (self.operation(step), self.platform.device(self.spec.device)) {
-            (Some(_), _) if !self.is_up => Poll::Pending,
+            (Some(_), _) if self.health == Health::Loose => Poll::Ready(Err(Refused)),
+            (Some(_), _) if self.health != Health::Up => Poll::Pending,
             (Some(operation), Some(device)) => device.poll(operation, now).map_err(|_| Refused),
             (_, _) => Poll::Ready(Ok(())),
         }
@@ -325,7 +333,7 @@ impl<P: Platform> Teardown for LeaseTeardown<'_, '_, P> {
                 let rules = u32::try_from(self.rules.iter().count()).unwrap_or(u32::MAX);
                 Some(waits.steer.saturating_mul(rules.saturating_add(1)))
             }
-            Step::Drain | Step::Stop | Step::Flush if !self.is_up => None,
+            Step::Drain | Step::Stop | Step::Flush if self.health != Health::Up => None,
             Step::Drain => Some(waits.drain),
             Step::Stop | Step::Flush => Some(waits.stop),
         }

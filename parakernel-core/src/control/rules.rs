@@ -139,8 +139,8 @@ impl<P: Platform> ControlPlane<'_, P> {
                 _,
             ) => Progress::Idle,
             (RuleStage::Leaving { in_device: false }, _) => self.rule_is_out(rule),
-            // A device that is gone leads nothing anywhere.
-            (RuleStage::Leaving { .. } | RuleStage::Removing(_), Health::Gone) => {
+            // A device that is gone leads nothing anywhere, and a loose one to queues that nobody has.
+            (RuleStage::Leaving { .. } | RuleStage::Removing(_), Health::Gone | Health::Loose) => {
                 self.rule_is_out(rule)
             }
             (RuleStage::Waiting { .. }, health) => self.step_waiting(rule, health, now),

@@ -9,7 +9,7 @@ use core::task::Poll;
 use parakernel_core::{
     access::{AccessMode, Isolation},
     address::{Direction, Iova, NodeId},
-    control::{Cut, Frames, LeaseSpec, Memory, NoRoom, Platform, Purpose, Regions, Wiring},
+    control::{Cut, Frames, LeaseSpec, Memory, NoRoom, Platform, Purpose, Regions, Wiring, Woken},
     device::{DeviceId, Limits, Operation, QueueDevice, QueueKind, Waits},
     error::ErrorKind,
     handle::{LeaseId, ProcessId, RegionId, RuleId},
@@ -91,10 +91,23 @@ enum Key {
     Change(RuleId),
 }
 
-/// A queue of the device: it may read and write its lease's memory and its process's regions.
+/// A queue of the device: it may read and write its lease's memory and its process's regions, whoever has been cut off from
+/// it and whatever has been unregistered.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     lease: LeaseId,
+}
+
+/// Whether a device does what it is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Conduct {
+    Good,
+    /// Says that a queue stopped, though it goes on.
+    LiesAboutStopping,
+    /// Never says that a queue stopped.
+    Stuck,
+    /// No reset helps, and there is no switch to take it off the bus: its queues go on.
+    Loose,
 }
 
 #[derive(Debug)]
@@ -107,8 +120,7 @@ pub(crate) struct Device {
     rules: BTreeMap<RuleId, Option<u32>>,
     confirmed: BTreeSet<RuleId>,
     under_way: BTreeMap<Key, (Fate, u64)>,
-    /// Says that a queue stopped, though it goes on.
-    pub(crate) lies_about_stopping: bool,
+    pub(crate) conduct: Conduct,
     pub(crate) is_silent: bool,
 }
 
@@ -155,7 +167,7 @@ impl Device {
             rules: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             under_way: BTreeMap::new(),
-            lies_about_stopping: false,
+            conduct: Conduct::Good,
             is_silent: false,
         }
     }
@@ -168,7 +180,11 @@ impl Device {
                 .find(|other| matches!(other, Key::Change(_)));
             assert_eq!(other, None, "two changes of steering at a time");
         }
-        let fate = self.chance.fate();
+        let fate = match key {
+            Key::Reset if self.conduct == Conduct::Loose => Fate::FailsAfter(0),
+            Key::Stop(_) if self.conduct == Conduct::Stuck => Fate::Never,
+            _ => self.chance.fate(),
+        };
         self.under_way.insert(key, (fate, turns(now)));
     }
 
@@ -220,6 +236,10 @@ impl QueueDevice for Device {
             !self.is_silent,
             "a device that was given up is asked for {operation:?}"
         );
+        if operation == Operation::Silence && self.conduct == Conduct::Loose {
+            self.is_silent = true;
+            return Err(Failed);
+        }
         if operation == Operation::Silence {
             self.all_queues_are_gone();
             self.is_silent = true;
@@ -254,7 +274,8 @@ impl QueueDevice for Device {
         }
         match operation {
             Operation::Stop(queue)
-                if matches!(result, Poll::Ready(Ok(()))) && !self.lies_about_stopping =>
+                if matches!(result, Poll::Ready(Ok(())))
+                    && self.conduct != Conduct::LiesAboutStopping =>
             {
                 self.queues.remove(&queue.as_u32());
             }
@@ -331,11 +352,23 @@ impl Device {
     }
 }
 
+/// Which queues find a way to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// That of the lease that it belongs to.
+    Lease,
+    /// Those of the process that it belongs to.
+    Process,
+    /// None, or none that comes from now on.
+    Nobody,
+}
+
 /// Memory that was handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
     pages: u64,
     owner: Option<ProcessId>,
+    reach: Reach,
     /// Mapped in a process, or in the tables that devices are translated by.
     is_mapped: bool,
     is_dirty: bool,
@@ -350,6 +383,8 @@ pub(crate) struct Machine {
     next_block: u32,
     /// Connected leases, with their memory.
     leases: BTreeMap<LeaseId, (LeaseSpec, u32)>,
+    /// The process and the memory of each lease that was ever connected: what its queue reaches as long as there is one.
+    reachable: BTreeMap<LeaseId, (ProcessId, u32)>,
     regions: BTreeMap<(ProcessId, RegionId), u32>,
     next_region: u32,
     /// Regions that are being taken out, with their memory, until then.
@@ -377,6 +412,7 @@ impl Machine {
             blocks: BTreeMap::new(),
             next_block: 0,
             leases: BTreeMap::new(),
+            reachable: BTreeMap::new(),
             regions: BTreeMap::new(),
             next_region: 0,
             leaving: BTreeMap::new(),
@@ -422,15 +458,12 @@ impl Machine {
 
     /// What a queue of a lease may reach: the lease's memory, and each region of its process.
     fn reach(&self, lease: LeaseId) -> Vec<u32> {
-        let (spec, own) = self
-            .leases
-            .get(&lease)
-            .expect("a queue of a lease that is not connected");
+        let (process, own) = self.reachable[&lease];
         let regions = self
-            .regions
+            .blocks
             .iter()
-            .filter(|((process, _), _)| *process == spec.process);
-        regions.map(|(_, block)| *block).chain([*own]).collect()
+            .filter(|(_, block)| block.reach == Reach::Process && block.owner == Some(process));
+        regions.map(|(block, _)| *block).chain([own]).collect()
     }
 
     fn reached(&self, block: u32) -> Option<LeaseId> {
@@ -443,7 +476,7 @@ impl Machine {
             .find(|lease| self.reach(*lease).contains(&block))
     }
 
-    /// A queue of the process that may do DMA.
+    /// A queue of the process that may do DMA for it.
     fn user_of(&self, process: ProcessId) -> Option<LeaseId> {
         let queues = self
             .devices
@@ -454,6 +487,7 @@ impl Machine {
             self.leases
                 .get(lease)
                 .is_some_and(|(spec, _)| spec.process == process)
+                && !self.fenced.contains(lease)
         })
     }
 
@@ -521,15 +555,16 @@ fn number(cut: Cut) -> u8 {
 
 impl Frames for Machine {
     fn allocate(&mut self, purpose: Purpose) -> Option<Memory> {
-        let (pages, owner) = match purpose {
-            Purpose::Region { pages, .. } => (pages, None),
-            Purpose::Lease(spec) => (4, Some(spec.process)),
+        let (pages, owner, reach) = match purpose {
+            Purpose::Region { pages, .. } => (pages, None, Reach::Process),
+            Purpose::Lease(spec) => (4, Some(spec.process), Reach::Lease),
         };
         self.free_pages = self.free_pages.checked_sub(pages)?;
         self.next_block += 1;
         let block = Block {
             pages,
             owner,
+            reach,
             is_mapped: false,
             is_dirty: false,
         };
@@ -596,6 +631,15 @@ impl Regions for Machine {
             .regions
             .remove(&(process, region))
             .expect("a region of the process");
+        // Queues that come later find no way there.
+        let mut queues = self
+            .devices
+            .iter()
+            .flat_map(|device| device.queues.values());
+        let is_reached = queues.any(|queue| self.reachable[&queue.lease].0 == process);
+        if !is_reached {
+            self.blocks.get_mut(&block).unwrap().reach = Reach::Nobody;
+        }
         let until = self.now + self.chance.random.below(4);
         self.leaving.insert((process, region), (block, until));
         assert_eq!(
@@ -620,7 +664,7 @@ impl Regions for Machine {
 }
 
 impl Wiring for Machine {
-    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom> {
         assert!(
             spec.first_mode >= AccessMode::Checked,
             "the devices offer no more"
@@ -631,11 +675,16 @@ impl Wiring for Machine {
         self.fenced.remove(&spec.lease);
         self.cuts.retain(|(lease, _), _| *lease != spec.lease);
         self.leases.insert(spec.lease, (*spec, memory.id));
+        let reach = (spec.process, memory.id);
+        self.reachable.insert(spec.lease, reach);
         // Where it fails, some of it is mapped.
         if self.chance.refuses() {
             return Err(NoRoom);
         }
-        Ok(())
+        if self.chance.refuses() {
+            return Ok(Woken::ByNothing);
+        }
+        Ok(Woken::AsPlanned)
     }
 
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
@@ -644,8 +693,10 @@ impl Wiring for Machine {
                 self.fenced.contains(&spec.lease),
                 "{cut:?} before the fence"
             );
+        }
+        if matches!(cut, Cut::Isolate) {
             let on_device = self.devices[spec.device.index()].queues.values();
-            let lies = self.devices[spec.device.index()].lies_about_stopping;
+            let lies = self.devices[spec.device.index()].conduct == Conduct::LiesAboutStopping;
             let is_there = on_device.into_iter().any(|queue| queue.lease == spec.lease);
             assert!(lies || !is_there, "{cut:?} before the queue stopped");
         }
@@ -671,12 +722,8 @@ impl Wiring for Machine {
                     self.masked.contains(&spec.lease),
                     "unmapped before it was masked"
                 );
-                let lies = self.devices[spec.device.index()].lies_about_stopping;
-                if let Some((_, block)) = self.leases.get(&spec.lease).copied() {
+                if let Some((_, block)) = self.leases.remove(&spec.lease) {
                     self.blocks.get_mut(&block).unwrap().is_mapped = false;
-                    if !lies {
-                        self.leases.remove(&spec.lease);
-                    }
                 }
             }
         }
