@@ -152,6 +152,16 @@ pub(crate) struct Leaks {
     pub(crate) vectors: i64,
     pub(crate) rules: i64,
     pub(crate) queues: i64,
+    #[serde(default)]
+    pub(crate) quarantined: Quarantine,
+}
+
+/// What queues that did not stop keep from everyone.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Quarantine {
+    pub(crate) leases: u64,
+    pub(crate) regions: u64,
+    pub(crate) pages: u64,
 }
 
 impl Leaks {
@@ -164,6 +174,7 @@ impl Leaks {
                 vectors: 0,
                 rules: 0,
                 queues: 0,
+                quarantined: Quarantine { leases: 0, .. },
                 ..
             }
         )

@@ -174,8 +174,8 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// If the range is not the process's to have, is in use, or there is no frame for a table. What was mapped up to
-    /// then stays.
+    /// If the range is not the process's to have, is in use, or there is no frame for a table. Nothing is mapped then, so the
+    /// core that runs the process has nothing to forget.
     pub(crate) fn map(
         &mut self,
         frames: &mut Frames,

@@ -12,8 +12,8 @@ use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
 use parakernel_core::address::{BusAddress, CoreId, PhysAddr};
 use parakernel_core::control::{
-    ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quota, Request,
-    Tag,
+    ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quarantine,
+    Quota, Request, SubmitError, Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
 use parakernel_core::handle::{ProcessId, Slot};
@@ -133,6 +133,18 @@ impl Control {
     pub(crate) fn counts(&self) -> [usize; 3] {
         let [_, leases, memories, rules] = self.plane.counts();
         [leases, memories, rules]
+    }
+
+    /// What only a reset of a device gives back.
+    pub(crate) fn quarantined(&self) -> Quarantine {
+        self.plane.quarantined()
+    }
+
+    /// Has a device reset, as the operator wants: whoever has a queue there loses what is in flight.
+    pub(crate) fn reset(&mut self, device: u32) {
+        let device = DeviceId::new(device);
+        let now = time::now();
+        self.plane.device_failed(device, Failure::NeedsReset, now);
     }
 
     /// How many queue pairs processes may claim of the first device of a kind.
@@ -319,24 +331,21 @@ impl Control {
         let Some(process) = self.plane.platform().process_on(core) else {
             return;
         };
-        let request = Request::decode(message);
-        let taken = match request {
-            Some((tag, request)) => {
-                let tag = tag.unwrap_or(Tag(0));
-                self.plane.submit(process, tag, request, time::now())
-            }
-            None => {
-                print!("a malformed request from core {}\n", core.index());
-                self.stop(core);
-                return;
-            }
+        let Some((tag, request)) = Request::decode(message) else {
+            print!("a malformed request from core {}\n", core.index());
+            return self.stop(core);
         };
-        // More requests than were agreed on get no outcome: who sends them does not keep to the interface.
-        if taken.is_err() {
+        let (tag, now) = (tag.unwrap_or(Tag(0)), time::now());
+        let mut taken = self.plane.submit(process, tag, request, now);
+        // Each request pays for the delivery of one event, so there is room; if ever there were none, it would be made here.
+        while taken == Err(SubmitError::Busy) && self.step(now) {
+            taken = self.plane.submit(process, tag, request, now);
+        }
+        if taken == Err(SubmitError::TooMany) {
+            print!("core {}: more requests than agreed on\n", core.index());
             self.stop(core);
         }
-        // A request says one thing at most, so whoever asks cannot fill the room for events, nor take the turn's steps from jobs.
-        self.step(time::now());
+        self.step(now);
     }
 
     /// Handles one event, or goes on with what is under way; whether there was an event.
@@ -489,6 +498,10 @@ impl Control {
                 self.restart_slow_path(device);
             }
             Event::DeviceGone(device) => print!("device {} is gone\n", device.as_u32()),
+            Event::DeviceLoose(device) => print!(
+                "device {} is out of service, but not off the bus: what it may reach is never used again\n",
+                device.as_u32()
+            ),
         }
     }
 

@@ -5,7 +5,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch::{apic, cpu};
-use crate::{cores, print, serial};
+use crate::{cores, serial};
 
 /// Port of QEMU's `isa-debug-exit`; the exit status is twice the value written, plus one.
 const DEBUG_EXIT: u16 = 0xf4;
@@ -30,9 +30,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         cpu::stop();
     }
     stop_others();
-    // A core that was stopped in the middle of a line does not let go of the port.
-    serial::COM1.release();
-    print!("\nPANIC: {info} (APIC {})\n", apic::id());
+    serial::print_last(format_args!("\nPANIC: {info} (APIC {})\n", apic::id()));
     power_off(Verdict::Panic)
 }
 

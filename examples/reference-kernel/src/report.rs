@@ -3,6 +3,7 @@
 use core::fmt;
 
 use kernel_formats::json::Quoted;
+use parakernel_core::control::Quarantine;
 
 use crate::print;
 
@@ -96,6 +97,8 @@ pub(crate) struct Leaks {
     pub(crate) rules: i64,
     /// Queues.
     pub(crate) queues: i64,
+    /// What queues that did not stop keep; it is in none of the figures above.
+    pub(crate) quarantined: Quarantine,
 }
 
 /// Prints an object with one key.
@@ -229,12 +232,19 @@ pub(crate) fn leaks(leaks: &Leaks) {
         vectors,
         rules,
         queues,
+        quarantined:
+            Quarantine {
+                leases,
+                regions,
+                pages,
+            },
     } = leaks;
     line(
         "leaks",
         format_args!(
             "{{\"restarts\":{restarts},\"frames\":{frames},\"vectors\":{vectors},\
-             \"rules\":{rules},\"queues\":{queues}}}"
+             \"rules\":{rules},\"queues\":{queues},\"quarantined\":\
+             {{\"leases\":{leases},\"regions\":{regions},\"pages\":{pages}}}}}"
         ),
     );
 }

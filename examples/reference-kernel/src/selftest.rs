@@ -6,9 +6,9 @@ use core::time::Duration;
 use kernel_formats::archive;
 use parakernel_core::address::{CoreId, NodeId};
 
-use crate::address_space::{Access, Caching, Foreign};
+use crate::address_space::{Access, AddressSpace, Caching, Foreign};
 use crate::arch::apic;
-use crate::arch::paging::PageSize;
+use crate::arch::paging::{Backing, Flags, MapError, PageSize};
 use crate::boot::Kernel;
 use crate::mailbox::Message;
 use crate::memory::{FRAME, Owner};
@@ -49,8 +49,9 @@ enum Expected {
     Stopped,
 }
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     Case("exit", nothing, Expected::Exited),
+    Case("exit", map_without_tables, Expected::Exited),
     Case("log", nothing, Expected::Exited),
     Case("info", nothing, Expected::Exited),
     Case("sse", nothing, Expected::Exited),
@@ -249,6 +250,37 @@ fn give_memory(kernel: &mut Kernel) -> bool {
         let delivered = seat.deliver(&parakernel_core::abi::Message::default());
         asked && given.is_ok() && is_large && is_on_node && delivered.is_ok()
     })
+}
+
+/// Maps pages for which the tables run out in the middle: not one of them may be there afterwards, since a core could remember it.
+fn map_without_tables(kernel: &mut Kernel) -> bool {
+    const OWNER: Owner = Owner::process(u32::MAX - 1);
+    // The second half lies behind the table of the first, for which, and for the two above it, there are frames.
+    const HALF: u64 = 4 * FRAME;
+    let node = kernel.frames.node_with_memory(NodeId::new(0));
+    let space = AddressSpace::new(&mut kernel.frames, node, OWNER, kernel.tables.tables());
+    let Ok(space) = space else { return false };
+    let backing = Backing {
+        physical: MEMORY.start..MEMORY.start + 2 * HALF,
+        largest: PageSize::Large,
+        flags: Flags::USER_ACCESSIBLE,
+    };
+    let at = MEMORY.start + PageSize::Large.bytes() - HALF;
+    let tables = space.tables();
+    let mut map = |mut left: usize| {
+        let mut source = || {
+            left = left.checked_sub(1)?;
+            kernel.frames.take_one(node, OWNER)
+        };
+        let mapped = tables.map_range(at, &backing, &mut source);
+        let is_there = |page: u64| tables.lookup(at + page * FRAME).is_some();
+        (mapped, (0..8).filter(|page| is_there(*page)).count())
+    };
+    let outcomes = [map(3), map(0), map(1)];
+    // It did not take the tables itself, so their number is not what it expects; that they came back is counted by the caller.
+    let _more_than_taken = space.destroy(&mut kernel.frames).is_err();
+    let failed = (Err(MapError::OutOfFrames), 0);
+    outcomes == [failed, failed, (Ok(()), 8)]
 }
 
 /// Lets each probe read a page of the kernel's for a while, then takes it away.

@@ -9,9 +9,6 @@ use uart_16550::{Config, Uart16550};
 
 /// Most polls for a byte to leave; at 115200 baud it takes 87 us, less than this many port reads.
 const SEND_POLLS_MAX: u32 = 10_000;
-/// Most polls for another core to finish its line; then it is taken to be stuck, and lines may mix.
-const LOCK_POLLS_MAX: u32 = 50_000_000;
-
 /// A port that one core at a time uses.
 pub(crate) struct Port {
     base: u16,
@@ -37,14 +34,24 @@ impl Port {
         let _absent = self.uart().init(Config::default()).is_err();
     }
 
-    /// Keeps other cores out until [`release`](Self::release); waits for them, but not for ever.
+    /// Keeps other cores out until [`release`](Self::release); waits for them.
+    ///
+    /// Whoever holds the port lets go soon: kernel code is not interrupted, a line is short, and a byte that the port does not
+    /// take is dropped. A core that is stopped while it holds the port never lets go; that happens only when another panics,
+    /// which [takes](Self::take_for_good) the port and ends the machine, and stops whoever waits here.
     pub(crate) fn acquire(&self) {
-        for _ in 0..LOCK_POLLS_MAX {
-            if !self.busy.swap(true, Ordering::Acquire) {
-                return;
+        while self.busy.swap(true, Ordering::Acquire) {
+            while self.busy.load(Ordering::Relaxed) {
+                core::hint::spin_loop();
             }
-            core::hint::spin_loop();
         }
+    }
+
+    /// Takes the port from whoever holds it, for the last words: all other cores are stopped or about to be, and nobody lets go of
+    /// it any more. What may be lost is the end of another core's line, nothing in memory: what a port protects besides itself is
+    /// not looked at again.
+    pub(crate) fn take_for_good(&self) {
+        self.busy.store(true, Ordering::Relaxed);
     }
 
     /// Lets other cores in.
@@ -66,8 +73,8 @@ impl Port {
     }
 
     fn uart(&self) -> Uart16550<PioBackend> {
-        // SAFETY: the ports are those of a PC's first two serial ports, which touch no memory; `acquire` keeps other
-        // cores out.
+        // SAFETY: the ports are those of a PC's first two serial ports, which touch no memory. `acquire` keeps other cores out, but
+        // for one that panics, at which lines may mix.
         let uart = unsafe { Uart16550::new_port(self.base) };
         match uart {
             Ok(uart) => uart,
@@ -93,6 +100,12 @@ pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     // `Text` never fails; an argument's formatter that does has already shown what it could.
     let _incomplete = Text.write_fmt(arguments).is_err();
     COM1.release();
+}
+
+/// Prints the last words to COM1, whoever else is in the middle of a line.
+pub(crate) fn print_last(arguments: fmt::Arguments<'_>) {
+    COM1.take_for_good();
+    let _incomplete = Text.write_fmt(arguments).is_err();
 }
 
 /// Prints to COM1 like `print!` does to standard output.

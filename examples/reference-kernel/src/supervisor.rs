@@ -9,6 +9,7 @@ use kernel_formats::command::Command;
 use kernel_formats::{archive, manifest};
 use parakernel_core::abi::Metric;
 use parakernel_core::address::{CoreId, NodeId};
+use parakernel_core::control::Quarantine;
 use parakernel_core::time::Instant;
 use parakernel_nic_virtio::steering::class_of;
 
@@ -221,6 +222,7 @@ impl Supervisor {
                     member.stop(control);
                 }
             }
+            Command::Reset(device) => control.reset(device),
             Command::Revoke(name) => {
                 if let Some(member) = self.member(name) {
                     member.revoke(control);
@@ -344,7 +346,14 @@ impl Supervisor {
     fn finish(&mut self, control: &mut Control) -> ! {
         self.show(control);
         control.report_drops();
-        let after = Resources::of(control);
+        let quarantined = control.quarantined();
+        if quarantined.leases > 0 {
+            fail(
+                &mut self.failures,
+                "a queue did not stop, and is quarantined with what it may reach",
+            );
+        }
+        let after = Resources::of(control).with(&quarantined);
         if after != self.before {
             fail(&mut self.failures, "not all frames and vectors came back");
         }
@@ -354,6 +363,7 @@ impl Supervisor {
             vectors: difference(after.vectors, self.before.vectors),
             rules: signed(after.rules) - signed(self.before.rules),
             queues: signed(after.queues) - signed(self.before.queues),
+            quarantined,
         });
         report::verdict(&self.failures);
         power_off(if self.failures.is_empty() {
@@ -515,6 +525,17 @@ impl Resources {
             queues: leases,
             regions,
             rules,
+        }
+    }
+
+    /// The same once a reset of the device has given back what is quarantined.
+    fn with(self, quarantined: &Quarantine) -> Self {
+        let pages = usize::try_from(quarantined.pages).unwrap_or(usize::MAX);
+        Self {
+            frames: self.frames.saturating_add(pages),
+            queues: self.queues.saturating_sub(quarantined.leases),
+            regions: self.regions.saturating_sub(quarantined.regions),
+            ..self
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Command<'a> {
     Revoke(&'a str),
     /// Stop a process and start it again.
     Restart(&'a str),
+    /// Reset a device: what was in flight on any of its queues is of unknown outcome, and a quarantine ends.
+    Reset(u32),
 }
 
 impl<'a> Command<'a> {
@@ -23,6 +25,8 @@ impl<'a> Command<'a> {
     /// ```
     /// use kernel_formats::command::Command;
     /// assert_eq!(Command::parse("kill echo0\r"), Some(Command::Kill("echo0")));
+    /// assert_eq!(Command::parse("reset 1"), Some(Command::Reset(1)));
+    /// assert_eq!(Command::parse("reset nic"), None);
     /// assert_eq!(Command::parse("stop now"), None);
     /// ```
     #[must_use]
@@ -35,6 +39,7 @@ impl<'a> Command<'a> {
             ("kill", Some(name)) => Self::Kill(name),
             ("revoke", Some(name)) => Self::Revoke(name),
             ("restart", Some(name)) => Self::Restart(name),
+            ("reset", Some(device)) => Self::Reset(device.parse().ok()?),
             _ => return None,
         };
         words.next().is_none().then_some(command)

@@ -158,26 +158,39 @@ impl Tables {
         page: Mapping,
         frames: &mut impl FnMut() -> Option<PhysAddr>,
     ) -> Result<(), MapError> {
-        let last = page.size as u32;
-        let mut table = self.root;
-        for level in (last + 1..=3).rev() {
-            table = next_table(entry(table, slot(at, level)), frames)?;
-        }
-        let leaf = entry(table, slot(at, last));
-        if leaf.load(Ordering::Relaxed) != 0 {
-            return Err(MapError::Occupied);
-        }
+        let leaf = self.vacancy(at, page.size, frames)?;
         let mut flags = page.flags | Flags::PRESENT;
         flags.set(Flags::HUGE_PAGE, page.size != PageSize::Small);
         leaf.store(page.frame.as_u64() | flags.bits(), Ordering::Release);
         Ok(())
     }
 
+    /// The empty entry for a page of `size` at `at`, and all tables above it.
+    fn vacancy(
+        self,
+        at: u64,
+        size: PageSize,
+        frames: &mut impl FnMut() -> Option<PhysAddr>,
+    ) -> Result<&'static AtomicU64, MapError> {
+        let last = size as u32;
+        let mut table = self.root;
+        for level in (last + 1..=3).rev() {
+            table = next_table(entry(table, slot(at, level)), frames)?;
+        }
+        let leaf = entry(table, slot(at, last));
+        if leaf.load(Ordering::Relaxed) == 0 {
+            Ok(leaf)
+        } else {
+            Err(MapError::Occupied)
+        }
+    }
+
     /// Maps `backing` from `at` on, with the largest pages that fit; all are multiples of 4 KiB.
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map). What was mapped up to then stays.
+    /// As for [`map`](Self::map). Nothing is mapped then, not even for a moment, so no core has to forget anything: all tables
+    /// are made before the first page is mapped. They stay, for what is mapped there later.
     pub(crate) fn map_range(
         self,
         at: u64,
@@ -189,28 +202,46 @@ impl Tables {
             largest,
             flags,
         } = backing;
-        let mut from = physical.start;
-        while from < physical.end {
-            let to = at + (from - physical.start);
-            let fits = |size: &PageSize| {
-                size <= largest
-                    && (from | to).is_multiple_of(size.bytes())
-                    && from + size.bytes() <= physical.end
-            };
-            let large = [PageSize::Giant, PageSize::Large].into_iter().find(fits);
-            let size = large.unwrap_or(PageSize::Small);
-            self.map(
-                to,
-                Mapping {
-                    frame: PhysAddr::new(from),
-                    size,
-                    flags: *flags,
-                },
-                frames,
-            )?;
-            from += size.bytes();
+        let pages = || {
+            let mut from = physical.start;
+            core::iter::from_fn(move || {
+                let to = at + (from - physical.start);
+                let fits = |size: &PageSize| {
+                    size <= largest
+                        && (from | to).is_multiple_of(size.bytes())
+                        && from + size.bytes() <= physical.end
+                        && !self.has_table(to, *size)
+                };
+                let large = [PageSize::Giant, PageSize::Large].into_iter().find(fits);
+                let size = large.unwrap_or(PageSize::Small);
+                let frame = PhysAddr::new(from);
+                let flags = *flags;
+                let is_inside = from < physical.end;
+                from += size.bytes();
+                is_inside.then_some((to, Mapping { frame, size, flags }))
+            })
+        };
+        for (to, page) in pages() {
+            self.vacancy(to, page.size, frames)?;
+        }
+        for (to, page) in pages() {
+            self.map(to, page, frames)?;
         }
         Ok(())
+    }
+
+    /// Whether smaller pages are or were mapped where a page of `size` would be.
+    fn has_table(self, at: u64, size: PageSize) -> bool {
+        let mut table = self.root;
+        for level in (size as u32..=3).rev() {
+            let value = entry(table, slot(at, level)).load(Ordering::Relaxed);
+            let flags = Flags::from_bits_truncate(value);
+            if !flags.contains(Flags::PRESENT) || flags.contains(Flags::HUGE_PAGE) {
+                return false;
+            }
+            table = PhysAddr::new(value & ADDRESS);
+        }
+        true
     }
 
     /// Removes the page that holds `at`. Cores that use the tables must then forget their translations.

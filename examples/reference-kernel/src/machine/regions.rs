@@ -50,24 +50,13 @@ impl Regions for Machine {
             access: Access::ReadWrite,
             caching: Caching::Memory,
         };
-        let mapped = space.map(|space| {
-            (
-                space.map(&mut kernel.frames, iova.as_u64(), &foreign),
-                space,
-            )
-        });
-        match mapped {
-            Some((Ok(()), _)) => Ok((id, iova)),
-            Some((Err(_), space)) => {
-                space.unmap(iova.as_u64()..iova.as_u64() + len, |_, _| {});
-                queues.regions.remove(id);
-                Err(RegionError::Full)
-            }
-            None => {
-                queues.regions.remove(id);
-                Err(RegionError::Full)
-            }
+        let mapped = space.map(|space| space.map(&mut kernel.frames, iova.as_u64(), &foreign));
+        if let Some(Ok(())) = mapped {
+            return Ok((id, iova));
         }
+        // Nothing was mapped, so the process has seen nothing of it, and its core has nothing to forget.
+        queues.regions.remove(id);
+        Err(RegionError::Full)
     }
 
     fn begin_unregister(&mut self, process: ProcessId, region: RegionId) {

@@ -3,7 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Poll;
 
-use parakernel_core::control::{Cut, LeaseSpec, Memory, NoRoom, Wiring};
+use parakernel_core::control::{Cut, LeaseSpec, Memory, NoRoom, Wiring, Woken};
+use parakernel_core::device::Vector;
 use parakernel_core::handle::LeaseId;
 use parakernel_core::memory::SharedMemory;
 
@@ -82,6 +83,10 @@ pub(super) const fn window(lease: LeaseId) -> u64 {
 }
 
 impl Machine {
+    fn connection(&mut self, lease: LeaseId) -> Option<&mut Connection> {
+        self.connections.slot(lease)?.as_mut()
+    }
+
     /// Maps what the process may see of a lease.
     fn map_parts(&mut self, spec: &LeaseSpec, memory: Memory, layout: &Layout) -> Option<()> {
         let core = self.core_of(spec.process)?;
@@ -154,19 +159,27 @@ impl Machine {
 }
 
 impl Wiring for Machine {
-    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<(), NoRoom> {
+    /// The connection is in the books before the first page is mapped: if the rest fails, the control plane cuts it like one that
+    /// lived, and its memory is freed only when the process's core has forgotten it.
+    fn connect(&mut self, spec: &LeaseSpec, memory: Memory) -> Result<Woken, NoRoom> {
         let core = self.core_of(spec.process).ok_or(NoRoom)?;
         let core = cores::by_id(core).ok_or(NoRoom)?;
         let device = self.devices.get(spec.device.index()).ok_or(NoRoom)?;
         let layout = Layout::of(device, spec);
-        if self.connections.slot(spec.lease).is_none()
-            || self.map_parts(spec, memory, &layout).is_none()
-        {
-            self.unmap_parts(spec, |_| true);
-            return Err(NoRoom);
-        }
-        let known = self.connections.get(spec.lease).and_then(|it| it.claim);
+        let slot = self.connections.slot(spec.lease).ok_or(NoRoom)?;
+        // It is there, with its interrupt, where the device was reset.
+        let known = slot.as_ref().and_then(|connection| connection.claim);
+        *slot = Some(Connection {
+            memory,
+            core,
+            claim: known,
+            flush: None,
+        });
+        self.map_parts(spec, memory, &layout).ok_or(NoRoom)?;
         let claim = known.or_else(|| self.claim_vector(spec, core));
+        if let Some(connection) = self.connection(spec.lease) {
+            connection.claim = claim;
+        }
         for part in layout.parts().filter(|part| part.kind != PartKind::Status) {
             if let Some(view) = self.view(memory, part) {
                 clear(view);
@@ -175,15 +188,11 @@ impl Wiring for Machine {
         let vector = claim.map(|claim| claim.entry);
         self.hand_over(spec, memory, &layout, vector)
             .ok_or(NoRoom)?;
-        if let Some(slot) = self.connections.slot(spec.lease) {
-            *slot = Some(Connection {
-                memory,
-                core,
-                claim,
-                flush: None,
-            });
-        }
-        Ok(())
+        Ok(if claim.is_some() || spec.vector == Vector::None {
+            Woken::AsPlanned
+        } else {
+            Woken::ByNothing
+        })
     }
 
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
@@ -195,11 +204,8 @@ impl Wiring for Machine {
             // The process's queues share their function's address space with all others.
             Cut::Isolate => {}
             Cut::Mask => {
-                let claim = self
-                    .connections
-                    .slot(spec.lease)
-                    .and_then(|slot| slot.as_mut());
-                let claim = claim.and_then(|connection| connection.claim.take());
+                let connection = self.connection(spec.lease);
+                let claim = connection.and_then(|connection| connection.claim.take());
                 let device = self.devices.get_mut(spec.device.index());
                 if let (Some(claim), Some(msix)) = (claim, device.and_then(|it| it.interrupts())) {
                     msix.release(claim);
@@ -207,7 +213,7 @@ impl Wiring for Machine {
             }
             Cut::Unmap => self.unmap_parts(spec, |_| true),
         }
-        if let Some(Some(connection)) = self.connections.slot(spec.lease) {
+        if let Some(connection) = self.connection(spec.lease) {
             connection.flush = Some(connection.core.ask_to_flush());
         }
     }

@@ -130,8 +130,11 @@ impl MsiX {
         let sharing = match entry.vector {
             None => {
                 let vector = Vector::claim(event)?;
+                if self.program(index, vector).is_none() {
+                    vector.release(event);
+                    return None;
+                }
                 self.entries[index].vector = Some(vector);
-                self.program(index, vector)?;
                 Sharing::Own
             }
             Some(vector) => {
