@@ -55,7 +55,8 @@ pub struct Device<'a, T> {
     control: Control<'a>,
     pairs: &'a mut [Pair],
     config_vector: Option<u16>,
-    idle: DmaBlock<'a>,
+    /// The ring of queues that nobody has claimed.
+    idle: RingAddresses,
     reset: Option<Deadline>,
 }
 
@@ -323,7 +324,8 @@ struct Parts<'a> {
     control: Control<'a>,
     pairs: &'a mut [Pair],
     config_vector: Option<u16>,
-    idle: DmaBlock<'a>,
+    /// The ring of queues that nobody has claimed.
+    idle: RingAddresses,
 }
 
 impl<'a> Parts<'a> {
@@ -348,7 +350,8 @@ fn configure<'a, T: Transport>(transport: &T, setup: Setup<'a>) -> Result<Parts<
     let control = set_up_control(transport, features, &limits, setup.control)?;
     let count = setup.pairs.len().min(limits.pairs.into());
     let pairs = setup.pairs.get_mut(..count).ok_or(InitError::Memory)?;
-    set_up_idle(transport, features, pairs, &setup.idle)?;
+    let idle = pair::idle_ring(&setup.idle).ok_or(InitError::Memory)?;
+    set_up_idle(transport, features, pairs, &idle)?;
     let config_vector = set_config_vector(transport, setup.config_vector);
     go(transport)?;
     Ok(Parts {
@@ -357,7 +360,7 @@ fn configure<'a, T: Transport>(transport: &T, setup: Setup<'a>) -> Result<Parts<
         control,
         pairs,
         config_vector,
-        idle: setup.idle,
+        idle,
     })
 }
 
@@ -429,29 +432,18 @@ fn set_up_idle<T: Transport>(
     transport: &T,
     features: Features,
     pairs: &mut [Pair],
-    idle: &DmaBlock<'_>,
+    idle: &RingAddresses,
 ) -> Result<(), InitError> {
-    /// Two entries, the areas on lines of their own.
-    const ENTRIES: u16 = 2;
-    const AREAS: [usize; 3] = [0, 64, 128];
-    if idle.len() < PAGE_SIZE || !idle.bus_address().is_aligned(PAGE_SIZE as u64) {
-        return Err(InitError::Memory);
-    }
-    let ring = RingAddresses::in_block(idle, ENTRIES, AREAS);
     for (index, pair) in (0_u16..).zip(pairs) {
         let limits = queues_of(index).map(|queue| (queue, transport.max_entries(queue)));
         for (queue, entries) in limits {
-            if entries < ENTRIES.into() {
+            if entries < idle.entries().into() {
                 return Err(InitError::Queue { queue, entries });
             }
         }
-        let is_idle = features.contains(Features::RING_RESET);
-        if is_idle {
-            limits
-                .iter()
-                .for_each(|&(queue, _)| transport.enable_queue(queue, &ring));
-        }
-        *pair = Pair::new(is_idle, limits.map(|(_, entries)| entries));
+        let can_idle = features.contains(Features::RING_RESET);
+        let idle = can_idle.then(|| pair::enable_idle(transport, index, idle));
+        *pair = Pair::new(idle, limits.map(|(_, entries)| entries));
     }
     Ok(())
 }

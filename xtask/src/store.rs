@@ -17,6 +17,11 @@ use std::{
 /// How long the store may take to accept, and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many new connections are made: enough that each queue of a tap gets some.
+const NEWCOMERS: usize = 40;
+/// After how many failures no more are made.
+const ENOUGH: usize = 3;
+
 /// What is said, and what has to come back; the text protocol of memcached's `doc/protocol.txt`.
 const CONVERSATION: &[(&str, &str)] = &[
     ("set a 7 0 5\r\nhello\r\n", "STORED\r\n"),
@@ -58,6 +63,37 @@ pub(crate) fn converse(address: SocketAddr) -> Result<()> {
     }
     compare_and_swap(&mut stream)?;
     in_pieces(&mut stream)
+}
+
+/// Comes to the store anew, so often, each time from another port, and names those ports from which it is not served.
+///
+/// A multi-queue tap spreads new flows over all its queues, those of pairs that nobody has included: each of them has to
+/// be read by the card.
+pub(crate) fn newcomers(address: SocketAddr) -> Result<()> {
+    let mut turned_away = Vec::new();
+    for _ in 0..NEWCOMERS {
+        if let Err(error) = newcomer(address) {
+            turned_away.push(format!("{error:#}"));
+        }
+        if turned_away.len() == ENOUGH {
+            break;
+        }
+    }
+    ensure!(
+        turned_away.is_empty(),
+        "new connections to the store fail: {}",
+        turned_away.join("; ")
+    );
+    Ok(())
+}
+
+fn newcomer(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)
+        .with_context(|| format!("the store at {address} does not accept"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let from = stream.local_addr()?.port();
+    stream.write_all(b"get none\r\n")?;
+    expect(&mut stream, "get none", "END\r\n").with_context(|| format!("port {from} is not served"))
 }
 
 /// A swap with the right unique number succeeds once.

@@ -3,8 +3,9 @@
 use core::{task::Poll, time::Duration};
 
 use parakernel_core::{
-    memory::Pool,
+    memory::{DmaBlock, PAGE_SIZE, Pool},
     mmio::Registers,
+    ring::Position,
     time::{Deadline, Instant},
 };
 
@@ -12,16 +13,26 @@ use super::Device;
 use crate::{
     error::PairError,
     features::Features,
-    notify::Notifier,
+    notify::{Data, Notifier},
     rx::{Receiver, Spread},
     transport::{RingAddresses, Transport},
     tx::{HeaderSource, Sender},
-    virtqueue::{ReceiveFormat, TransmitFormat},
+    virtqueue::{Format, ReceiveFormat, TransmitFormat, packed::Packed, split::Split},
 };
 
 /// How long the reset of a queue may take. The specification names no limit; a queue that takes longer is quarantined
 /// with its memory.
 pub const QUEUE_RESET_LIMIT: Duration = Duration::from_millis(100);
+
+/// Entries of the ring of queues that nobody has claimed.
+pub(super) const IDLE_ENTRIES: u16 = 2;
+
+/// Where the device finds that ring, in a page of zeros; `None` where `page` is none. Its areas lie on lines of their own.
+pub(super) fn idle_ring(page: &DmaBlock<'_>) -> Option<RingAddresses> {
+    const AREAS: [usize; 3] = [0, 64, 128];
+    let is_page = page.len() >= PAGE_SIZE && page.bus_address().is_aligned(PAGE_SIZE as u64);
+    is_page.then(|| RingAddresses::in_block(page, IDLE_ENTRIES, AREAS))
+}
 
 /// The rings of a pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,8 +111,14 @@ impl Pair {
         limits: [0; 2],
     };
 
-    pub(super) const fn new(is_idle: bool, limits: [u32; 2]) -> Self {
-        let step = if is_idle { Step::Idle } else { Step::Disabled };
+    /// A pair that nobody claims, of queues with so many entries at most. Whether it has a ring is in `idle`, where it is
+    /// to have one.
+    pub(super) const fn new(idle: Option<Result<(), PairError>>, limits: [u32; 2]) -> Self {
+        let step = match idle {
+            None => Step::Disabled,
+            Some(Ok(())) => Step::Idle,
+            Some(Err(_)) => Step::Quarantined,
+        };
         Self { step, limits }
     }
 
@@ -213,7 +230,7 @@ impl<T: Transport> Device<'_, T> {
             None => Poll::Ready(Ok(())),
         };
         stopped.map(|result| {
-            let enabled = result.and_then(|()| self.enable(pair, rings, vectors));
+            let enabled = result.and_then(|()| enable(&self.transport, pair, rings, vectors));
             self.settle(pair, Step::Active, enabled)
         })
     }
@@ -240,9 +257,13 @@ impl<T: Transport> Device<'_, T> {
 
     /// Looks whether the device has let go of the rings and buffers of `pair`.
     ///
+    /// The pair then has a ring with nothing in it again, as all have that nobody claims: a device whose network side
+    /// spreads frames over its queues before it steers them would leave those unread that come to a queue without a ring.
+    ///
     /// # Errors
     ///
-    /// [`PairError::Quarantined`] where it did not confirm that in time: the memory stays with it.
+    /// [`PairError::Quarantined`] where it did not confirm that in time, [`PairError::Refused`] where it does not take that
+    /// ring: either way the memory stays with it.
     pub fn poll_release(&mut self, pair: u16, now: Instant) -> Poll<Result<(), PairError>> {
         let deadline = match self.slot(pair).map(|slot| slot.step) {
             Ok(Step::Releasing(deadline)) => deadline,
@@ -250,7 +271,34 @@ impl<T: Transport> Device<'_, T> {
             Err(error) => return Poll::Ready(Err(error)),
         };
         let stopped = self.poll_stopped(pair, deadline, now);
-        stopped.map(|result| self.settle(pair, Step::Disabled, result))
+        stopped.map(|result| {
+            let idle = result.and_then(|()| enable_idle(&self.transport, pair, &self.idle));
+            self.settle(pair, Step::Idle, idle)
+        })
+    }
+
+    /// Notifies every receive queue, those of pairs that nobody claims included, that there may be buffers.
+    ///
+    /// For devices whose network side holds back what came to one queue and is for another that is full, until *the first*
+    /// is notified, as QEMU's does behind a tap. A notification too many is harmless, so call this now and then. With `NOTIFICATION_DATA` only idle queues are notified, since the
+    /// others' owners know alone how far they have filled them.
+    pub fn nudge(&self) {
+        let registers = self.transport.notify_registers();
+        let tail = if self.features.contains(Features::RING_PACKED) {
+            Packed::<{ IDLE_ENTRIES as usize }>::notification_data(Position::START)
+        } else {
+            Split::<{ IDLE_ENTRIES as usize }>::notification_data(Position::START)
+        };
+        let pairs = (0_u16..).zip(self.pairs.iter());
+        for (pair, slot) in pairs.filter(|(_, slot)| slot.is_enabled()) {
+            let [receive, _] = queues_of(pair);
+            let is_idle = matches!(slot.step, Step::Idle);
+            if let Ok(register) = self.notify_register(receive)
+                && (is_idle || register.data == Data::Index)
+            {
+                register.notify(registers, tail);
+            }
+        }
     }
 
     /// The data halves of `pair`, for an owner that nobody stands before: the kernel itself, or a process that has the
@@ -346,27 +394,45 @@ impl<T: Transport> Device<'_, T> {
             .find(|&&queue| self.transport.is_queue_enabled(queue));
         Poll::Ready(running.map_or(Ok(()), |&queue| Err(PairError::Refused { queue })))
     }
+}
 
-    /// Sets up both queues. Vectors first: "before enabling", §4.1.5.1.2; where the device refuses one, the queue has none.
-    fn enable(&self, pair: u16, rings: PairRings, vectors: Vectors) -> Result<Woken, PairError> {
-        let [receive, transmit] = queues_of(pair);
-        let is_set = |queue, vector: Option<u16>| {
-            let is_set = self.transport.set_vector(Some(queue), vector);
-            if !is_set {
-                self.transport.set_vector(Some(queue), None);
-            }
-            is_set && vector.is_some()
-        };
-        let woken = Woken {
-            receive: is_set(receive, vectors.receive),
-            transmit: is_set(transmit, vectors.transmit),
-        };
-        for (queue, ring) in [(receive, &rings.receive), (transmit, &rings.transmit)] {
-            self.transport.enable_queue(queue, ring);
-            if !self.transport.is_queue_enabled(queue) {
-                return Err(PairError::Refused { queue });
-            }
+/// Gives both queues of `pair`, which are not enabled, the ring with nothing in it.
+pub(super) fn enable_idle<T: Transport>(
+    transport: &T,
+    pair: u16,
+    idle: &RingAddresses,
+) -> Result<(), PairError> {
+    let rings = PairRings {
+        receive: *idle,
+        transmit: *idle,
+    };
+    enable(transport, pair, rings, Vectors::default()).map(drop)
+}
+
+/// Sets up both queues. Vectors first: "before enabling", §4.1.5.1.2; where the device refuses one, the queue has none.
+fn enable<T: Transport>(
+    transport: &T,
+    pair: u16,
+    rings: PairRings,
+    vectors: Vectors,
+) -> Result<Woken, PairError> {
+    let [receive, transmit] = queues_of(pair);
+    let is_set = |queue, vector: Option<u16>| {
+        let is_set = transport.set_vector(Some(queue), vector);
+        if !is_set {
+            transport.set_vector(Some(queue), None);
         }
-        Ok(woken)
+        is_set && vector.is_some()
+    };
+    let woken = Woken {
+        receive: is_set(receive, vectors.receive),
+        transmit: is_set(transmit, vectors.transmit),
+    };
+    for (queue, ring) in [(receive, &rings.receive), (transmit, &rings.transmit)] {
+        transport.enable_queue(queue, ring);
+        if !transport.is_queue_enabled(queue) {
+            return Err(PairError::Refused { queue });
+        }
     }
+    Ok(woken)
 }

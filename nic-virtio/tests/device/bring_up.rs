@@ -5,6 +5,7 @@ use std::time::Duration;
 use parakernel_core::mmio::{Registers, Width};
 use parakernel_mock_hw::{
     fault::{Fault, When},
+    memory::Lease,
     virtio_net::{Config, Features as Offered},
 };
 use parakernel_nic_virtio::{
@@ -13,12 +14,16 @@ use parakernel_nic_virtio::{
     error::{CommandError, InitError, PairError, Structure},
     features::Features,
     steering::Classes,
-    transport::{Transport, mmio::MmioTransport, pci::Layout},
+    transport::{
+        Transport,
+        mmio::MmioTransport,
+        pci::{Layout, PciTransport},
+    },
     virtqueue::{packed::Packed, split::Split},
 };
 use proptest::prelude::*;
 
-use super::rig::{Bus, KERNEL, MAC, Machine, N, claim, command, everything, poll};
+use super::rig::{Bus, KERNEL, MAC, Machine, N, Ring, claim, command, everything, poll};
 
 #[test]
 fn all_features_that_are_wanted_and_offered_are_agreed_on() {
@@ -415,5 +420,47 @@ proptest! {
             drop(result);
         }
         prop_assert!(machine.world.now().as_nanos() < 3_000_000_000);
+    }
+}
+
+/// A queue that nobody claims is enabled before its first claim, and again after each release: a device that spreads frames
+/// over its queues before it steers them has to find a ring in each.
+fn idles_between_claims<'a, F: Ring<'a>>(machine: &'a Machine) {
+    let slots = vec![Pair::EMPTY; 2].leak();
+    let transport = machine.pci().unwrap();
+    let wanted = Features::PARTITION | F::FEATURES;
+    let mut device = machine.bring_up(transport, wanted, slots).unwrap();
+    let is_enabled = |device: &Device<'_, _>| {
+        let transport: &PciTransport<_> = device.transport();
+        [2, 3].map(|queue| transport.is_queue_enabled(queue))
+    };
+    for round in 1..4 {
+        assert_eq!(is_enabled(&device), [true; 2], "before claim {round}");
+        let words = vec![0; 96].leak();
+        let owned = claim::<F, _>(machine, &mut device, 1, Lease(round), words).unwrap();
+        device.nudge();
+        machine.settle();
+        device.begin_release(1, machine.world.now()).unwrap();
+        poll(machine, |now| device.poll_release(1, now)).unwrap();
+        assert_eq!(is_enabled(&device), [true; 2], "after release {round}");
+        drop(owned);
+        // The device reads a ring with nothing in it, and touches nothing of the lease that is over.
+        machine.memory.end(Lease(round));
+        device.nudge();
+        machine.settle();
+        assert!(machine.memory.escapes().is_empty());
+    }
+    machine.world.trace().assert_clean();
+}
+
+#[test]
+fn a_pair_that_nobody_claims_is_enabled() {
+    for offered in [Offered::all(), Offered::all() - Offered::NOTIFICATION_DATA] {
+        let config = Config {
+            features: offered,
+            ..Config::default()
+        };
+        idles_between_claims::<Split<'_, N>>(&Machine::new(1, Bus::Pci, config.clone()));
+        idles_between_claims::<Packed<'_, N>>(&Machine::new(1, Bus::Pci, config));
     }
 }

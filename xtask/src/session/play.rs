@@ -16,7 +16,10 @@ use crate::{
     traffic::{Load, Pace, Tally, drive, pester},
 };
 use anyhow::{Result, anyhow};
-use core::{net::Ipv4Addr, time::Duration};
+use core::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 use std::{
     collections::BTreeMap,
     sync::atomic::Ordering,
@@ -186,6 +189,10 @@ fn perform(
         let senders = start_senders(scope, spec, cast, plot.requests, &pace);
         let clients = start_clients(scope, spec, cast);
         let result = unfold(scene, plot, &pace, &senders, clients.as_ref());
+        let result = result.and_then(|()| match (plot.goal, store_of(spec, cast)) {
+            (Goal::Demo(_), Some(address)) => welcome(scope, scene, address),
+            (Goal::Demo(_) | Goal::Attack(_) | Goal::Endless, _) => Ok(()),
+        });
         pace.company.store(false, Ordering::Relaxed);
         let mut results = vec![result];
         for (address, sender) in senders {
@@ -263,16 +270,31 @@ fn start_clients<'scope>(
     spec: &Spec,
     cast: &Cast,
 ) -> Option<Client<'scope>> {
-    let holder = cast
-        .processes
-        .iter()
-        .find(|process| process.program == "kv")?;
-    let address = store(holder.network?.address, matches!(spec.wire, Wire::Tap(_)));
+    let address = store_of(spec, cast)?;
     let folder = spec.folder.clone();
     Some(scope.spawn(move || {
         store_clients::converse(address)?;
         store_clients::stock_clients(address, &folder)
     }))
+}
+
+/// Where the store is reached, if there is one in the cast.
+fn store_of(spec: &Spec, cast: &Cast) -> Option<SocketAddr> {
+    let mut processes = cast.processes.iter();
+    let holder = processes.find(|process| process.program == "kv")?;
+    let by_tap = matches!(spec.wire, Wire::Tap(_));
+    Some(store(holder.network?.address, by_tap))
+}
+
+/// Makes new connections to the store, now that some pairs of the card are nobody's.
+fn welcome<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    scene: &mut Scene,
+    address: SocketAddr,
+) -> Result<()> {
+    let guests = scope.spawn(move || store_clients::newcomers(address));
+    scene.until("new connections were served", |_| guests.is_finished())?;
+    joined(guests)
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::task::Poll;
+use core::time::Duration;
 
 use kernel_formats::manifest::Ring;
 use parakernel_core::access::Isolation;
@@ -38,6 +39,8 @@ use crate::{devices, print, time};
 const PAIRS_MAX: usize = 64;
 /// The kernel's own pair, for frames that belong to no rule: the one that every card has.
 pub(crate) const KERNEL_PAIR: u16 = 0;
+/// How long a frame for a full queue may delay those of others that the card took in behind it.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(10);
 /// Payload of a frame where the card does not say, and what is in front of it.
 const MTU: u16 = 1500;
 const HEADERS: u16 = 14;
@@ -76,6 +79,8 @@ pub(crate) struct NetDevice {
     places: &'static mut [Place],
     rules: ClassRules<'static>,
     node: NodeId,
+    /// When the receive queues are notified next.
+    nudge_at: Instant,
 }
 
 impl NetDevice {
@@ -173,6 +178,7 @@ impl NetDevice {
                 KERNEL_PAIR + 1,
             ),
             node,
+            nudge_at: time::now(),
         };
         // Without exact steering no pair can be given away: all frames arrive at the kernel's own.
         let offered = if device.steers() { pairs - 1 } else { 0 };
@@ -292,9 +298,14 @@ impl NetDevice {
         begun.is_ok() && outcome == Some(true)
     }
 
-    /// Whether the card has failed.
-    pub(crate) fn turn(&mut self, _now: Instant) -> bool {
-        self.card.needs_reset()
+    /// Whether the card has failed. Where it has not, it looks again at what it holds back for queues that were full.
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        let has_failed = self.card.needs_reset();
+        if !has_failed && now >= self.nudge_at {
+            self.card.nudge();
+            self.nudge_at = now.saturating_add(NUDGE_INTERVAL);
+        }
+        has_failed
     }
 
     pub(super) fn limits(&self) -> Limits {
