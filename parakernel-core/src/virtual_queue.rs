@@ -22,9 +22,11 @@ use crate::{
 mod kernel;
 mod process;
 mod slots;
+mod turns;
 
 pub use kernel::{Delivery, ReceivePort, TransmitPort};
 pub use process::{VirtualReceiver, VirtualSender};
+pub use turns::Turns;
 
 use slots::Slots;
 

@@ -450,6 +450,24 @@ impl Control {
         is_moving
     }
 
+    /// For the self-test: breaks the kernel's own rings with the cards, as a defect would.
+    pub(crate) fn break_slow_paths(&mut self) {
+        self.slow_paths.iter().for_each(|path| path.break_rings());
+    }
+
+    /// Whether the kernel's own pairs all work.
+    pub(crate) fn serves_slow_paths(&self) -> bool {
+        let machine = self.plane.platform();
+        self.slow_paths.iter().all(|path| path.is_up(machine))
+    }
+
+    /// How many resets of network cards have been begun; `None` where there is no card.
+    pub(crate) fn resets(&self) -> Option<u32> {
+        let cards = self.slow_paths.iter();
+        let resets = cards.filter_map(|path| path.card(self.plane.platform()));
+        resets.map(NetDevice::resets).reduce(u32::wrapping_add)
+    }
+
     /// Frames that the kernel had no room for.
     pub(crate) fn dropped(&self) -> u64 {
         self.slow_paths.iter().map(|path| path.dropped()).sum()

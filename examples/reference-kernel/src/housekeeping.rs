@@ -36,11 +36,13 @@ pub(crate) fn run(mut kernel: Kernel) -> ! {
         sabotage::commit(what);
         power_off(Verdict::Fail);
     }
-    if let Some(rounds) = command_line::value(kernel.command_line, "selftest") {
-        selftest::run(&mut kernel, rounds.parse().unwrap_or(1));
-    }
+    let rounds = command_line::value(kernel.command_line, "selftest");
+    let tested = rounds.map(|rounds| selftest::run(&mut kernel, rounds.parse().unwrap_or(1)));
     let settings = supervisor::settings(&kernel);
     let mut control = Control::new(kernel, &settings);
+    if let Some(is_good) = tested {
+        selftest::finish(&mut control, is_good);
+    }
     control.report();
     let mut supervisor = Supervisor::start(&mut control, settings);
     let mut console = Console::default();

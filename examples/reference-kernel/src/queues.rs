@@ -242,24 +242,22 @@ impl Queues {
         }
     }
 
-    /// Hands frames that the process has published for `device` to `send`, until that has no room; their number.
-    pub(crate) fn take_frames(
+    /// Takes one frame that the process has published for `device` into `buffer`, which is as long as a frame may be; its
+    /// length, or `None` where there is no frame.
+    pub(crate) fn take_frame(
         &mut self,
         device: DeviceId,
-        budget: usize,
         buffer: &mut [u8],
-        mut send: impl FnMut(&[u8]) -> bool,
-    ) -> Result<usize, Violation> {
-        let mut taken = 0;
+    ) -> Result<Option<usize>, Violation> {
         for lease in self.leases.iter_mut().flatten() {
             if let Queue::Virtual(queue) = &mut lease.queue
                 && lease.device == device
+                && let Some(len) = queue.take((lease.submission, lease.status), buffer)?
             {
-                let pages = (lease.submission, lease.status);
-                taken += queue.take(pages, budget, buffer, &mut send)?;
+                return Ok(Some(len));
             }
         }
-        Ok(taken)
+        Ok(None)
     }
 
     /// Asks the devices to say when something arrives. Whether all of them can: else somebody has to look from time to time.

@@ -1,6 +1,8 @@
 //! `selftest` (or `selftest=ROUNDS`) on the command line: probes that misbehave, each of which must end as it should
 //! and leave nothing behind.
 
+mod network;
+
 use core::time::Duration;
 
 use kernel_formats::archive;
@@ -10,6 +12,7 @@ use crate::address_space::{Access, AddressSpace, Caching, Foreign};
 use crate::arch::apic;
 use crate::arch::paging::{Backing, Flags, MapError, PageSize};
 use crate::boot::Kernel;
+use crate::control::Control;
 use crate::mailbox::Message;
 use crate::memory::{FRAME, Owner};
 use crate::panic::{Verdict, power_off};
@@ -76,22 +79,37 @@ const CASES: [Case; 24] = [
     Case("spin", stop_at_once, Expected::Stopped),
 ];
 
-/// Runs all tests `rounds` times and powers off.
-pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> ! {
-    let mut verdict = Verdict::Pass;
+/// Runs all tests that need no device, those with probes `rounds` times; whether all passed.
+pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> bool {
+    let mut is_good = told("virtual-queues", network::virtual_queues(kernel));
     for Case(arguments, action, expected) in CASES {
         let failed = (0..rounds)
             .filter(|_| !passes(kernel, arguments, action, expected))
             .count();
-        if failed == 0 {
-            print!("PASS {arguments}\n");
-        } else {
-            print!("FAIL {arguments}: {failed} of {rounds} times\n");
-            verdict = Verdict::Fail;
+        if failed > 0 {
+            print!("{arguments}: {failed} of {rounds} times\n");
         }
+        is_good &= told(arguments, failed == 0);
     }
+    is_good
+}
+
+/// Runs the tests that need devices, and powers off; `is_good` is how those before went.
+pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
+    let is_good = is_good & network::reset(control).is_none_or(|it| told("reset", it));
+    let verdict = if is_good {
+        Verdict::Pass
+    } else {
+        Verdict::Fail
+    };
     print!("selftest: {verdict:?}\n");
     power_off(verdict)
+}
+
+/// Says how a test went, and returns it.
+fn told(name: &str, is_good: bool) -> bool {
+    print!("{} {name}\n", if is_good { "PASS" } else { "FAIL" });
+    is_good
 }
 
 /// Runs the probe on all cores at once; whether all ended as expected, and all frames and vectors came back.

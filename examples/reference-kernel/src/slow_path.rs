@@ -8,13 +8,15 @@
 )]
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use parakernel_core::address::{Iova, NodeId, PhysAddr};
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::ProcessId;
-use parakernel_core::memory::{Arena, ArenaLayout, DmaBlock, Pool, SegmentList};
+use parakernel_core::memory::{Arena, ArenaLayout, DmaBlock, Pool, Segment, SegmentList};
 use parakernel_core::queue::{RxQueue, TxQueue};
 use parakernel_core::steering::Recipient;
+use parakernel_core::virtual_queue::Turns;
 use parakernel_nic_virtio::device::{PairRings, queues_of};
 use parakernel_nic_virtio::features::Features;
 use parakernel_nic_virtio::notify::Notifier;
@@ -26,8 +28,9 @@ use crate::arch::{native, paging};
 use crate::boot::Kernel;
 use crate::control::Plane;
 use crate::cores::EVENT_KERNEL;
+use crate::device::Device;
 use crate::device::net::{KERNEL_PAIR, NetDevice};
-use crate::machine::{FRAMES, clear};
+use crate::machine::{FRAMES, Machine, clear};
 use crate::memory::{FRAME, Owner};
 use crate::queues::network::{Bell, ENTRIES, PackedRing, SplitRing};
 
@@ -35,8 +38,8 @@ use crate::queues::network::{Bell, ENTRIES, PackedRing, SplitRing};
 const BUFFERS: u16 = 512;
 /// Most frames that are moved in one turn, each way.
 const BUDGET: usize = 64;
-/// Bytes of the longest frame that a virtual queue has.
-const FRAME_MAX: usize = 2048;
+/// Buffers that processes' frames may not take: what arrives is replaced by them.
+const RESERVE: usize = BUDGET;
 
 type Rx<F> = Receiver<F, Bell<F>, ENTRIES>;
 type Tx<F> = Sender<'static, F, Bell<F>, ENTRIES>;
@@ -58,7 +61,12 @@ pub(crate) struct SlowPath {
     pool: Pool<'static>,
     received: SegmentList<'static>,
     waiting: SegmentList<'static>,
-    buffer: &'static mut [u8; FRAME_MAX],
+    /// Whose frames are taken first.
+    turns: Turns,
+    /// Bytes of the longest frame that the card sends.
+    max_frame: usize,
+    /// How often the card had been reset when the pair was started; `None` where the pair is of no use any more.
+    started_at: Option<u32>,
     /// Frames that were nobody's, and frames that found no room.
     unclaimed: u64,
     dropped: u64,
@@ -79,7 +87,6 @@ impl SlowPath {
             words(BUDGET)?,
             words(2 * BUDGET)?,
         );
-        let buffer = kernel.frames.place(node, [0; FRAME_MAX])?;
         let pool = Pool::new(arena(kernel, node)?, free);
         let mut path = Self {
             device,
@@ -88,7 +95,9 @@ impl SlowPath {
             pool,
             received: SegmentList::new(received),
             waiting: SegmentList::new(waiting),
-            buffer,
+            turns: Turns::new(),
+            max_frame: card.max_frame().into(),
+            started_at: None,
             unclaimed: 0,
             dropped: 0,
         };
@@ -123,6 +132,7 @@ impl SlowPath {
             Pair::Split(rx, _) => rx.arm(pool),
             Pair::Packed(rx, _) => rx.arm(pool),
         };
+        self.started_at = Some(card.resets());
         true
     }
 
@@ -131,13 +141,54 @@ impl SlowPath {
         self.device
     }
 
+    /// The card, of the machine's devices.
+    pub(crate) fn card<'a>(&self, machine: &'a Machine) -> Option<&'a NetDevice> {
+        match &**machine.devices.get(self.device.index())? {
+            Device::Net(card) => Some(card),
+            Device::Nvme(_) => None,
+        }
+    }
+
+    /// Whether the pair works, as far as is known: it was started, and the card has not been reset since.
+    pub(crate) fn is_up(&self, machine: &Machine) -> bool {
+        let resets = self.card(machine).map(NetDevice::resets);
+        resets.is_some() && self.started_at == resets
+    }
+
+    /// For the self-test: fills the rings with what neither side may write there.
+    pub(crate) fn break_rings(&self) {
+        for block in &self.blocks {
+            let words = block
+                .memory()
+                .slice::<AtomicU64>(0, block.len() / size_of::<AtomicU64>());
+            let words = words.unwrap_or_default();
+            words
+                .iter()
+                .for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        }
+    }
+
     /// Frames that found no room on their way.
     pub(crate) const fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// Moves frames; whether there were any, or `None` where the card broke its protocol.
+    ///
+    /// From then on, or from when the card is reset for another reason, until [`restart`](Self::restart), nothing is moved:
+    /// the card no longer knows the rings. What processes send waits meanwhile.
     pub(crate) fn turn(&mut self, plane: &mut Plane) -> Option<bool> {
+        if !self.is_up(plane.platform()) {
+            return Some(false);
+        }
+        let moved = self.move_frames(plane);
+        if moved.is_none() {
+            self.started_at = None;
+        }
+        moved
+    }
+
+    fn move_frames(&mut self, plane: &mut Plane) -> Option<bool> {
         let received = self.receive(plane)?;
         let sent = self.send(plane);
         self.flush()?;
@@ -169,45 +220,42 @@ impl SlowPath {
         Some(count)
     }
 
-    /// Takes frames from virtual queues.
+    /// Takes frames from virtual queues: no more than the card has room for, and of each process its share. The rest stays
+    /// where it is, and its senders wait.
     fn send(&mut self, plane: &mut Plane) -> usize {
-        let mut sent = 0;
-        for index in 0..plane.platform().kernel.seats.len() {
-            sent += self.send_from(plane, index).unwrap_or(0);
-        }
+        let count = plane.platform().kernel.seats.len();
+        self.waiting.compact();
+        let buffers = self.pool.free().saturating_sub(RESERVE);
+        let room = self.waiting.room().min(buffers);
+        let mut turns = self.turns;
+        let sent = turns.round(count, room, BUDGET, |index, most| {
+            self.send_from(plane, index, most).unwrap_or(0)
+        });
+        self.turns = turns;
         sent
     }
 
-    fn send_from(&mut self, plane: &mut Plane, index: usize) -> Option<usize> {
+    /// Takes up to `most` frames of the process that has seat `index`.
+    fn send_from(&mut self, plane: &mut Plane, index: usize, most: usize) -> Option<usize> {
         let seat = plane.platform().kernel.seats.by_index(index)?;
         let (core, queues) = (seat.core, seat.queues);
         let process = plane.platform().process_on(core.id)?;
         let mut frames = 0;
         // One at a time: the frame may be for another process, whose gate must not be passed while this one's is.
-        while frames < BUDGET {
-            let mut len = 0;
-            let buffer = &mut *self.buffer;
-            let mut copy = [0; FRAME_MAX];
-            let taken = queues.pass().take_frames(self.device, 1, buffer, |frame| {
-                len = frame.len();
-                let place = copy.get_mut(..len);
-                place.is_some_and(|place| {
-                    place.copy_from_slice(frame);
-                    true
-                })
-            });
-            match taken {
-                Ok(0) => break,
-                Ok(_) => {
-                    frames += 1;
-                    let frame = copy.get(..len).unwrap_or_default();
-                    self.pass_on(plane, frame, process);
-                }
-                Err(violation) => {
-                    plane.platform_mut().violated(core.id, violation);
-                    break;
-                }
+        while frames < most {
+            let mut segment = self.pool.take()?.with_len(self.max_frame);
+            let buffer = self.pool.arena().bytes_mut(&mut segment);
+            let taken = queues.pass().take_frame(self.device, buffer);
+            if let Ok(Some(len)) = taken {
+                frames += 1;
+                self.pass_on(plane, segment.with_len(len), process);
+                continue;
             }
+            self.pool.put(segment);
+            if let Err(violation) = taken {
+                plane.platform_mut().violated(core.id, violation);
+            }
+            break;
         }
         if frames > 0 {
             core.post(EVENT_KERNEL);
@@ -216,23 +264,15 @@ impl SlowPath {
     }
 
     /// Leads a frame of a process to the processes that it is for, and to the wire.
-    fn pass_on(&mut self, plane: &mut Plane, frame: &[u8], from: ProcessId) {
+    fn pass_on(&mut self, plane: &mut Plane, segment: Segment, from: ProcessId) {
+        let frame = self.pool.arena().bytes(&segment);
         let recipient = plane.grants().classify(self.device, frame);
         lead(plane, self.device, recipient, frame, Some(from));
         let stays = matches!(recipient, Recipient::One(to) if to != from);
         if stays {
-            return;
-        }
-        let Some(segment) = self.pool.take() else {
-            self.dropped += 1;
-            return;
-        };
-        let mut segment = segment.with_len(frame.len());
-        self.pool
-            .arena()
-            .bytes_mut(&mut segment)
-            .copy_from_slice(frame);
-        if let Err(segment) = self.waiting.push(segment) {
+            self.pool.put(segment);
+        } else if let Err(segment) = self.waiting.push(segment) {
+            // Not while no more are taken than there is room for.
             self.dropped += 1;
             self.pool.put(segment);
         }

@@ -81,6 +81,8 @@ pub(crate) struct NetDevice {
     node: NodeId,
     /// When the receive queues are notified next.
     nudge_at: Instant,
+    /// How many resets have been begun.
+    resets: u32,
 }
 
 impl NetDevice {
@@ -179,6 +181,7 @@ impl NetDevice {
             ),
             node,
             nudge_at: time::now(),
+            resets: 0,
         };
         // Without exact steering no pair can be given away: all frames arrive at the kernel's own.
         let offered = if device.steers() { pairs - 1 } else { 0 };
@@ -194,6 +197,11 @@ impl NetDevice {
     /// Its interrupt table.
     pub(crate) const fn interrupts(&mut self) -> Option<&mut MsiX> {
         self.msix.as_mut()
+    }
+
+    /// How many resets of the card have been begun since it was brought up.
+    pub(crate) const fn resets(&self) -> u32 {
+        self.resets
     }
 
     /// What was agreed on with the card.
@@ -357,6 +365,7 @@ impl NetDevice {
                 .begin_release(pair(queue)?, now)
                 .map_err(|error| error.kind()),
             Operation::Reset => {
+                self.resets = self.resets.wrapping_add(1);
                 self.card.begin_reset(now);
                 Ok(())
             }

@@ -69,28 +69,25 @@ impl VirtualQueue {
         }
     }
 
-    /// Hands frames of the process to `send`, each checked for its source, until that has no room.
+    /// Takes one frame of the process, checked for its source, into `buffer`, which is as long as a frame may be; its
+    /// length, or `None` where there is no frame.
     pub(super) fn take(
         &mut self,
         (submission, status): (&SubmissionPage, &StatusPage),
-        budget: usize,
         buffer: &mut [u8],
-        mut send: impl FnMut(&[u8]) -> bool,
-    ) -> Result<usize, Violation> {
+    ) -> Result<Option<usize>, Violation> {
         let claimed = self.claimed(submission);
-        let (grants, mut bytes) = (&self.grants, 0);
-        let taken = self.transmit.take(claimed, budget, buffer, |frame| {
+        let (grants, mut len) = (&self.grants, None);
+        self.transmit.take(claimed, 1, buffer, |frame| {
             NameGrant::check_any(grants, frame, Way::Virtual)
                 .map_err(|field| Violation::Spoofed { field })?;
-            let is_sent = send(frame);
-            bytes += if is_sent { frame.len() as u64 } else { 0 };
-            Ok(is_sent)
-        });
+            len = Some(frame.len());
+            Ok(true)
+        })?;
         let emptied = self.transmit.emptied().as_u32();
         status.accepted[LeaseRing::Second as usize].store(emptied, Ordering::Release);
-        self.sent_bytes += bytes;
-        let taken = taken?;
-        self.sent += taken as u64;
-        Ok(taken)
+        self.sent += u64::from(len.is_some());
+        self.sent_bytes += len.unwrap_or(0) as u64;
+        Ok(len)
     }
 }
