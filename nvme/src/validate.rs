@@ -38,7 +38,7 @@ pub struct Rules {
 
 impl Rules {
     /// The rules for a queue that is confined to `volume`, whose namespace is described by `data`; the controller moves
-    /// `max_transfer` bytes at most. `None` where there is no such namespace, or the volume does not lie in it.
+    /// `max_transfer` bytes at most, and is asked for no more zeroes than that in one command. `None` where there is no such namespace, or the volume does not lie in it.
     #[must_use]
     pub fn new(volume: &Volume, data: &NamespaceData, max_transfer: Option<u64>) -> Option<Self> {
         let namespace = NamespaceId::new(volume.namespace)?;
@@ -61,7 +61,7 @@ impl Rules {
         (last < self.blocks).then_some((length & COUNT) + 1)
     }
 
-    /// The most bytes that one command may move.
+    /// The most bytes that one command may move, or fill with zeroes.
     #[must_use]
     pub const fn max_transfer(&self) -> u64 {
         self.max_bytes
@@ -279,10 +279,7 @@ fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords,
     ])?;
     let [prp1, prp2] = match data {
         Some(wanted) => {
-            let len = check_blocks(rules, lba, length)? << rules.block_shift;
-            if len > rules.max_bytes {
-                return Err(Violation::Length { len });
-            }
+            let len = check_len(rules, lba, length)?;
             let (iova, second) = (Iova::new(prp1), prp2);
             Pointer { iova, second, len }.translate(wanted, access.regions)?
         }
@@ -291,7 +288,7 @@ fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords,
             if command.opcode() == opcode::FLUSH {
                 refuse_any([lba])?;
             } else {
-                check_blocks(rules, lba, length)?;
+                check_len(rules, lba, length)?;
             }
             [0, 0]
         }
@@ -305,13 +302,18 @@ fn check(rules: Rules, command: Command, access: &Access<'_>) -> Result<IoWords,
     })
 }
 
-/// The number of blocks of a command, all of which lie in the volume.
-fn check_blocks(rules: Rules, lba: u64, length: u64) -> Result<u64, Violation> {
+/// The number of bytes of the blocks of a command: all of them in the volume, and no more than one command may touch, whether it
+/// moves data or has the controller write zeroes.
+fn check_len(rules: Rules, lba: u64, length: u64) -> Result<u64, Violation> {
     let outside = Violation::OutsideVolume {
         lba: Lba::new(lba),
         blocks: (length & COUNT) + 1,
     };
-    rules.blocks(lba, length).ok_or(outside)
+    let len = rules.blocks(lba, length).ok_or(outside)? << rules.block_shift;
+    if len > rules.max_bytes {
+        return Err(Violation::Length { len });
+    }
+    Ok(len)
 }
 
 /// Refuses fields of which any bit is set.

@@ -21,8 +21,9 @@ pub(super) struct Shape {
     head: u64,
     pub(super) queue: u16,
     block_shift: u8,
-    /// Most blocks of one transfer.
+    /// Most blocks of one transfer, and of one command that writes zeroes.
     max_blocks: u32,
+    max_zeroed: u64,
     /// Bytes up to which PRP 2 is not needed.
     one_page: u64,
     base: u64,
@@ -60,11 +61,17 @@ impl Shape {
             DataPointer::Lists(_) | DataPointer::ByKernel => (0, PAGE, MAX_TRANSFER),
             DataPointer::Sgl => (PSDT_SGL, 0, u32::MAX.into()),
         };
+        // The specification bounds transfers alone (MDTS, §5.15.2.1), but what checks a process's commands bounds both.
+        let zeroed = match config.pointer {
+            DataPointer::ByKernel => config.max_transfer.unwrap_or(u64::MAX).min(MAX_TRANSFER),
+            DataPointer::TwoPages | DataPointer::Lists(_) | DataPointer::Sgl => u64::MAX,
+        };
         Some(Self {
             head: u64::from(config.namespace.as_u32()) << 32 | psdt,
             queue: config.queue.as_u16(),
             block_shift: config.blocks.block_shift,
             max_blocks: max_blocks(config, arena, pointer_limit)?,
+            max_zeroed: (zeroed >> config.blocks.block_shift).min(MAX_BLOCKS),
             one_page,
             base: arena.iova_base().as_u64(),
             buffer_len: arena.buffer_len() as u64,
@@ -161,7 +168,7 @@ impl Shape {
         let blocks = u64::from(request.blocks);
         match request.operation {
             BlockOperation::Flush => Ok(words(opcode::FLUSH, 0, 0)),
-            BlockOperation::WriteZeroes if (1..=MAX_BLOCKS).contains(&blocks) => Ok(words(
+            BlockOperation::WriteZeroes if (1..=self.max_zeroed).contains(&blocks) => Ok(words(
                 opcode::WRITE_ZEROES,
                 request.lba.as_u64(),
                 blocks - 1,

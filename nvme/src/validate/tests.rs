@@ -188,6 +188,9 @@ fn obvious(process: &Process, words: &[u64; 8]) -> Option<Transfer> {
     if !(0..blocks).all(|n| inside(u128::from(words[5]) + u128::from(n))) {
         return None;
     }
+    if blocks * BLOCK > MAX {
+        return None;
+    }
     if opcode == 8 {
         return (words[3] | words[4] == 0).then_some(Transfer(vec![]));
     }
@@ -347,6 +350,19 @@ fn marks_keep_ids_apart_and_inside_the_ring() {
     assert!(validator.complete(7));
     assert!(!validator.complete(7));
     assert!(validator.accept(flush(7), &access).is_ok());
+}
+
+#[test]
+fn zeroes_are_bounded_like_a_transfer() {
+    let process = Process::new();
+    let zeroes = |blocks: u64| {
+        let words = [head(8), 0, 0, 0, 0, FIRST, blocks - 1, 0];
+        check(rules(), Command(words), &Access::new(&process.regions)).err()
+    };
+    let (most, one_more) = (MAX / BLOCK, MAX / BLOCK + 1);
+    assert_eq!(zeroes(most), None);
+    let len = one_more * BLOCK;
+    assert_eq!(zeroes(one_more), Some(Violation::Length { len }));
 }
 
 #[test]

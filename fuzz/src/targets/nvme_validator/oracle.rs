@@ -83,7 +83,7 @@ impl Contract {
             && in_flight.iter().all(|&busy| u64::from(busy) != id)
             && bits(words[0], 32..64) == u64::from(self.namespace)
             && self.has_only_allowed_bits(kind, words)
-            && (kind == Kind::Flush || self.is_inside_volume(words))
+            && (kind == Kind::Flush || self.is_inside_volume(words) && self.is_short(words))
             && direction(kind).is_none_or(|direction| self.may_move(words, direction, regions))
     }
 
@@ -106,6 +106,11 @@ impl Contract {
             }
     }
 
+    /// One command may move, or fill with zeroes, at most so many bytes.
+    fn is_short(&self, words: &[u64; 8]) -> bool {
+        self.bytes(words) <= self.most
+    }
+
     /// Each block is one of the volume's.
     fn is_inside_volume(&self, words: &[u64; 8]) -> bool {
         let (first, end) = (
@@ -116,12 +121,12 @@ impl Contract {
         (0..block_count(words)).all(|n| (first..end).contains(&(lba + u128::from(n))))
     }
 
-    /// The data may be moved: at most so many bytes, all in one region, named by PRPs as a process names them.
+    /// The data may be moved: all of it in one region, named by PRPs as a process names them.
     fn may_move(&self, words: &[u64; 8], direction: Direction, regions: &Regions<'_>) -> bool {
         let (address, second) = (words[3], words[4]);
         let bytes = self.bytes(words);
         // The lowest two bits of an address are reserved (§4.3).
-        if bytes > self.most || address % 4 != 0 {
+        if address % 4 != 0 {
             return false;
         }
         let Some(pieces) = regions.pieces(address, bytes, direction) else {
