@@ -152,6 +152,10 @@ pub(crate) struct Leaks {
     pub(crate) vectors: i64,
     pub(crate) rules: i64,
     pub(crate) queues: i64,
+    /// Freed frames that were compared with what they had been filled with.
+    pub(crate) compared: u64,
+    /// Those of them that had been written to.
+    pub(crate) damaged: u64,
     #[serde(default)]
     pub(crate) quarantined: Quarantine,
 }
@@ -165,7 +169,7 @@ pub(crate) struct Quarantine {
 }
 
 impl Leaks {
-    /// Whether everything is as it was.
+    /// Whether everything is as it was, freed frames included, some of which were looked at.
     pub(crate) const fn is_nothing(&self) -> bool {
         matches!(
             self,
@@ -175,6 +179,8 @@ impl Leaks {
                 rules: 0,
                 queues: 0,
                 quarantined: Quarantine { leases: 0, .. },
+                damaged: 0,
+                compared: 1..,
                 ..
             }
         )
@@ -261,10 +267,14 @@ mod tests {
         };
         assert!(attack.stopped && attack.evidence.is_empty());
         assert_eq!(
-            said(r#"@ {"leaks":{"restarts":50,"frames":-1,"vectors":0,"rules":0,"queues":0}}"#),
+            said(
+                r#"@ {"leaks":{"restarts":50,"frames":-1,"vectors":0,"rules":0,"queues":0,"compared":9,"damaged":1}}"#
+            ),
             Message::Leaks(Leaks {
                 restarts: 50,
                 frames: -1,
+                compared: 9,
+                damaged: 1,
                 ..Leaks::default()
             })
         );

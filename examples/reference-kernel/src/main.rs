@@ -35,6 +35,7 @@ mod memory;
 mod once;
 mod panic;
 mod pci;
+mod poison;
 mod process;
 mod queues;
 mod ranges;

@@ -14,6 +14,7 @@ use parakernel_numa::topology::{MemoryRange, Topology};
 
 use crate::arch::native;
 use crate::arch::paging;
+use crate::poison::{Found, Poison};
 use crate::ranges::Ranges;
 
 /// Size of a frame.
@@ -88,6 +89,7 @@ pub(crate) type FrameZone = Zone<'static, Owner>;
 pub(crate) struct Frames {
     allocator: FrameAllocator<'static, 'static, Owner>,
     nodes: u32,
+    poison: Poison,
 }
 
 impl Frames {
@@ -112,8 +114,16 @@ impl Frames {
             *slots.next()? = zone.unwrap_or_default();
         }
         let nodes = u32::try_from(topology.nodes().len()).ok()?;
-        let allocator = FrameAllocator::new(zones).ok()?;
-        Some(Self { allocator, nodes })
+        let mut frames = Self {
+            allocator: FrameAllocator::new(zones).ok()?,
+            nodes,
+            poison: Poison::new(&mut []),
+        };
+        let end = ranges.iter().map(|range| range.end).max()?;
+        let node = frames.node_with_memory(NodeId::new(0));
+        let marks = frames.place_slice(node, Poison::words(PhysAddr::new(end)), 0)?;
+        frames.poison = Poison::new(marks);
+        Some(frames)
     }
 
     /// `count` zeroed frames in a row on `node`, for `owner`; the first is aligned as `size` says.
@@ -125,6 +135,7 @@ impl Frames {
         owner: Owner,
     ) -> Option<PhysAddr> {
         let run = self.allocator.allocate(node, count, size, owner).ok()?;
+        self.poison.lift(run);
         zero(run.base, run.frames);
         Some(run.base)
     }
@@ -145,13 +156,18 @@ impl Frames {
         count: usize,
         owner: Owner,
     ) -> Result<(), FrameError> {
-        self.allocator.free(
-            Run {
-                base,
-                frames: count,
-            },
-            owner,
-        )
+        let run = Run {
+            base,
+            frames: count,
+        };
+        self.allocator.free(run, owner)?;
+        self.poison.fill(run);
+        Ok(())
+    }
+
+    /// Compares all free frames that were in use with what they were filled with; what was found since the boot.
+    pub(crate) fn inspect(&mut self) -> Found {
+        self.poison.inspect()
     }
 
     /// Passes frames from one owner to another.

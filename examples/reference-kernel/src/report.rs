@@ -99,6 +99,10 @@ pub(crate) struct Leaks {
     pub(crate) queues: i64,
     /// What queues that did not stop keep; it is in none of the figures above.
     pub(crate) quarantined: Quarantine,
+    /// Free frames that had been in use and were compared with what they were filled with.
+    pub(crate) compared: u64,
+    /// Those of them that somebody had written to.
+    pub(crate) damaged: u64,
 }
 
 /// Prints an object with one key.
@@ -238,13 +242,16 @@ pub(crate) fn leaks(leaks: &Leaks) {
                 regions,
                 pages,
             },
+        compared,
+        damaged,
     } = leaks;
     line(
         "leaks",
         format_args!(
             "{{\"restarts\":{restarts},\"frames\":{frames},\"vectors\":{vectors},\
              \"rules\":{rules},\"queues\":{queues},\"quarantined\":\
-             {{\"leases\":{leases},\"regions\":{regions},\"pages\":{pages}}}}}"
+             {{\"leases\":{leases},\"regions\":{regions},\"pages\":{pages}}},\
+             \"compared\":{compared},\"damaged\":{damaged}}}"
         ),
     );
 }

@@ -20,12 +20,14 @@ use crate::cores::{self, CORES_MAX};
 use crate::housekeeping::Turn;
 use crate::mailbox::Text;
 use crate::panic::{Verdict, power_off};
-use crate::report::{self, Leaks};
+use crate::report::{self, Counters, Leaks};
 use crate::runner::End;
 use crate::{print, time, vectors};
 
-/// How long a process runs before it is stopped, where restarts are what is tested.
-const SHORT_LIFE: Duration = Duration::from_millis(20);
+/// Frames each way and commands after which a process has shown that it works, where restarts are what is tested.
+const WORK: u64 = 4;
+/// How long it may take until then: emulated cores share few real ones.
+const WORK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a process may go on after its queues began to be taken back.
 const GRACE: Duration = Duration::from_millis(500);
 /// Most failures that are told apart.
@@ -57,6 +59,11 @@ struct Member {
     restarts: u32,
     /// How often it was started.
     lives: u32,
+    /// How many queue pairs it had when it was first seen at work; each life has to have as many.
+    queues: Option<u32>,
+    /// What it had done when this life began, and whether it was seen at work since.
+    before: Counters,
+    has_worked: bool,
     /// The attack that it has announced and that has not ended.
     attack: Option<Attack>,
     /// Until when it has to have ended because its queues were taken back.
@@ -179,6 +186,9 @@ impl Supervisor {
             reason: String::new(),
             restarts,
             lives: 0,
+            queues: None,
+            before: Counters::default(),
+            has_worked: false,
             attack: None,
             due: None,
             shown: [0; _],
@@ -283,7 +293,8 @@ impl Supervisor {
         self.settings.restarts > 0
             && !self.is_stopping
             && members.all(|member| {
-                member.process.starts_later || (member.restarts == 0 && member.runs())
+                let is_last = member.restarts == 0 && member.runs();
+                member.process.starts_later || (is_last && member.has_worked)
             })
     }
 
@@ -292,13 +303,21 @@ impl Supervisor {
         let Some(member) = self.members.get_mut(index) else {
             return;
         };
-        let is_tested = self.settings.restarts > 0 && member.restarts > 0;
+        let is_tested = self.settings.restarts > 0 && !self.is_stopping;
         match member.state {
             State::Running(_) if member.due.is_some_and(|due| now >= due) => {
                 member.stop(control);
             }
-            State::Running(since) if is_tested && now > since.saturating_add(SHORT_LIFE) => {
-                member.stop(control);
+            State::Running(since) if is_tested => {
+                let limit = since.saturating_add(WORK_LIMIT);
+                if let Err(failure) = member.try_out(control, now > limit) {
+                    fail(&mut self.failures, failure);
+                    self.stop(control);
+                }
+            }
+            State::Ending if is_tested && matches!(member.end, Some(End::Exited(_))) => {
+                fail(&mut self.failures, "a restarted process gave up");
+                self.stop(control);
             }
             State::Ending if control.has_nothing(member.core) => {
                 if !member.bury(control.kernel()) {
@@ -357,6 +376,13 @@ impl Supervisor {
         if after != self.before {
             fail(&mut self.failures, "not all frames and vectors came back");
         }
+        let found = control.kernel().frames.inspect();
+        if found.damaged > 0 {
+            fail(
+                &mut self.failures,
+                "frames were written to after they were freed",
+            );
+        }
         report::leaks(&Leaks {
             restarts: self.restarted,
             frames: difference(self.before.frames, after.frames),
@@ -364,6 +390,8 @@ impl Supervisor {
             rules: signed(after.rules) - signed(self.before.rules),
             queues: signed(after.queues) - signed(self.before.queues),
             quarantined,
+            compared: found.compared,
+            damaged: found.damaged,
         });
         report::verdict(&self.failures);
         power_off(if self.failures.is_empty() {
@@ -383,6 +411,7 @@ impl Member {
         let archive = control.kernel().archive;
         let file = archive::find(archive, self.process.executable).unwrap_or(&[]);
         self.lives += 1;
+        (self.has_worked, self.before) = (false, control.counters(self.core));
         match control.start(&self.process, file, self.lives) {
             Ok(()) => {
                 self.state = State::Running(time::now());
@@ -393,6 +422,38 @@ impl Member {
                 self.explain(format_args!("does not start: {error}"));
             }
         }
+    }
+
+    /// Watches a life that is there to see whether the next one gets the same; ends it once the process has worked.
+    fn try_out(&mut self, control: &mut Control, is_late: bool) -> Result<(), &'static str> {
+        if self.has_worked {
+            return Ok(());
+        }
+        let (now, before) = (control.counters(self.core), self.before);
+        let frames = (now.rx_frames - before.rx_frames).min(now.tx_frames - before.tx_frames);
+        let is_on_network = self.process.nic_queues == 0 || frames >= WORK;
+        let is_on_disk = self.process.nvme_queues == 0 || now.ios - before.ios >= WORK;
+        if !(is_on_network && is_on_disk) {
+            return if is_late {
+                Err("a restarted process does not get to work")
+            } else {
+                Ok(())
+            };
+        }
+        let queues = *self.queues.get_or_insert(now.queues);
+        if queues != now.queues {
+            let (name, life) = (self.process.name, self.lives);
+            print!(
+                "{name}: {} queues in life {life}, {queues} in the first\n",
+                now.queues
+            );
+            return Err("a restarted process has not as many queues as before");
+        }
+        self.has_worked = true;
+        if self.restarts > 0 {
+            self.stop(control);
+        }
+        Ok(())
     }
 
     /// Takes the process's queues back. It is to end then, and is ended where it does not.

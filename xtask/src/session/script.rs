@@ -190,6 +190,12 @@ impl Spec {
     fn restarts(&self, count: u64) -> Result<ExitCode> {
         let cast = self.cast(&[&format!("restarts={count}")])?.without(ROGUE);
         let (observed, ended) = pestered(self, &cast)?;
+        let failures = observed.verdict.unwrap_or_default().failures;
+        ensure!(
+            failures.is_empty(),
+            "the kernel says: {}",
+            failures.join("; ")
+        );
         ended.require_clean()?;
         let leaks = observed.leaks.unwrap_or_default();
         let wanted = count * u64::try_from(cast.processes.len())?;
@@ -198,7 +204,10 @@ impl Spec {
             "after {} restarts instead of {wanted}: {leaks:?}",
             leaks.restarts
         );
-        println!("{} restarts, nothing leaked", leaks.restarts);
+        println!(
+            "{} restarts, nothing leaked; {} freed frames compared, none written to",
+            leaks.restarts, leaks.compared
+        );
         Ok(ExitCode::SUCCESS)
     }
 
