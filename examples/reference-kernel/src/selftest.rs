@@ -3,14 +3,15 @@
 
 mod network;
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use kernel_formats::archive;
-use parakernel_core::address::{CoreId, NodeId};
+use parakernel_core::address::{CoreId, NodeId, PhysAddr};
 
 use crate::address_space::{Access, AddressSpace, Caching, Foreign};
-use crate::arch::apic;
 use crate::arch::paging::{Backing, Flags, MapError, PageSize};
+use crate::arch::{apic, native};
 use crate::boot::Kernel;
 use crate::control::Control;
 use crate::mailbox::Message;
@@ -52,7 +53,7 @@ enum Expected {
     Stopped,
 }
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 25] = [
     Case("exit", nothing, Expected::Exited),
     Case("exit", map_without_tables, Expected::Exited),
     Case("log", nothing, Expected::Exited),
@@ -65,6 +66,7 @@ const CASES: [Case; 24] = [
     Case("memory", give_memory, Expected::Exited),
     Case("interrupt", interrupt_each, Expected::Exited),
     Case("interrupt", interrupt_all_through_one, Expected::Exited),
+    Case("exit", write_after_free, Expected::Exited),
     Case("read-kernel", nothing, Expected::Faulted(PF)),
     Case("write-code", nothing, Expected::Faulted(PF)),
     Case("write-info", nothing, Expected::Faulted(PF)),
@@ -299,6 +301,23 @@ fn map_without_tables(kernel: &mut Kernel) -> bool {
     let _more_than_taken = space.destroy(&mut kernel.frames).is_err();
     let failed = (Err(MapError::OutOfFrames), 0);
     outcomes == [failed, failed, (Ok(()), 8)]
+}
+
+/// Writes to a frame after giving it back, as a device would whose queue was not stopped: it has to be found, and nothing else.
+fn write_after_free(kernel: &mut Kernel) -> bool {
+    let node = kernel.frames.node_with_memory(NodeId::new(0));
+    let block = kernel.frames.dma_block(node, native(FRAME), Owner::KERNEL);
+    let Some(block) = block else { return false };
+    let before = kernel.frames.inspect();
+    let base = PhysAddr::new(block.bus_address().as_u64());
+    let freed = kernel.frames.give_back(base, 1, Owner::KERNEL);
+    let while_whole = kernel.frames.inspect();
+    let last = block.memory().view::<AtomicU64>(native(FRAME) - 8);
+    let Some(last) = last else { return false };
+    last.fetch_xor(1, Ordering::Relaxed);
+    let found = kernel.frames.inspect();
+    last.fetch_xor(1, Ordering::Relaxed);
+    freed.is_ok() && while_whole.damaged == before.damaged && found.damaged == before.damaged + 1
 }
 
 /// Lets each probe read a page of the kernel's for a while, then takes it away.
