@@ -13,7 +13,7 @@ use smoltcp::iface::SocketHandle;
 
 use crate::{
     executor::{self, Agenda, Flag, each},
-    net::{Identity, SocketStorage, Stack, TcpMemory, UdpMemory, answer},
+    net::{Identity, ServerMemory, SocketStorage, Stack, answer},
     nonce,
     runtime::{Metric, Runtime},
 };
@@ -31,28 +31,7 @@ const SOCKETS: usize = CONNECTIONS + 2;
 const TASKS: usize = SOCKETS + 2;
 
 /// Memory of the echo process, fit for a `static`.
-#[derive(Debug)]
-pub struct Memory {
-    udp: [UdpMemory; 2],
-    tcp: [TcpMemory; CONNECTIONS],
-}
-
-impl Memory {
-    /// Zeroed memory.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            udp: [const { UdpMemory::new() }; 2],
-            tcp: [const { TcpMemory::new() }; CONNECTIONS],
-        }
-    }
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub type Memory = ServerMemory<2, CONNECTIONS>;
 
 /// Wake-up flags of the echo process, for a `static`; one run at a time uses them.
 pub type Flags = [Flag; TASKS];

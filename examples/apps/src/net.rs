@@ -85,6 +85,30 @@ impl Default for UdpMemory {
     }
 }
 
+/// Buffers of a server's sockets, fit for a `static`.
+#[derive(Debug)]
+pub struct ServerMemory<const UDP: usize, const TCP: usize> {
+    pub(crate) udp: [UdpMemory; UDP],
+    pub(crate) tcp: [TcpMemory; TCP],
+}
+
+impl<const UDP: usize, const TCP: usize> ServerMemory<UDP, TCP> {
+    /// Unused buffers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            udp: [const { UdpMemory::new() }; UDP],
+            tcp: [const { TcpMemory::new() }; TCP],
+        }
+    }
+}
+
+impl<const UDP: usize, const TCP: usize> Default for ServerMemory<UDP, TCP> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Buffers of a TCP socket.
 #[derive(Debug)]
 pub struct TcpMemory([[u8; 0x4000]; 2]);

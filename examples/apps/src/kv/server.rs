@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     executor::{self, Agenda, Flag, each},
-    net::{Identity, SocketStorage, Stack, TcpMemory, UdpMemory, answer},
+    net::{Identity, ServerMemory, SocketStorage, Stack, answer},
     nonce,
     runtime::{Metric, Runtime},
 };
@@ -41,28 +41,7 @@ const TASKS: usize = SOCKETS + 2;
 const PIECE: usize = 2048;
 
 /// Memory of the process besides its store's, fit for a `static`.
-#[derive(Debug)]
-pub struct Memory {
-    udp: UdpMemory,
-    tcp: [TcpMemory; CONNECTIONS],
-}
-
-impl Memory {
-    /// Zeroed memory.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            udp: UdpMemory::new(),
-            tcp: [const { TcpMemory::new() }; CONNECTIONS],
-        }
-    }
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub type Memory = ServerMemory<1, CONNECTIONS>;
 
 /// Wake-up flags of the process, for a `static`; one run at a time uses them.
 pub type Flags = [Flag; TASKS];
@@ -84,7 +63,8 @@ pub fn run<L: Link>(
     let (agenda, served, store) = (Agenda::new(), Cell::new(0), RefCell::new(store));
     let mut storage = [SocketStorage::EMPTY; SOCKETS];
     let stack = Stack::new(device, identity.address, &mut storage, &agenda);
-    let nonces = stack.add_udp(nonce::PORT, &mut memory.udp);
+    let [nonces] = &mut memory.udp;
+    let nonces = stack.add_udp(nonce::PORT, nonces);
     let connections = memory.tcp.each_mut().map(|memory| stack.add_tcp(memory));
 
     let mut nonces = pin!(answer(&stack, nonces, &served, |datagram| {
