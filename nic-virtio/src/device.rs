@@ -70,6 +70,12 @@ enum Control<'a> {
 }
 
 impl<'a, T: Transport> Device<'a, T> {
+    /// The most queue pairs that the device behind `transport` offers: so many [`Pair`]s in [`Setup::pairs`] are enough.
+    #[must_use]
+    pub fn most_pairs(transport: &T) -> u16 {
+        link::most_pairs(transport)
+    }
+
     /// Brings the device behind `transport` to service: the sequence of §3.1.1.
     ///
     /// No queue pair works yet: unclaimed ones have a ring with nothing in it.

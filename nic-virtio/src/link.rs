@@ -92,6 +92,15 @@ pub(crate) fn limits<T: Transport>(transport: &T, features: Features) -> Result<
     Ok(limits)
 }
 
+/// The most queue pairs that the device offers, whatever is agreed on: 1 where it has no more, or says nothing sensible.
+///
+/// "During this step the driver MAY read […] the device-specific configuration fields" before features are accepted, §3.1.1.
+pub(crate) fn most_pairs<T: Transport>(transport: &T) -> u16 {
+    let offered = Features::from_bits_truncate(transport.device_features());
+    let several = offered & (Features::MQ | Features::RSS);
+    limits(transport, several).map_or(1, |limits| limits.pairs)
+}
+
 /// Bytes of the configuration up to the last field that is read, §5.1.4: what a device must have to mean its features.
 fn bytes_used(features: Features) -> usize {
     let ends = [

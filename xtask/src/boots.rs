@@ -44,6 +44,9 @@ pub(crate) struct QemuOptions {
     /// Let the kernel test itself, and fail if a test does
     #[arg(long, conflicts_with = "restarts")]
     self_test: bool,
+    /// Give the SSD so many queue pairs (1 to 65535), let one process claim all of them, and fail if it cannot use each
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["self_test", "restarts", "sabotage"])]
+    pairs: Option<u16>,
     /// Let the kernel break its own rules, one a boot, and fail if its protections do not stop it
     #[arg(long, conflicts_with_all = ["self_test", "restarts"])]
     sabotage: bool,
@@ -74,10 +77,11 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
     if options.sabotage {
         return sabotage(workspace, &options.boot);
     }
-    let script = match options.restarts {
-        Some(count) => Script::Restarts { count },
-        None if options.self_test => Script::SelfTest,
-        None => Script::Watch {
+    let script = match (options.restarts, options.pairs) {
+        (Some(count), _) => Script::Restarts { count },
+        (None, Some(count)) => Script::Pairs { count },
+        (None, None) if options.self_test => Script::SelfTest,
+        (None, None) => Script::Watch {
             debugger: options.debugger,
         },
     };

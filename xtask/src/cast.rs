@@ -132,6 +132,16 @@ impl Cast {
         }
     }
 
+    /// One process alone, which takes so many queue pairs of the SSD.
+    pub(crate) fn with_one_hoarder(self, pairs: u16) -> Self {
+        let hoarder = Process::new("hoard0", "hoard", 1);
+        let hoarder = hoarder.with_volumes(pairs, &[(1, 1024, 2048)], 0x50);
+        Self {
+            processes: vec![hoarder],
+            ..self
+        }
+    }
+
     /// Only the processes of these names; all of them if none is given.
     pub(crate) fn keep(mut self, names: &[String]) -> Result<Self> {
         if let Some(unknown) = names.iter().find(|name| self.named(name).is_none()) {

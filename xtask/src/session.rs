@@ -182,6 +182,7 @@ impl Spec {
             board: self.board,
             ring: self.ring,
             iommu: self.iommu,
+            block_pairs: self.block_pairs(),
             debugger,
         }
     }

@@ -12,11 +12,11 @@ use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
 use parakernel_core::address::{BusAddress, CoreId, PhysAddr};
 use parakernel_core::control::{
-    ControlPlane, ControlStorage, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quarantine,
-    Quota, Request, SubmitError, Tag,
+    ControlPlane, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quarantine, Quota, Request,
+    SubmitError, Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
-use parakernel_core::handle::{ProcessId, Slot};
+use parakernel_core::handle::ProcessId;
 use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::queue::Lba;
 use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
@@ -25,12 +25,14 @@ use parakernel_core::volume::{Identity, Volume};
 
 use crate::arch::native;
 use crate::boot::Kernel;
+use crate::capacity::{self, Capacity, NAMES};
 use crate::device::Device;
 use crate::device::net::NetDevice;
 use crate::device::nvme::NvmeDevice;
 use crate::housekeeping::Turn;
 use crate::machine::{DEVICES_MAX, Devices, Machine, Terms, VOLUMES_MAX};
 use crate::memory::AllMemory;
+use crate::panic::{Verdict, power_off};
 use crate::process::{ARGUMENTS_MAX, Plan};
 use crate::queues::network::GRANTS_MAX;
 use crate::report::{self, Counters};
@@ -39,16 +41,6 @@ use crate::{cores, print, seats, time};
 use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_nic_virtio::features::Features;
 
-/// Most processes, leases, regions, rules, grants at a time.
-const PROCESSES: usize = 64;
-const LEASES: usize = 1024;
-const MEMORIES: usize = 1024;
-const RULES: usize = 256;
-const GRANTS: usize = 128;
-/// Queues and vectors of all devices.
-const LINKS: usize = 8192;
-const JOBS: usize = PROCESSES + LEASES + MEMORIES + RULES + DEVICES_MAX;
-const EVENTS: usize = 64;
 /// What processes are told of the network, at most.
 const NETWORK_WORDS: usize = 64;
 /// How often the kernel's own queue pairs are looked at.
@@ -59,16 +51,6 @@ const ATTACKER: &str = "rogue";
 const MARK: &[u8] = b"ROGUEROG";
 /// Most events that one turn handles.
 const BUDGET: usize = 32;
-
-/// What a process may have, besides its queue pairs.
-const QUOTA: Quota = Quota {
-    pages: 32 * 1024,
-    regions: 32,
-    leases: 2,
-    vectors: 16,
-    rules: 16,
-    requests: 16,
-};
 
 /// The control plane over the machine.
 pub(crate) type Plane = ControlPlane<'static, &'static mut Machine>;
@@ -108,19 +90,22 @@ impl Control {
         let policy = settings.policy;
         let mut devices = devices(&mut kernel, settings.ring);
         let slow_paths = slow_paths(&mut kernel, &mut devices);
-        let storage = storage(&mut kernel);
-        let machine = Machine::place(kernel, devices);
-        let (Some(storage), Some(machine)) = (storage, machine) else {
-            panic!("no memory for the control plane");
-        };
-        match ControlPlane::new(machine, policy, storage) {
-            Ok(plane) => Self {
+        let capacity = Capacity::of(&devices);
+        let storage = capacity.storage(&mut kernel.frames);
+        let machine = Machine::place(kernel, devices, &capacity);
+        let plane = storage.zip(machine).map(|(storage, machine)| {
+            // The storage was made for these devices.
+            ControlPlane::new(machine, policy, storage)
+        });
+        match plane {
+            Some(Ok(plane)) => Self {
                 plane,
                 policy,
                 network: network(settings),
                 slow_paths,
             },
-            Err(error) => panic!("no room for the devices' queues: {error:?}"),
+            Some(Err(error)) => give_up(format_args!("{error}")),
+            None => give_up(format_args!("no memory for the tables of {capacity:?}")),
         }
     }
 
@@ -154,6 +139,18 @@ impl Control {
         device.map_or(0, |device| device.limits().queues)
     }
 
+    /// Makes room for the queues of a process of the manifest on its core; whether there is memory for it, and such a core.
+    pub(crate) fn make_room(&mut self, process: &manifest::Process<'_>) -> bool {
+        let leases = native(quota(process).leases.into());
+        let kernel = self.kernel();
+        let Some(seat) = kernel.seats.at(CoreId::new(process.core)) else {
+            // The start says that there is no such core.
+            return true;
+        };
+        let mut queues = seat.queues.pass();
+        queues.make_room(&mut kernel.frames, seat.core.node, leases)
+    }
+
     /// Starts a process of the manifest.
     pub(crate) fn start(
         &mut self,
@@ -163,13 +160,10 @@ impl Control {
     ) -> Result<(), StartError> {
         let core = CoreId::new(process.core);
         let (identity, arguments) = self.introduce(process, life)?;
-        let grants: Vec<(DeviceId, NameGrant), 1> = self.names(process).into_iter().collect();
+        let grants: Vec<(DeviceId, NameGrant), NAMES> = self.names(process).into_iter().collect();
         let node = cores::by_id(core).map(|core| core.node);
         let node = node.ok_or(StartError::Seat(seats::StartError::NoSeat))?;
-        let quota = Quota {
-            leases: QUOTA.leases + u32::from(process.nic_queues) + u32::from(process.nvme_queues),
-            ..QUOTA
-        };
+        let quota = quota(process);
         let spec = ProcessSpec {
             identity,
             core,
@@ -541,13 +535,13 @@ impl Control {
     }
 
     fn activate(&mut self, spec: &LeaseSpec) -> bool {
-        let grants: Vec<NameGrant, GRANTS_MAX> = self
-            .plane
-            .grants()
-            .of(spec.process, spec.device)
-            .take(GRANTS_MAX)
-            .copied()
-            .collect();
+        const { assert!(NAMES <= GRANTS_MAX, "a queue checks all names") };
+        let mut grants: Vec<NameGrant, GRANTS_MAX> = Vec::new();
+        for names in self.plane.grants().of(spec.process, spec.device) {
+            if grants.push(*names).is_err() {
+                return false;
+            }
+        }
         let terms = Terms {
             policy: self.policy,
             grants: &grants,
@@ -658,20 +652,13 @@ fn network(settings: &manifest::Kernel<'_>) -> String<NETWORK_WORDS> {
     words
 }
 
-/// Memory for the control plane's tables.
-fn storage(kernel: &mut Kernel) -> Option<ControlStorage<'static>> {
-    let node = kernel.frames.nodes().next()?;
-    let frames = &mut kernel.frames;
-    Some(ControlStorage {
-        processes: frames.place_with(node, PROCESSES, || Slot::EMPTY)?,
-        leases: frames.place_with(node, LEASES, || Slot::EMPTY)?,
-        memories: frames.place_with(node, MEMORIES, || Slot::EMPTY)?,
-        rules: frames.place_with(node, RULES, || Slot::EMPTY)?,
-        grants: frames.place_with(node, GRANTS, || Slot::EMPTY)?,
-        volumes: frames.place_with(node, VOLUMES_MAX, || Slot::EMPTY)?,
-        devices: frames.place_with(node, DEVICES_MAX, || None)?,
-        links: frames.place_slice(node, LINKS, 0)?,
-        jobs: frames.place_with(node, JOBS, || None)?,
-        events: frames.place_with(node, EVENTS, || None)?,
-    })
+/// The quota of a process of the manifest.
+fn quota(process: &manifest::Process<'_>) -> Quota {
+    capacity::quota(u32::from(process.nic_queues) + u32::from(process.nvme_queues))
+}
+
+/// Ends a boot that cannot go on.
+fn give_up(reason: fmt::Arguments<'_>) -> ! {
+    print!("{reason}\n");
+    power_off(Verdict::Fail)
 }

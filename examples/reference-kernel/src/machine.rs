@@ -9,6 +9,7 @@ use parakernel_core::validate::Violation;
 use parakernel_core::volume::Volume;
 
 use crate::boot::Kernel;
+use crate::capacity::Capacity;
 use crate::cores::{CORES_MAX, EVENT_KERNEL};
 use crate::device::Device;
 
@@ -31,6 +32,9 @@ pub(crate) const DEVICES_MAX: usize = 8;
 /// Most volumes.
 pub(crate) const VOLUMES_MAX: usize = 32;
 
+/// Bytes of the machine's own books for each lease.
+pub(crate) const LEASE_BOOKS: usize = wiring::BOOKS + memory::BOOKS;
+
 /// The devices, by number.
 pub(crate) type Devices = Vec<&'static mut Device, DEVICES_MAX>;
 
@@ -50,10 +54,14 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// The machine with its devices, in memory of its own; `None` where there is none for the books.
-    pub(crate) fn place(mut kernel: Kernel, devices: Devices) -> Option<&'static mut Self> {
+    pub(crate) fn place(
+        mut kernel: Kernel,
+        devices: Devices,
+        capacity: &Capacity,
+    ) -> Option<&'static mut Self> {
         let node = kernel.frames.nodes().next()?;
-        let blocks = Blocks::place(&mut kernel.frames)?;
-        let connections = Connections::place(&mut kernel.frames)?;
+        let blocks = Blocks::place(&mut kernel.frames, capacity.blocks())?;
+        let connections = Connections::place(&mut kernel.frames, capacity.leases)?;
         let place = kernel.frames.place(node, None)?;
         Some(place.insert(Self {
             kernel,

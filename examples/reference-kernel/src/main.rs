@@ -20,6 +20,7 @@ mod address_space;
 mod arch;
 mod attack;
 mod boot;
+mod capacity;
 mod console;
 mod control;
 mod cores;

@@ -37,7 +37,7 @@ const OUTCOMES: u64 = 0x7ffe_0010_0000;
 const OUTCOME_ENTRIES: u32 = 32;
 /// Where the pages of the lease with index 0 are mapped, and how far apart those of one and the next are.
 pub(crate) const LEASES: u64 = 0x40_0000_0000;
-pub(crate) const LEASE_STRIDE: u64 = 0x40_0000;
+pub(crate) const LEASE_STRIDE: u64 = 0x100_0000;
 
 /// What a process is to be.
 #[derive(Clone, Copy, Debug)]

@@ -31,8 +31,6 @@ pub(crate) const APERTURE: Iova = Iova::new(0x20_0000_0000);
 const APERTURE_PAGES: usize = 32 * 1024;
 /// Most regions of a process.
 pub(crate) const REGIONS_MAX: usize = 64;
-/// Most leases of a process.
-pub(crate) const LEASES_MAX: usize = 64;
 /// Most entries of a ring that one call takes over, so that calls are short.
 const BUDGET: u32 = 256;
 
@@ -112,7 +110,7 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// Room for the processes of a core on `node`; `None` where there is no memory.
+    /// Room for the regions of the processes of a core on `node`, and for no lease yet; `None` where there is no memory.
     pub(crate) fn place(frames: &mut Frames, node: NodeId) -> Option<&'static Gate<Self>> {
         let storage = RegionStorage {
             regions: frames.place_with(node, REGIONS_MAX, || Slot::EMPTY)?,
@@ -122,12 +120,28 @@ impl Queues {
         let nobody = ProcessId::new(u32::MAX, u32::MAX);
         let queues = Self {
             regions: RegionTable::new(nobody, APERTURE, storage, &[]).ok()?,
-            leases: frames.place_with(node, LEASES_MAX, || None)?,
+            leases: &mut [],
             has_news: false,
             past: Counters::default(),
         };
         let gate: &'static Gate<Self> = frames.place(node, Gate::new(queues))?;
         Some(gate)
+    }
+
+    /// Makes room for `count` leases in memory of `node`, while there is none; whether there is that much. Room is never given
+    /// back, so the one process that a core has in its lives takes it once.
+    pub(crate) fn make_room(&mut self, frames: &mut Frames, node: NodeId, count: usize) -> bool {
+        if self.leases.len() >= count {
+            return true;
+        }
+        if self.leases.iter().any(Option::is_some) {
+            return false;
+        }
+        match frames.place_with(node, count, || None) {
+            Some(leases) => self.leases = leases,
+            None => return false,
+        }
+        true
     }
 
     /// Begins with another process. The last one has no lease and no region any more.

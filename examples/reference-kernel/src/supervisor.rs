@@ -145,6 +145,13 @@ impl Supervisor {
                         "two processes' frames cannot be told apart by the card",
                     );
                 }
+                Ok(process) if !control.make_room(&process) => {
+                    print!("{}: no memory for so many queues\n", process.name);
+                    fail(
+                        &mut supervisor.failures,
+                        "there is no memory for a process's queues",
+                    );
+                }
                 Ok(process) => supervisor.add(control.kernel(), process),
                 Err(error) => {
                     print!("{error}\n");

@@ -30,9 +30,10 @@ fn all_features_that_are_wanted_and_offered_are_agreed_on() {
     let machine = Machine::new(1, Bus::Pci, everything());
     let mut pairs = [Pair::EMPTY; 4];
     let wanted = Features::PARTITION | Features::RING_PACKED | Features::IN_ORDER;
-    let device = machine
-        .bring_up(machine.pci().unwrap(), wanted, &mut pairs)
-        .unwrap();
+    let transport = machine.pci().unwrap();
+    // It says before anything is agreed on how much memory is of use.
+    assert_eq!(Device::most_pairs(&transport), 4);
+    let device = machine.bring_up(transport, wanted, &mut pairs).unwrap();
     let never_offered = Features::SPEED_DUPLEX;
     assert_eq!(device.features(), wanted - never_offered);
     assert_eq!(machine.net.features().bits(), device.features().bits());

@@ -2,7 +2,7 @@
 use core::task::Poll;
 use core::time::Duration;
 
-use crate::rig::{Rig, Tables, queue, request};
+use crate::rig::{Driver, Rig, Tables, queue, request};
 use parakernel_core::{
     error::{Error, ErrorKind},
     queue::{BlockOperation, BlockQueue},
@@ -97,6 +97,8 @@ fn nothing_is_lower_than_what_the_controller_reports() {
         };
         let rig = Rig::new(3, config);
         let mut tables = Tables::new(65_535);
+        // The registers say before anything else how much memory is of use.
+        assert_eq!(Driver::most_pairs(rig.nvme.bar0()), 65_535);
         let mut driver = rig.bring_up(&mut tables);
         assert_eq!(
             (driver.limits().pairs, driver.limits().entries),

@@ -84,6 +84,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) ring: Ring,
     /// Whether there is an IOMMU in the machine (the kernel need not use it).
     pub(crate) iommu: bool,
+    /// Queue pairs of the SSD.
+    pub(crate) block_pairs: u16,
     /// Wait for a debugger on TCP port 1234.
     pub(crate) debugger: bool,
 }
@@ -221,7 +223,12 @@ impl Machine<'_> {
     fn disks(&self, words: &mut Words) -> Result<()> {
         words.option(
             "-device",
-            "nvme,id=ssd,serial=parakernel,max_ioqpairs=64,msix_qsize=65",
+            // A vector for each pair and one for the admin queue, as far as MSI-X goes.
+            format!(
+                "nvme,id=ssd,serial=parakernel,max_ioqpairs={pairs},msix_qsize={}",
+                (u32::from(self.block_pairs) + 1).min(2048),
+                pairs = self.block_pairs
+            ),
         );
         for namespace in &NAMESPACES {
             let (id, size) = (namespace.id, namespace.block_size);
@@ -312,6 +319,7 @@ mod tests {
             board,
             ring,
             iommu: false,
+            block_pairs: 64,
             debugger: false,
         };
         let words: Vec<_> = machine

@@ -23,6 +23,9 @@ use std::{path::PathBuf, process::ExitCode};
 /// Requests to each process in boots that are about something else.
 const FEW_REQUESTS: u64 = 200;
 
+/// Queue pairs of the SSD in boots that are about something else.
+const BLOCK_PAIRS: u16 = 64;
+
 /// What happens in a boot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Script {
@@ -43,6 +46,8 @@ pub(crate) enum Script {
     },
     /// A process is killed and started again so often, under traffic; nothing may leak.
     Restarts { count: u64 },
+    /// One process claims every queue pair of the SSD, which has so many.
+    Pairs { count: u16 },
     /// Nothing but the machine, until it ends.
     Watch { debugger: bool },
 }
@@ -56,6 +61,7 @@ impl Script {
             Self::Sabotage { what } => format!("sabotage-{what}"),
             Self::Unchecked { attack, .. } => format!("unchecked-{attack}"),
             Self::Restarts { .. } => "restarts".into(),
+            Self::Pairs { .. } => "pairs".into(),
             Self::Watch { .. } => "qemu".into(),
         }
     }
@@ -64,7 +70,7 @@ impl Script {
     pub(crate) const fn is_forgiving(&self) -> bool {
         matches!(
             self,
-            Self::Watch { .. } | Self::SelfTest | Self::Restarts { .. }
+            Self::Watch { .. } | Self::SelfTest | Self::Restarts { .. } | Self::Pairs { .. }
         )
     }
 }
@@ -82,6 +88,7 @@ impl Spec {
                 seen,
             } => self.unchecked(attack, device, *seen),
             Script::Restarts { count } => self.restarts(*count),
+            Script::Pairs { count } => self.pairs(*count),
             Script::Watch { debugger } => self.watch(*debugger),
         }
     }
@@ -209,6 +216,35 @@ impl Spec {
             leaks.restarts, leaks.compared
         );
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn pairs(&self, count: u16) -> Result<ExitCode> {
+        let cast = self.cast(&[])?.with_one_hoarder(count);
+        let (observed, ended) = self.watched(&cast, false)?;
+        ended.require_clean()?;
+        let hoarder = observed.processes.values().next();
+        let hoarder = hoarder.context("the kernel says nothing of the process")?;
+        ensure!(
+            hoarder.state == State::Exited && hoarder.reason == "exit code 0",
+            "the process did not get and use all of them: {:?} {}",
+            hoarder.state,
+            hoarder.reason
+        );
+        println!("one process had {count} queue pairs at once, and used each");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// How many queue pairs the SSD has.
+    pub(super) const fn block_pairs(&self) -> u16 {
+        match self.script {
+            Script::Pairs { count } => count,
+            Script::Demo { .. }
+            | Script::SelfTest
+            | Script::Sabotage { .. }
+            | Script::Unchecked { .. }
+            | Script::Restarts { .. }
+            | Script::Watch { .. } => BLOCK_PAIRS,
+        }
     }
 
     fn watch(&self, debugger: bool) -> Result<ExitCode> {

@@ -122,6 +122,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: restarts,
     },
     Stage {
+        name: "pairs",
+        about: "one process with 200 NVMe queue pairs",
+        when: When::Usual,
+        limit: Duration::from_secs(90),
+        plan: pairs,
+    },
+    Stage {
         name: "attacks",
         about: "each attack without the check against it",
         when: When::Usual,
@@ -507,6 +514,10 @@ fn demo_new_packed(workspace: &Workspace) -> Result<Plan> {
 
 fn restarts(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--restarts", "50"])
+}
+
+fn pairs(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--pairs", "200"])
 }
 
 fn restarts_long(workspace: &Workspace) -> Result<Plan> {

@@ -33,10 +33,8 @@ use crate::memory::{FRAME, Owner};
 use crate::pci::Function;
 use crate::pci::msix::MsiX;
 use crate::queues::network::{ENTRIES, NetworkQueue};
-use crate::{devices, print, time};
+use crate::{capacity, devices, print, time};
 
-/// Most queue pairs that are used.
-const PAIRS_MAX: usize = 64;
 /// The kernel's own pair, for frames that belong to no rule: the one that every card has.
 pub(crate) const KERNEL_PAIR: u16 = 0;
 /// How long a frame for a full queue may delay those of others that the card took in behind it.
@@ -115,7 +113,9 @@ impl NetDevice {
                 .flatten()
                 .map(|it| it.table().bar),
         );
-        devices::allow(function).ok()?;
+        devices::allow(function)
+            .map_err(|error| print!("virtio-net {address}: {error:?}\n"))
+            .ok()?;
         let msix = table.and_then(|(bar, registers)| MsiX::of(kernel, function, (bar, &registers)));
         let found = Found {
             name: address,
@@ -157,7 +157,10 @@ impl NetDevice {
     ) -> Option<Self> {
         let name = found.name;
         let notify: &'static MappedRegisters = kernel.frames.place(node, found.notify)?;
-        let setup = setup(kernel, node, wanted(ring))?;
+        let most = Card::most_pairs(&found.bus);
+        let books = size_of::<Pair>() + size_of::<Place>();
+        let most = capacity::affordable(&kernel.frames, &name, (most, books));
+        let setup = setup(kernel, node, (wanted(ring), most))?;
         let card = Device::bring_up(found.bus, &mut time::Spin, setup);
         let card = card
             .map_err(|error| print!("virtio-net {name:?}: {error}\n"))
@@ -481,8 +484,12 @@ fn wanted(ring: Ring) -> Features {
     }
 }
 
-/// Memory for the driver.
-fn setup(kernel: &mut Kernel, node: NodeId, wanted: Features) -> Option<Setup<'static>> {
+/// Memory for the driver, and for so many pairs.
+fn setup(
+    kernel: &mut Kernel,
+    node: NodeId,
+    (wanted, pairs): (Features, usize),
+) -> Option<Setup<'static>> {
     let frames = &mut kernel.frames;
     let mut page = || frames.dma_block(node, native(FRAME), Owner::KERNEL);
     let (control, idle) = (page()?, page()?);
@@ -490,7 +497,7 @@ fn setup(kernel: &mut Kernel, node: NodeId, wanted: Features) -> Option<Setup<'s
         wanted,
         control,
         idle,
-        pairs: frames.place_slice(node, PAIRS_MAX, Pair::EMPTY)?,
+        pairs: frames.place_slice(node, pairs, Pair::EMPTY)?,
         config_vector: None,
     })
 }

@@ -27,12 +27,11 @@ use crate::memory::{FRAME, Owner};
 use crate::pci::Function;
 use crate::pci::msix::MsiX;
 use crate::queues::block::{BlockQueue, Doorbell};
-use crate::{devices, print, time};
+use crate::{capacity, devices, print, time};
 
 /// Class code of an NVMe controller: mass storage, non-volatile memory, NVM Express.
 const CLASS: u32 = 0x01_08_02;
-/// Queue pairs and namespaces that there is room for.
-const PAIRS: usize = 1024;
+/// Namespaces that there is room for.
 const NAMESPACES: usize = 16;
 const ADMIN_SLOTS: usize = 64;
 /// The shortest rings offered: one entry is always left free.
@@ -86,9 +85,14 @@ impl NvmeDevice {
             .ok()?;
         let node = kernel.node_of(function);
         let registers: &'static MappedRegisters = kernel.frames.place(node, registers)?;
-        devices::allow(function).ok()?;
+        devices::allow(function)
+            .map_err(|error| print!("nvme {address}: {error:?}\n"))
+            .ok()?;
         let msix = MsiX::of(kernel, function, (0, registers));
-        let memory = memory(kernel, node)?;
+        let most = Controller::most_pairs(registers);
+        let books = size_of::<PairSlot<'_>>() + size_of::<Place>();
+        let most = capacity::affordable(&kernel.frames, &address, (most, books));
+        let memory = memory(kernel, node, most)?;
         let controller =
             Controller::bring_up(registers, memory, Config::default(), &mut time::Spin)
                 .map_err(|error| print!("nvme {address}: {error}\n"))
@@ -331,8 +335,8 @@ fn id(queue: QueueIndex) -> Option<QueueId> {
     QueueId::new(u16::try_from(queue.as_u32().checked_add(1)?).ok()?)
 }
 
-/// Memory for the driver's tables and the admin queue.
-fn memory(kernel: &mut Kernel, node: NodeId) -> Option<ControllerMemory<'static>> {
+/// Memory for the driver's tables, so many pairs among them, and the admin queue.
+fn memory(kernel: &mut Kernel, node: NodeId, pairs: usize) -> Option<ControllerMemory<'static>> {
     let frames = &mut kernel.frames;
     let mut page = || frames.dma_block(node, native(FRAME), Owner::KERNEL);
     let (submission, completion, data) = (page()?, page()?, page()?);
@@ -343,7 +347,7 @@ fn memory(kernel: &mut Kernel, node: NodeId) -> Option<ControllerMemory<'static>
             data,
             slots: frames.place_slice(node, ADMIN_SLOTS, AdminSlot::EMPTY)?,
         },
-        pairs: frames.place_with(node, PAIRS, PairSlot::default)?,
+        pairs: frames.place_with(node, pairs, PairSlot::default)?,
         namespaces: frames.place_with(node, NAMESPACES, || NamespaceSlot::None)?,
         shadow: None,
     })

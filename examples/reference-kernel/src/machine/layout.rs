@@ -11,6 +11,7 @@ use crate::arch::native;
 use crate::device::Device;
 use crate::device::net::NetDevice;
 use crate::memory::FRAME;
+use crate::process::LEASE_STRIDE;
 use crate::queues::network::{ENTRIES, PackedRing, SplitRing};
 
 /// Most parts of a lease.
@@ -160,6 +161,16 @@ impl Layout {
 
     fn len(&self) -> usize {
         self.0.last().map_or(0, |part| part.offset + part.len)
+    }
+
+    /// Whether the process has room for all of it between this lease and the next, a page for a doorbell behind it included.
+    pub(crate) fn fits(&self) -> bool {
+        const {
+            // Submission, its shadow, completions and marks of the longest rings that NVMe has, and pages around them.
+            let longest = (1 << 16) * (64 + 64 + 16 + 1) + 3 * FRAME;
+            assert!(longest <= LEASE_STRIDE, "the longest rings fit");
+        }
+        self.len() as u64 + FRAME <= LEASE_STRIDE
     }
 
     /// How many frames the parts take.

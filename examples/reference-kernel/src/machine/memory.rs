@@ -19,8 +19,8 @@ use super::{
 use crate::arch::{native, paging};
 use crate::memory::{FRAME, Frames as Allocator, Owner};
 
-/// Most pieces of memory at a time.
-const BLOCKS_MAX: usize = 2048;
+/// Bytes of books for each piece of memory.
+pub(super) const BOOKS: usize = size_of::<Option<Block>>();
 /// How many frames are overwritten in one step.
 const ZERO_STEP: usize = 16;
 
@@ -56,9 +56,10 @@ impl Block {
 pub(super) struct Blocks(&'static mut [Option<Block>]);
 
 impl Blocks {
-    pub(super) fn place(frames: &mut Allocator) -> Option<Self> {
+    /// Room for `count` blocks.
+    pub(super) fn place(frames: &mut Allocator, count: usize) -> Option<Self> {
         let node = frames.nodes().next()?;
-        frames.place_slice(node, BLOCKS_MAX, None).map(Self)
+        frames.place_slice(node, count, None).map(Self)
     }
 
     /// The block behind the number.
@@ -88,6 +89,9 @@ impl Frames for Machine {
             Purpose::Lease(spec) => {
                 let device = self.devices.get(spec.device.index())?;
                 let layout = Layout::of(device, &spec);
+                if !layout.fits() {
+                    return None;
+                }
                 (device.node(), layout.frames(), FrameSize::Small, false)
             }
         };

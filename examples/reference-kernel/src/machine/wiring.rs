@@ -19,8 +19,8 @@ use crate::pci::msix::Claim;
 use crate::process::{LEASE_STRIDE, LEASES};
 use crate::vectors::{EVENT_MAX, Event};
 
-/// Most leases at a time.
-pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// Bytes of books for each lease.
+pub(super) const BOOKS: usize = size_of::<Option<Connection>>();
 
 /// A lease that is connected.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +37,10 @@ pub(super) struct Connection {
 pub(super) struct Connections(&'static mut [Option<Connection>]);
 
 impl Connections {
-    pub(super) fn place(frames: &mut Frames) -> Option<Self> {
+    /// Room for the connections of `count` leases.
+    pub(super) fn place(frames: &mut Frames, count: usize) -> Option<Self> {
         let node = frames.nodes().next()?;
-        frames.place_slice(node, CONNECTIONS_MAX, None).map(Self)
+        frames.place_slice(node, count, None).map(Self)
     }
 
     pub(super) fn get(&self, lease: LeaseId) -> Option<&Connection> {

@@ -43,6 +43,8 @@ pub(super) fn virtual_queues(kernel: &mut Kernel) -> bool {
 fn check_virtual_queues(kernel: &mut Kernel) -> Option<bool> {
     let node = kernel.frames.nodes().next()?;
     let queues = Queues::place(&mut kernel.frames, node)?;
+    let has_room = queues.pass().make_room(&mut kernel.frames, node, 2);
+    has_room.then_some(())?;
     let first = Process::with_lease(kernel, node, &mut queues.pass(), 1)?;
     let second = Process::with_lease(kernel, node, &mut queues.pass(), 2)?;
     first.send(&[60, 61])?;
