@@ -120,6 +120,11 @@ impl Control {
         [leases, memories, rules]
     }
 
+    /// Whether nothing is on its way to anybody, or back.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.plane.is_idle()
+    }
+
     /// What only a reset of a device gives back.
     pub(crate) fn quarantined(&self) -> Quarantine {
         self.plane.quarantined()

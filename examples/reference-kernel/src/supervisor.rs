@@ -288,7 +288,8 @@ impl Supervisor {
             State::Waiting => self.is_stopping || !member.process.starts_later,
             State::Running(_) | State::Ending => false,
         };
-        if self.members.iter().all(is_over) {
+        // What the dead left in quarantine may be on its way back after a reset.
+        if self.members.iter().all(is_over) && control.is_idle() {
             self.finish(control);
         }
         Turn::Idle(Some(self.next_report))
