@@ -43,10 +43,10 @@ const LEASE: Lease = Lease(7);
 /// Where the process believes its buffers to be.
 const IOVA: u64 = 0x4000_0000;
 /// Where the device finds them.
-const BUS: u64 = 0x33_0000_0000;
+pub(super) const BUS: u64 = 0x33_0000_0000;
 
 /// A layout whose shadow a process can have.
-trait Shadowed<'a>: Ring<'a> {
+pub(super) trait Shadowed<'a>: Ring<'a> {
     /// The process's ring: its shadow, and where it reads completions.
     fn shadow(shadow: SharedMemory<'a>, completions: SharedMemory<'a>) -> Self;
 
@@ -55,7 +55,7 @@ trait Shadowed<'a>: Ring<'a> {
 }
 
 const AVAILABLE: usize = 4096;
-const SHADOW_LEN: usize = 8192;
+pub(super) const SHADOW_LEN: usize = 8192;
 
 impl<'a> Shadowed<'a> for Split<'a, N> {
     fn shadow(shadow: SharedMemory<'a>, completions: SharedMemory<'a>) -> Self {
@@ -81,7 +81,7 @@ impl<'a> Shadowed<'a> for Packed<'a, N> {
 
 /// The process's side of a doorbell: the tail that the kernel will read.
 #[derive(Clone, Debug, Default)]
-struct Tail(Rc<Cell<Position>>);
+pub(super) struct Tail(pub(super) Rc<Cell<Position>>);
 
 impl Doorbell for Tail {
     fn ring(&mut self, tail: Position) {
@@ -94,14 +94,14 @@ impl Doorbell for Tail {
 }
 
 /// The process's one region.
-struct Regions {
+pub(super) struct Regions {
     slots: Vec<Slot<RegionEntry>>,
     extents: Vec<ExtentSlot>,
     pages: Vec<PageSlot>,
 }
 
 impl Regions {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             slots: (0..2).map(|_| Slot::EMPTY).collect(),
             extents: vec![ExtentSlot::EMPTY; 2],
@@ -109,7 +109,7 @@ impl Regions {
         }
     }
 
-    fn table(&mut self) -> RegionTable<'_> {
+    pub(super) fn table(&mut self) -> RegionTable<'_> {
         let storage = RegionStorage {
             regions: &mut self.slots,
             extents: &mut self.extents,
@@ -132,7 +132,7 @@ impl Regions {
 
 /// The kernel's view of the process's buffers.
 #[derive(Clone)]
-struct View<'a> {
+pub(super) struct View<'a> {
     memory: &'a Memory,
     start: PhysAddr,
 }
@@ -146,7 +146,7 @@ impl FrameMemory for View<'_> {
 }
 
 /// Buffers of a process: its pool, and the kernel's view of them.
-fn buffers<'a>(
+pub(super) fn buffers<'a>(
     machine: &'a Machine,
     layout: ArenaLayout,
     words: &'a mut [u32],

@@ -10,6 +10,7 @@
 
 mod bring_up;
 mod checked;
+mod disorder;
 mod faults;
 mod rig;
 mod rules;
