@@ -68,7 +68,8 @@ impl<V: DescriptorValidator<Accepted: fmt::Debug>> fmt::Debug for Validated<V> {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Violation {
-    /// The device would touch memory outside the process's regions, or the range is empty or wraps.
+    /// The device would touch memory outside the process's regions, or leave the region that the range begins in; or the
+    /// range is empty or wraps.
     OutsideRegions {
         /// First byte.
         iova: Iova,

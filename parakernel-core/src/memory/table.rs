@@ -257,20 +257,13 @@ impl<'a> RegionTable<'a> {
         if let Some(extent) = self.extent_at(iova)
             && extent.allowed & bits(wanted) == bits(wanted)
             && let Some(bus) = extent.translate(iova, 1)
-            && let Some((_, entry)) = self.regions.at(extent.region as usize)
+            && let Some(entry) = self.region_around(extent, iova, len)
         {
-            let Region {
-                iova: base,
-                len: span,
-                ..
-            } = entry.region;
-            if translate(base.as_u64(), span, 0, iova, len).is_some() {
-                return Ok(PagedAccess {
-                    bus,
-                    page: (iova.as_u64() - base.as_u64()) / PAGE_SIZE,
-                    lists: entry.lists,
-                });
-            }
+            return Ok(PagedAccess {
+                bus,
+                page: (iova.as_u64() - entry.region.iova.as_u64()) / PAGE_SIZE,
+                lists: entry.lists,
+            });
         }
         Err(self.reason(iova, len, wanted))
     }
@@ -420,6 +413,17 @@ impl<'a> RegionTable<'a> {
         self.extents.get(slot.0 as usize)
     }
 
+    /// The region of `extent`, where all of an access lies in it.
+    fn region_around(&self, extent: &ExtentSlot, iova: Iova, len: u64) -> Option<&RegionEntry> {
+        let (_, entry) = self.regions.at(extent.region as usize)?;
+        let Region {
+            iova: base,
+            len: span,
+            ..
+        } = entry.region;
+        translate(base.as_u64(), span, 0, iova, len).map(|_| entry)
+    }
+
     /// The rule that an access breaks which was refused.
     #[cold]
     fn reason(&self, iova: Iova, len: u64, wanted: Direction) -> Violation {
@@ -428,6 +432,9 @@ impl<'a> RegionTable<'a> {
             None => Violation::OutsideRegions { iova, len },
             Some(extent) if extent.allowed & bits(wanted) != bits(wanted) => {
                 Violation::Direction { iova, wanted }
+            }
+            Some(extent) if self.region_around(extent, iova, len).is_none() => {
+                Violation::OutsideRegions { iova, len }
             }
             Some(_) => Violation::AcrossExtents { iova, len },
         }
@@ -644,11 +651,11 @@ mod tests {
         let translate = |iova, len| table.translate(Iova::new(iova), len, Direction::FromDevice);
         assert_eq!(translate(0x1_1000, 0x2000), Ok(BusAddress::new(0x7_0000)));
         assert_eq!(translate(0x1_2fff, 1), Ok(BusAddress::new(0x7_1fff)));
-        let (iova, len) = (Iova::new(0x1_2fff), 2);
-        let across = Violation::AcrossExtents { iova, len };
-        assert_eq!(translate(0x1_2fff, 2), Err(across));
         let nowhere = [
             (0x1_0fff, 1),
+            // Begins in the region and leaves it.
+            (0x1_2fff, 2),
+            (0x1_1000, 0x2001),
             (0x1_3000, 1),
             (0x1_1000, 0),
             (0x1_1000, u64::MAX),
@@ -665,6 +672,25 @@ mod tests {
         assert_eq!(table.remove(id), None);
         let gone = table.translate(Iova::new(0x1_1000), 1, Direction::FromDevice);
         assert!(gone.is_err());
+    }
+
+    #[test]
+    fn an_access_from_one_region_into_the_next_is_outside_of_both() {
+        let mut memory = Memory::new();
+        let mut table = memory.table(0x1_0000);
+        let shape = |iova| region(iova, 1, Direction::ToDevice);
+        table
+            .insert(shape(0x1_0000), &[extent(0x7_0000, 1)])
+            .unwrap();
+        table
+            .insert(shape(0x1_1000), &[extent(0x7_1000, 1)])
+            .unwrap();
+        let (iova, len) = (Iova::new(0x1_0800), 0x1000);
+        let outside = Violation::OutsideRegions { iova, len };
+        let wanted = Direction::ToDevice;
+        assert_eq!(table.translate(iova, len, wanted), Err(outside));
+        let paged = table.translate_paged(iova, len, wanted);
+        assert_eq!(paged, Err(outside));
     }
 
     #[test]

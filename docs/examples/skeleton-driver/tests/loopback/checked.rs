@@ -103,7 +103,7 @@ fn each_attack_is_stopped_before_the_device_sees_anything() {
     assert_eq!(attempt(0x10_0000, 60, 1), Ok(Position::new(1)));
     // The last byte of the frame is the first behind the region.
     let beyond = attempt(0x10_2000 - 59, 60, 1);
-    assert!(matches!(beyond, Err(Violation::AcrossExtents { .. })));
+    assert!(matches!(beyond, Err(Violation::OutsideRegions { .. })));
     let outside = attempt(0x10_2000, 60, 1);
     assert!(matches!(outside, Err(Violation::OutsideRegions { .. })));
     let wraps = attempt(u64::MAX - 8, 60, 1);
