@@ -335,7 +335,7 @@ impl Lease {
                 counters.rx_frames += queue.received;
                 counters.rx_bytes += queue.received_bytes;
                 counters.tx_frames += queue.sent;
-                counters.tx_bytes += queue.sent_bytes;
+                counters.tx_bytes += queue.sent_bytes();
                 counters.mode = name(self.modes.1);
                 counters.rx_mode = name(self.modes.0);
             }

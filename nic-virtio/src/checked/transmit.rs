@@ -138,6 +138,8 @@ pub struct CheckedSender<'a, F, D, const N: usize> {
     copies_heads: bool,
     /// Whether each frame so far took the slot that its number names.
     is_in_step: bool,
+    /// Bytes of the frames posted.
+    bytes: u64,
 }
 
 impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, N> {
@@ -181,6 +183,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             long: [None; LONG_TABLES],
             copies_heads: false,
             is_in_step: true,
+            bytes: 0,
         })
     }
 
@@ -194,6 +197,12 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
     #[must_use]
     pub const fn outstanding(&self) -> u32 {
         self.posted.since(self.returned)
+    }
+
+    /// Bytes of all frames that the device was given, as they were checked; the headers before the frames do not count.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The device's ring, to ask for interrupts.
@@ -292,7 +301,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         } else {
             Post::Prepared
         };
-        let mut posted = self.posted;
+        let (mut posted, mut bytes) = (self.posted, 0);
         let copy = |index: usize| F::copy_plain(&shadow[index & (N - 1)]);
         let write = |part: Validated<TransmitValidator<N>>| {
             let part = part.into_inner();
@@ -300,9 +309,11 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             F::write_table(&pairs[index][1], rest(&part, part.len, true), 0);
             hardware.post_table(posted, part.frame, Tables::<N>::pair(bus, index), post);
             posted = posted.after();
+            bytes += u64::from(part.len);
         };
         let count = self.validator.check_run(limit, window, copy, write);
         self.posted = posted;
+        self.bytes += bytes;
         self.accepted = self.accepted.advanced(count);
         count
     }
@@ -325,10 +336,11 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         };
         let start = self.validator.next();
         let mut head = Head::new();
-        let (mut entry, mut used, mut entries) = (first, 0, 1);
+        let (mut entry, mut used, mut entries, mut bytes) = (first, 0, 1, 0);
         let frame = loop {
             let part = self.validator.check(entry, regions)?.into_inner();
             used += 1;
+            bytes += u64::from(part.len);
             let rest = gather(&mut head, source, &part)?;
             if let Some(rest) = rest {
                 self.write_part(is_long.then_some(number), part.frame, (entries, rest));
@@ -345,6 +357,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             result.map_err(|field| Violation::Spoofed { field })?;
         }
         self.post_parts(is_long.then_some(number), frame, (entries, &head));
+        self.bytes += bytes;
         self.accepted = self.accepted.advanced(F::used_step(used));
         Ok(true)
     }

@@ -278,6 +278,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Flows {
     arriving: VecDeque<Vec<u8>>,
     sending: VecDeque<Vec<u8>>,
+    /// Bytes of all frames sent.
+    sent_bytes: u64,
 }
 
 impl Flows {
@@ -312,6 +314,7 @@ impl Flows {
                 let frame = udp(MAC, [10, 0, 0, 1], [10, 0, 0, 3], len);
                 let part = part.min(LAYOUT.capacity());
                 if send(&mut process.tx, &mut process.pool, &frame, part).unwrap() {
+                    self.sent_bytes += frame.len() as u64;
                     self.sending.push_back(frame);
                 }
             }
@@ -372,6 +375,7 @@ fn traffic<'a, F: Shadowed<'a>>(
     }
     prop_assert!(flows.arriving.is_empty() && flows.sending.is_empty());
     prop_assert_eq!(process.tx.in_flight(), 0);
+    prop_assert_eq!(kernel.tx.bytes(), flows.sent_bytes);
     prop_assert!(machine.memory.escapes().is_empty());
     machine.world.trace().assert_clean();
     Ok(())

@@ -106,11 +106,6 @@ pub(super) fn make(
             received: 0,
             received_bytes: 0,
             sent: 0,
-            shadow: machine
-                .view(place.0, place.1.part(PartKind::Written(Side::Second))?)?
-                .view(0)?,
-            taken: Position::START,
-            sent_bytes: 0,
         })
     } else {
         let (memory, layout) = place;

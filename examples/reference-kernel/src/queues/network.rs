@@ -16,7 +16,7 @@ use parakernel_nic_virtio::header::Header;
 use parakernel_nic_virtio::notify::Notifier;
 use parakernel_nic_virtio::virtqueue::packed::Packed;
 use parakernel_nic_virtio::virtqueue::split::Split;
-use parakernel_nic_virtio::virtqueue::{CheckedFormat, Descriptor, Events, Format};
+use parakernel_nic_virtio::virtqueue::{Events, Format};
 
 use super::Fault;
 use crate::memory::AllMemory;
@@ -70,10 +70,6 @@ pub(crate) struct NetworkQueue {
     pub(crate) received: u64,
     pub(crate) received_bytes: u64,
     pub(crate) sent: u64,
-    /// The process's transmit ring, up to where the bytes of its frames have been counted, and their number.
-    pub(crate) shadow: &'static [Descriptor; ENTRIES],
-    pub(crate) taken: Position,
-    pub(crate) sent_bytes: u64,
 }
 
 impl From<checked::Fault> for Fault {
@@ -110,7 +106,6 @@ impl NetworkQueue {
         // A sealed queue's doorbell is the process's own; nobody takes anything over.
         accept(LeaseRing::First, accepted.unwrap_or(first));
         let end = self.send(second, regions, budget)?;
-        self.count_sent(end);
         accept(LeaseRing::Second, end);
         self.look()
     }
@@ -160,17 +155,11 @@ impl NetworkQueue {
         Ok(self.count())
     }
 
-    /// Counts the bytes of frames taken over up to `end`, as their process's ring has them: for the counters only, so that it does
-    /// not matter that the process may change them, nor that the further parts of a frame of several are left out.
-    fn count_sent(&mut self, end: Position) {
-        while self.taken != end {
-            let slot = self.taken.as_u32() as usize % ENTRIES;
-            let len = match &self.transmit {
-                Transmit::Split(_) => SplitRing::copy(&self.shadow[slot]).len,
-                Transmit::Packed(_) => PackedRing::copy(&self.shadow[slot]).len,
-            };
-            self.sent_bytes += u64::from(len).saturating_sub(Header::LEN as u64);
-            self.taken = self.taken.after();
+    /// Bytes of the frames that the card was given to send.
+    pub(super) const fn sent_bytes(&self) -> u64 {
+        match &self.transmit {
+            Transmit::Split(queue) => queue.bytes(),
+            Transmit::Packed(queue) => queue.bytes(),
         }
     }
 
