@@ -1,6 +1,4 @@
-//! The driver against QEMU's NVMe controller, which nobody here wrote. Needs `PARAKERNEL_QTEST_QEMU`; see
-//! `tests/qemu/machine.rs`.
-#![expect(unsafe_code, reason = "shares memory with QEMU")]
+//! The NVMe driver against QEMU's controller, which nobody here wrote.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,15 +8,13 @@
 
 extern crate alloc;
 
-#[path = "qemu/machine.rs"]
-mod machine;
-
 use core::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::Poll,
 };
 
-use machine::{Bar, Memory};
+use std::fs::File;
+
 use parakernel_core::{
     address::BusAddress,
     memory::{BlockArena, BlockBuffer},
@@ -42,8 +38,33 @@ use parakernel_nvme::{
     queue::{CommandTable, DataPointer, Queue, QueueConfig, RangeMemory, Rings},
     status::Status,
 };
+use parakernel_qtest::{Machine, Memory, Part};
 
 const ENTRIES: usize = 64;
+/// Bytes of the machine's one disk.
+const DISK: u64 = 64 << 20;
+/// Where BAR 0 is put: above the machine's memory, below the APICs. It has 1 MiB.
+const BAR: u32 = 0xE000_0000;
+
+type Bar = Part;
+
+/// Starts a machine with a drive `disk` and the given devices, of which an `nvme` must be at address 4; its BAR 0. What its
+/// controller traces of undefined behaviour and errors is among the complaints.
+fn start(memory: &Memory, devices: &[&str]) -> Bar {
+    let disk = memory.path("disk");
+    File::create(&disk)
+        .and_then(|file| file.set_len(DISK))
+        .unwrap();
+    let drive = format!(
+        "if=none,id=disk,format=raw,file={},discard=unmap,detect-zeroes=unmap",
+        disk.display()
+    );
+    let traced = ["-trace", "pci_nvme_ub*", "-trace", "pci_nvme_err*"];
+    let arguments = [&traced[..], &["-drive", &drive], devices].concat();
+    let machine = Machine::start(memory, "q35", &arguments);
+    machine.config_space(4).place(0x10, BAR);
+    machine.part(BAR.into(), 1 << 20)
+}
 
 /// The tables that a controller's records live in.
 struct Tables<'m> {
@@ -157,7 +178,7 @@ impl<'m> Disk<'m> {
     ) -> Self {
         let (pair, rings) = create(bar, controller, memory);
         let namespace = *controller.namespaces().next().unwrap();
-        let mut arena = memory.arena(1, 4 << 20);
+        let mut arena = memory.block_arena(1, 4 << 20);
         let ranges = memory.block(4096);
         let config = QueueConfig {
             queue: pair.queue,
@@ -266,9 +287,7 @@ fn exercise(
     pointer: impl FnOnce(&Memory, &BlockArena<'_>) -> DataPointer,
 ) {
     let memory = Memory::new(name);
-    let Some((bar, errors)) = machine::start(&memory, &["-device", device]) else {
-        return;
-    };
+    let bar = start(&memory, &["-device", device]);
     let mut tables = Tables::new(8);
     let mut commands = CommandTable::new();
     let shadow = name.starts_with("shadow").then(|| ShadowMemory {
@@ -295,7 +314,7 @@ fn exercise(
     }
     disk.write(BlockOperation::WriteThrough, 100, 16, 0x55);
     disk.run(BlockOperation::Flush, 0, 0).unwrap();
-    let image = std::fs::read(memory.disk()).unwrap();
+    let image = std::fs::read(memory.path("disk")).unwrap();
     let start = usize::try_from(100 * disk.block).unwrap();
     let stored = &image[start..start + usize::try_from(16 * disk.block).unwrap()];
     assert!(
@@ -307,9 +326,9 @@ fn exercise(
     disk.run(BlockOperation::WriteZeroes, 104, 4).unwrap();
     assert_eq!(disk.wrong(104, 4, |_| 0), 0);
     disk.run(BlockOperation::Deallocate, 100, 8).unwrap();
-    let outside = disk.run(BlockOperation::Read, machine::DISK / disk.block, 1);
+    let outside = disk.run(BlockOperation::Read, DISK / disk.block, 1);
     assert_eq!(outside.unwrap_err().type_and_code(), 0x080);
-    let complaints = errors.read();
+    let complaints = memory.complaints();
     // The one that was asked for.
     let expected = |line: &str| line.contains("lba_range") || line.contains("status 0x4080");
     assert!(complaints.lines().all(expected), "{complaints}");
@@ -337,9 +356,7 @@ fn blocks_of_4096_bytes_are_read_as_they_were_written() {
 fn chained_lists_carry_more_than_a_megabyte() {
     let memory = Memory::new("chain");
     let devices = ["-device", "nvme,drive=disk,serial=p,addr=4,mdts=9"];
-    let Some((bar, errors)) = machine::start(&memory, &devices) else {
-        return;
-    };
+    let bar = start(&memory, &devices);
     let mut tables = Tables::new(8);
     let mut commands = CommandTable::new();
     let mut controller = bring_up(&bar, &memory, &mut tables);
@@ -363,7 +380,7 @@ fn chained_lists_carry_more_than_a_megabyte() {
             "{blocks} blocks"
         );
     }
-    assert_eq!(errors.read(), "");
+    assert_eq!(memory.complaints(), "");
 }
 
 #[test]
@@ -387,9 +404,7 @@ fn shadow_doorbells_are_seen() {
 fn pairs_are_created_deleted_lost_and_revived() {
     let memory = Memory::new("pairs");
     let devices = ["-device", "nvme,drive=disk,serial=p,addr=4,max_ioqpairs=3"];
-    let Some((bar, errors)) = machine::start(&memory, &devices) else {
-        return;
-    };
+    let bar = start(&memory, &devices);
     let mut tables = Tables::new(8);
     let mut controller = bring_up(&bar, &memory, &mut tables);
     assert_eq!(controller.limits().pairs, 3);
@@ -443,7 +458,7 @@ fn pairs_are_created_deleted_lost_and_revived() {
     wait(&bar, |now| controller.poll_scan(now)).unwrap();
     assert_eq!(controller.namespaces().count(), 1);
     assert_eq!(controller.strays(), Strays::default());
-    assert_eq!(errors.read(), "");
+    assert_eq!(memory.complaints(), "");
 }
 
 /// Logs, an abort, an event, a shutdown.
@@ -451,9 +466,7 @@ fn pairs_are_created_deleted_lost_and_revived() {
 fn the_admin_queue_serves_logs_aborts_events_and_shutdown() {
     let memory = Memory::new("admin");
     let devices = ["-device", "nvme,drive=disk,serial=p,addr=4"];
-    let Some((bar, errors)) = machine::start(&memory, &devices) else {
-        return;
-    };
+    let bar = start(&memory, &devices);
     let mut tables = Tables::new(8);
     let mut controller = bring_up(&bar, &memory, &mut tables);
     let queue = create(&bar, &mut controller, &memory).0.queue;
@@ -496,12 +509,12 @@ fn the_admin_queue_serves_logs_aborts_events_and_shutdown() {
     controller.begin_shutdown(Instant::default());
     wait(&bar, |now| controller.poll_shutdown(now)).unwrap();
     assert!(
-        errors
-            .read()
+        memory
+            .complaints()
             .lines()
             .all(|line| line.contains("db_wr_invalid_sq")),
         "{}",
-        errors.read()
+        memory.complaints()
     );
 }
 
@@ -523,9 +536,7 @@ fn namespaces_and_queue_pairs_are_found_up_to_the_last() {
         "-device",
         "nvme-ns,drive=meta,bus=ssd,nsid=9,ms=8",
     ];
-    let Some((bar, errors)) = machine::start(&memory, &devices) else {
-        return;
-    };
+    let bar = start(&memory, &devices);
     let mut tables = Tables::new(65_535);
     let mut controller = bring_up(&bar, &memory, &mut tables);
     assert_eq!(controller.limits().pairs, 65_535);
@@ -556,5 +567,5 @@ fn namespaces_and_queue_pairs_are_found_up_to_the_last() {
             PairState::Gone(None)
         );
     }
-    assert_eq!(errors.read(), "");
+    assert_eq!(memory.complaints(), "");
 }

@@ -103,9 +103,7 @@ mod tests {
     /// The `cpio` program reads what was written here; without it there is nothing to compare with.
     #[test]
     fn the_cpio_program_agrees() {
-        if crate::tools::find("cpio").is_none() {
-            return;
-        }
+        crate::tools::CPIO.present();
         let listed = |args: &[&str]| {
             let mut cpio = Command::new("cpio")
                 .args(args)

@@ -47,6 +47,10 @@ pub(crate) const VALGRIND: Tool = Tool::any("valgrind", "valgrind");
 pub(crate) const OBJDUMP: Tool = Tool::any("objdump", "binutils");
 pub(crate) const CXX: Tool = Tool::any("c++", "g++");
 pub(crate) const MEMCACHED_TOOLS: Tool = Tool::any("memccat", "libmemcached-tools");
+pub(crate) const MEMCACHED: Tool = Tool::any("memcached", "memcached");
+pub(crate) const CPIO: Tool = Tool::any("cpio", "cpio");
+/// What unit tests compare with: they fail where one of these is missing.
+pub(crate) const FOR_UNIT_TESTS: [Tool; 3] = [MEMCACHED_TOOLS, MEMCACHED, CPIO];
 
 impl Tool {
     const fn any(program: &'static str, package: &'static str) -> Self {
@@ -65,6 +69,18 @@ impl Tool {
         };
         self.check_version(&path)?;
         Ok(path)
+    }
+
+    /// Where the program is, for tests, which install nothing.
+    #[cfg(test)]
+    #[track_caller]
+    pub(crate) fn present(self) -> PathBuf {
+        find(self.program).unwrap_or_else(|| {
+            panic!(
+                "`{}` is missing; install it with: sudo apt-get install -y {}",
+                self.program, self.package
+            )
+        })
     }
 
     fn install(self) -> Result<PathBuf> {

@@ -1,7 +1,5 @@
 //! Stock memcached clients against the store, over the host's loopback: libmemcached's tools, which nobody here wrote.
-//!
-//! Where they are not installed (Debian: libmemcached-tools) nothing is proven, and the test says so.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 #[expect(dead_code, reason = "its main function")]
 #[path = "../examples/kv_on_tcp.rs"]
@@ -20,19 +18,24 @@ fn names(tool: &str) -> [String; 2] {
     [format!("memc{tool}"), format!("mem{tool}")]
 }
 
-/// Runs one of libmemcached's tools, if it is there.
-fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
-    names(tool).into_iter().find_map(|name| {
+/// Runs one of libmemcached's tools.
+fn run(tool: &str, arguments: &[&str]) -> Output {
+    let found = names(tool).into_iter().find_map(|name| {
         let output = Command::new(name).args(arguments).output();
         let missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
         let found = !output.as_ref().is_err_and(missing);
         found.then(|| output.unwrap())
+    });
+    found.unwrap_or_else(|| {
+        panic!(
+            "libmemcached's tools are missing; install them with: sudo apt-get install -y libmemcached-tools"
+        )
     })
 }
 
 /// Runs a tool that has to succeed, and returns what it says.
 fn succeed(tool: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = run(tool, arguments).unwrap();
+    let output = run(tool, arguments);
     assert!(output.status.success(), "{tool} {arguments:?}: {output:?}");
     output.stdout
 }
@@ -53,10 +56,7 @@ fn libmemcached_s_tools_find_a_memcached() {
     thread::spawn(move || kv_on_tcp::serve(&listener));
 
     let port_word = port.to_string();
-    let Some(capable) = run("capable", &["-a", "-h", "127.0.0.1", "-p", &port_word]) else {
-        println!("libmemcached's tools are not installed: nothing was tried");
-        return;
-    };
+    let capable = run("capable", &["-a", "-h", "127.0.0.1", "-p", &port_word]);
     let said = String::from_utf8_lossy(&capable.stdout);
     assert!(capable.status.success(), "{said}");
     assert!(said.contains("All tests passed"), "{said}");
@@ -78,7 +78,7 @@ fn libmemcached_s_tools_find_a_memcached() {
     let statistics = String::from_utf8(succeed("stat", &[&servers])).unwrap();
     assert!(statistics.contains("curr_items"), "{statistics}");
     succeed("rm", &[&servers, "small"]);
-    assert!(!run("exist", &[&servers, "small"]).unwrap().status.success());
+    assert!(!run("exist", &[&servers, "small"]).status.success());
     for load in ["get", "mget", "set"] {
         let kind = format!("--test={load}");
         succeed(
@@ -87,6 +87,6 @@ fn libmemcached_s_tools_find_a_memcached() {
         );
     }
     succeed("flush", &[&servers]);
-    assert!(!run("exist", &[&servers, "large"]).unwrap().status.success());
+    assert!(!run("exist", &[&servers, "large"]).status.success());
     std::fs::remove_dir_all(large_file.parent().unwrap()).unwrap();
 }

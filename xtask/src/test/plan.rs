@@ -279,6 +279,9 @@ fn doc(workspace: &Workspace) -> Result<Plan> {
 }
 
 fn unit(workspace: &Workspace) -> Result<Plan> {
+    for tool in tools::FOR_UNIT_TESTS {
+        tool.need()?;
+    }
     let mut commands = vec![run(&["test", "--workspace"])];
     // The kernel's parsers are tested on the host; the fuzz targets are run, not tested.
     if workspace.kernel_manifest().exists() {
@@ -460,13 +463,13 @@ fn qtest(workspace: &Workspace) -> Result<Plan> {
     };
     let words = core::iter::once(start.get_program()).chain(start.get_args());
     let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
-    let packages = [
+    let mut command = run(&[
+        "test",
         "--package",
-        "parakernel-nvme",
-        "--package",
-        "parakernel-nic-virtio",
-    ];
-    let mut command = run(&[&["test"], &packages[..], &["--test", "qemu"]].concat());
+        "parakernel-qtest",
+        "--features",
+        "qemu",
+    ]);
     command.env("PARAKERNEL_QTEST_QEMU", words.join("\n"));
     command.envs(
         start
