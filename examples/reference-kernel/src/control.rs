@@ -16,7 +16,7 @@ use parakernel_core::control::{
     SubmitError, Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
-use parakernel_core::handle::ProcessId;
+use parakernel_core::handle::{ProcessId, VolumeId};
 use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::queue::Lba;
 use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
@@ -293,7 +293,8 @@ impl Control {
         Some((device, names))
     }
 
-    fn device_of(&self, kind: QueueKind) -> Option<DeviceId> {
+    /// The first device of a kind.
+    pub(crate) fn device_of(&self, kind: QueueKind) -> Option<DeviceId> {
         let mut devices = (0..).zip(self.plane.platform().devices.iter());
         let (index, _) = devices.find(|(_, device)| device.kind() == kind)?;
         Some(DeviceId::new(index))
@@ -452,6 +453,20 @@ impl Control {
     /// For the self-test: breaks the kernel's own rings with the cards, as a defect would.
     pub(crate) fn break_slow_paths(&mut self) {
         self.slow_paths.iter().for_each(|path| path.break_rings());
+    }
+
+    /// For the self-test: has no queue of an SSD stop any more, or stop again.
+    pub(crate) fn refuse_to_stop(&mut self, refuses: bool) {
+        for device in &mut self.plane.platform_mut().devices {
+            if let Device::Nvme(device) = &mut **device {
+                device.refuse_to_stop(refuses);
+            }
+        }
+    }
+
+    /// The volume that was entered first.
+    pub(crate) fn first_volume(&self) -> Option<VolumeId> {
+        Some(self.plane.platform().volumes.first()?.0)
     }
 
     /// Whether the kernel's own pairs all work.

@@ -2,6 +2,7 @@
 //! and leave nothing behind.
 
 mod network;
+mod quarantine;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -98,7 +99,9 @@ pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> bool {
 
 /// Runs the tests that need devices, and powers off; `is_good` is how those before went.
 pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
-    let is_good = is_good & network::reset(control).is_none_or(|it| told("reset", it));
+    let is_good = is_good
+        & quarantine::check(control).is_none_or(|it| told("quarantine", it))
+        & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {
         Verdict::Pass
     } else {

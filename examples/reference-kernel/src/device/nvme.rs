@@ -60,6 +60,8 @@ pub(crate) struct NvmeDevice {
     msix: Option<MsiX>,
     places: &'static mut [Place],
     node: NodeId,
+    /// For the self-test: no queue stops.
+    refuses_to_stop: bool,
 }
 
 /// What a queue on a volume is made with.
@@ -109,7 +111,13 @@ impl NvmeDevice {
             msix,
             places,
             node,
+            refuses_to_stop: false,
         })
+    }
+
+    /// For the self-test: has no queue stop any more, as a controller that does not answer, or stop again.
+    pub(crate) const fn refuse_to_stop(&mut self, refuses: bool) {
+        self.refuses_to_stop = refuses;
     }
 
     /// The node that it hangs on.
@@ -222,6 +230,7 @@ impl NvmeDevice {
         match operation {
             Operation::Claim(spec) => self.begin_claim(&spec, now),
             Operation::Drain(_) | Operation::Flush(_) => Ok(()),
+            Operation::Stop(_) if self.refuses_to_stop => Err(ErrorKind::Timeout),
             Operation::Stop(queue) => {
                 let queue = id(queue).ok_or(ErrorKind::InvalidArgument)?;
                 self.controller
