@@ -116,18 +116,6 @@ const LOOK_INTERVAL: Duration = Duration::from_micros(50);
 const MAX_PAIRS: u16 = 65_535;
 
 impl<'m, R: Registers> Controller<'m, R> {
-    /// The most I/O queue pairs that the controller behind `registers` can have: those whose doorbells lie there. So many
-    /// [`PairSlot`]s are enough; how many pairs there are, bring-up asks for.
-    #[must_use]
-    pub fn most_pairs(registers: R) -> u16 {
-        let len = registers.len();
-        if len < DOORBELLS {
-            return 0;
-        }
-        let cap: Cap = Window::<_, ControllerBlock>::new(registers, 0).read();
-        cap.pairs_with_doorbells(len)
-    }
-
     /// Brings up the controller behind `registers`: the sequence of NVMe 1.4 §7.6.1.
     ///
     /// PCI memory space and bus mastering must be on, and the memory's addresses must be the controller's to use.

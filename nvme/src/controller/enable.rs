@@ -1,16 +1,28 @@
-//! Steps that bring-up and reset share (NVMe 1.4 §3.1.5, §7.6.1).
+//! Steps that bring-up and reset share (NVMe 1.4 §3.1.5, §7.6.1), and what can be known before.
 
-use parakernel_core::mmio::{Register, Registers};
+use parakernel_core::mmio::{Register, Registers, Window};
 
 use super::{Controller, MAX_PAIRS};
 use crate::{
     command::{self, Command, Feature},
     error::InitError,
     identify::{COMPLETION_ENTRY_LOG2, SUBMISSION_ENTRY_LOG2},
-    regs::{Cc, Csts},
+    regs::{Cap, Cc, ControllerBlock, Csts, DOORBELLS},
 };
 
 impl<R: Registers> Controller<'_, R> {
+    /// The most I/O queue pairs that the controller behind `registers` can have: those whose doorbells lie there. So many
+    /// [`PairSlot`]s are enough; how many pairs there are, bring-up asks for.
+    #[must_use]
+    pub fn most_pairs(registers: R) -> u16 {
+        let len = registers.len();
+        if len < DOORBELLS {
+            return 0;
+        }
+        let cap: Cap = Window::<_, ControllerBlock>::new(registers, 0).read();
+        cap.pairs_with_doorbells(len)
+    }
+
     pub(super) fn is_between_states(&self) -> bool {
         let cc: Cc = self.window.read();
         let csts: Csts = self.window.read();
