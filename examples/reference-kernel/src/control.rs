@@ -6,17 +6,15 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use heapless::{String, Vec};
-use kernel_formats::command_line;
-use kernel_formats::manifest::{self, Ring};
+use kernel_formats::manifest;
 use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
-use parakernel_core::address::{BusAddress, CoreId, PhysAddr};
+use parakernel_core::address::{BusAddress, CoreId};
 use parakernel_core::control::{
-    ControlPlane, Event, Failure, LeaseSpec, Outcome, ProcessSpec, Quarantine, Quota, Request,
-    SubmitError, Tag,
+    ControlPlane, Failure, ProcessSpec, Quarantine, Quota, Request, SubmitError, Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
-use parakernel_core::handle::{ProcessId, VolumeId};
+use parakernel_core::handle::VolumeId;
 use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::queue::Lba;
 use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
@@ -28,18 +26,21 @@ use crate::boot::Kernel;
 use crate::capacity::{self, Capacity, NAMES};
 use crate::device::Device;
 use crate::device::net::NetDevice;
-use crate::device::nvme::NvmeDevice;
 use crate::housekeeping::Turn;
-use crate::machine::{DEVICES_MAX, Devices, Machine, Terms, VOLUMES_MAX};
+use crate::machine::{DEVICES_MAX, Machine, VOLUMES_MAX};
 use crate::memory::AllMemory;
 use crate::panic::{Verdict, power_off};
 use crate::process::{ARGUMENTS_MAX, Plan};
-use crate::queues::network::GRANTS_MAX;
 use crate::report::{self, Counters};
 use crate::slow_path::SlowPath;
 use crate::{cores, print, seats, time};
 use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_nic_virtio::features::Features;
+
+mod bring_up;
+mod events;
+
+use bring_up::{devices, slow_paths};
 
 /// What processes are told of the network, at most.
 const NETWORK_WORDS: usize = 64;
@@ -514,146 +515,6 @@ impl Control {
             nvme_queue_pairs: self.queue_pairs(QueueKind::Block),
         });
     }
-
-    fn handle(&mut self, event: Event) {
-        match event {
-            Event::Deliver {
-                process,
-                tag,
-                outcome,
-            } => self.deliver(process, tag, &outcome),
-            Event::Ended(process) => {
-                self.plane.platform_mut().leave(process);
-            }
-            Event::DeviceUp(device, epoch) => {
-                print!("device {} works again, epoch {epoch}\n", device.as_u32());
-                self.restart_slow_path(device);
-            }
-            Event::DeviceGone(device) => print!("device {} is gone\n", device.as_u32()),
-            Event::DeviceLoose(device) => print!(
-                "device {} is out of service, but not off the bus: what it may reach is never used again\n",
-                device.as_u32()
-            ),
-        }
-    }
-
-    /// Starts the kernel's own pair again on a card that was reset.
-    fn restart_slow_path(&mut self, device: DeviceId) {
-        let machine = self.plane.platform_mut();
-        let card = machine.devices.get_mut(device.index());
-        let mut paths = self.slow_paths.iter_mut();
-        let path = paths.find(|path| path.device() == device);
-        if let (Some(path), Some(card)) = (path, card)
-            && let Device::Net(card) = &mut **card
-            && !path.restart(card)
-        {
-            print!(
-                "device {}: the kernel's own queue pair does not start\n",
-                device.as_u32()
-            );
-        }
-    }
-
-    fn activate(&mut self, spec: &LeaseSpec) -> bool {
-        const { assert!(NAMES <= GRANTS_MAX, "a queue checks all names") };
-        let mut grants: Vec<NameGrant, GRANTS_MAX> = Vec::new();
-        for names in self.plane.grants().of(spec.process, spec.device) {
-            if grants.push(*names).is_err() {
-                return false;
-            }
-        }
-        let terms = Terms {
-            policy: self.policy,
-            grants: &grants,
-        };
-        self.plane.platform_mut().activate(spec, &terms)
-    }
-
-    fn deliver(&mut self, process: ProcessId, tag: Option<Tag>, outcome: &Outcome) {
-        let Some(core) = self.plane.platform().core_of(process) else {
-            return;
-        };
-        let is_usable = match *outcome {
-            Outcome::Claimed { lease, .. } | Outcome::Rearmed { lease } => {
-                let spec = self.plane.lease(lease).map(|(spec, _)| *spec);
-                spec.is_some_and(|spec| self.activate(&spec))
-            }
-            Outcome::Lost { lease, epoch } => {
-                if let Some((spec, _)) = self.plane.lease(lease) {
-                    self.plane.platform().tell_lost(spec, epoch);
-                }
-                true
-            }
-            Outcome::Registered { .. }
-            | Outcome::Released { .. }
-            | Outcome::Revoked { .. }
-            | Outcome::Quarantined { .. }
-            | Outcome::RuleAdded { .. }
-            | Outcome::RuleRemoved { .. }
-            | Outcome::Refused(_)
-            | _ => true,
-        };
-        let message = outcome.encode(tag);
-        let seat = self.kernel().seats.at(core);
-        let is_told = seat.is_some_and(|seat| seat.deliver(&message).is_ok());
-        if !is_usable || !is_told {
-            print!("core {}: {outcome:?} does not arrive\n", core.index());
-            self.stop(core);
-        }
-    }
-}
-
-/// Brings up the devices that there are drivers for.
-fn devices(kernel: &mut Kernel, ring: Ring) -> Devices {
-    let mut devices = Vec::new();
-    for index in 0..kernel.functions.len() {
-        let Some(function) = kernel.functions.get(index).copied() else {
-            break;
-        };
-        let device = if NvmeDevice::is(function) {
-            NvmeDevice::bring_up(kernel, function).map(Device::Nvme)
-        } else if NetDevice::is(function) {
-            NetDevice::bring_up(kernel, function, ring).map(Device::Net)
-        } else {
-            None
-        };
-        let Some(device) = device else { continue };
-        let device = kernel.frames.place(device.node(), device);
-        if device.is_none_or(|device| devices.push(device).is_err()) {
-            print!("pci {}: too many devices\n", function.address);
-        }
-    }
-    for place in command_line::devices(kernel.command_line, "virtio_mmio.device") {
-        let place = (PhysAddr::new(place.start), native(place.len));
-        let Some(device) = NetDevice::bring_up_at(kernel, place, ring).map(Device::Net) else {
-            continue;
-        };
-        let device = kernel.frames.place(device.node(), device);
-        if device.is_none_or(|device| devices.push(device).is_err()) {
-            print!("{:?}: too many devices\n", place.0);
-        }
-    }
-    devices
-}
-
-/// Starts the kernel's own pair on each card. A card where that fails is of no use to anybody.
-fn slow_paths(
-    kernel: &mut Kernel,
-    devices: &mut Devices,
-) -> Vec<&'static mut SlowPath, DEVICES_MAX> {
-    let mut paths = Vec::new();
-    for (number, device) in (0..).zip(devices) {
-        let Device::Net(card) = &mut **device else {
-            continue;
-        };
-        let node = card.node();
-        let path = SlowPath::start(kernel, card, DeviceId::new(number));
-        let path = path.and_then(|path| kernel.frames.place(node, path));
-        if path.is_none_or(|path| paths.push(path).is_err()) {
-            print!("device {number}: the kernel's own queue pair does not start\n");
-        }
-    }
-    paths
 }
 
 /// What processes are told of the network.

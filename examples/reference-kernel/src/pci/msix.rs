@@ -35,22 +35,11 @@ struct Entry {
     users: u32,
 }
 
-/// Whether a claim has its vector to itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Sharing {
-    /// It has.
-    Own,
-    /// Others are woken by it too, and wake this one.
-    Shared,
-}
-
 /// An event that an entry of the table leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
     /// The entry: what the device is to be told.
     pub(crate) entry: u16,
-    /// Whether it has others.
-    pub(crate) sharing: Sharing,
     /// What it leads to.
     pub(crate) event: Event,
 }
@@ -127,7 +116,7 @@ impl MsiX {
     pub(crate) fn claim_at(&mut self, number: u16, event: Event) -> Option<Claim> {
         let index = usize::from(number);
         let entry = *self.entries.get(index)?;
-        let sharing = match entry.vector {
+        match entry.vector {
             None => {
                 let vector = Vector::claim(event)?;
                 if self.program(index, vector).is_none() {
@@ -135,19 +124,13 @@ impl MsiX {
                     return None;
                 }
                 self.entries[index].vector = Some(vector);
-                Sharing::Own
             }
-            Some(vector) => {
-                if !vector.share(event) {
-                    return None;
-                }
-                Sharing::Shared
-            }
-        };
+            Some(vector) if !vector.share(event) => return None,
+            Some(_) => {}
+        }
         self.entries[index].users += 1;
         Some(Claim {
             entry: number,
-            sharing,
             event,
         })
     }
