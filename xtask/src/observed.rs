@@ -84,7 +84,14 @@ impl Observed {
         self.processes.insert(state.name.clone(), state);
     }
 
-    /// Whether a process has ended by itself.
+    /// Whether the process has ended, by itself or not.
+    pub(crate) fn has_ended(&self, name: &str) -> bool {
+        self.processes
+            .get(name)
+            .is_some_and(|process| process.state != State::Running)
+    }
+
+    /// Whether the process has ended by itself.
     pub(crate) fn has_exited(&self, name: &str) -> bool {
         self.processes
             .get(name)

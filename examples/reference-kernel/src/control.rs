@@ -373,6 +373,13 @@ impl Control {
         }
     }
 
+    /// Tells the process on `core` that its queues are about to be taken back.
+    pub(crate) fn announce_revocation(&mut self, core: CoreId) {
+        if let Some(seat) = self.kernel().seats.at(core) {
+            seat.queues.pass().announce_end();
+        }
+    }
+
     /// Takes back the queues of the process on `core`, which goes on without them.
     pub(crate) fn revoke(&mut self, core: CoreId) {
         if let Some(process) = self.plane.platform().process_on(core) {

@@ -176,6 +176,14 @@ impl Queues {
         Some(lease)
     }
 
+    /// Tells the process that all its leases are ending. Until each is [taken](Self::take) it works.
+    pub(crate) fn announce_end(&self) {
+        for lease in self.leases.iter().flatten() {
+            let state = LeaseState::Revoked as u32;
+            lease.status.state.store(state, Ordering::Release);
+        }
+    }
+
     /// What the queues have done, those that are gone included.
     pub(crate) fn counters(&self) -> Counters {
         let mut counters = self.past;

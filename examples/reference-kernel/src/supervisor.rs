@@ -28,6 +28,9 @@ use crate::{print, time, vectors};
 const WORK: u64 = 4;
 /// How long it may take until then: emulated cores share few real ones.
 const WORK_LIMIT: Duration = Duration::from_secs(30);
+/// How long a process has to let go of its queues before they are taken back: a few of its turns, on emulated cores that share
+/// few real ones.
+const NOTICE: Duration = Duration::from_millis(200);
 /// How long a process may go on after its queues began to be taken back.
 const GRACE: Duration = Duration::from_millis(500);
 /// Most failures that are told apart.
@@ -66,6 +69,8 @@ struct Member {
     has_worked: bool,
     /// The attack that it has announced and that has not ended.
     attack: Option<Attack>,
+    /// Since when it has known that its queues will be taken back.
+    announced: Option<Instant>,
     /// Until when it has to have ended because its queues were taken back.
     due: Option<Instant>,
     /// What it published about itself, as it was last shown.
@@ -198,6 +203,7 @@ impl Supervisor {
             has_worked: false,
             attack: None,
             due: None,
+            announced: None,
             shown: [0; _],
         };
         let node = kernel.frames.node_with_memory(NodeId::new(0));
@@ -316,6 +322,7 @@ impl Supervisor {
             State::Running(_) if member.due.is_some_and(|due| now >= due) => {
                 member.stop(control);
             }
+            State::Running(_) if member.has_had_notice(now) => member.take_queues(control),
             State::Running(since) if is_tested => {
                 let limit = since.saturating_add(WORK_LIMIT);
                 if let Err(failure) = member.try_out(control, now > limit) {
@@ -464,11 +471,25 @@ impl Member {
         Ok(())
     }
 
-    /// Takes the process's queues back. It is to end then, and is ended where it does not.
+    /// Tells the process that its queues are taken back, and does so once it has had time to let go of them. It is to end
+    /// then, and is ended where it does not.
     fn revoke(&mut self, control: &mut Control) {
-        if !self.runs() {
+        if !self.runs() || self.announced.is_some() || self.due.is_some() {
             return;
         }
+        control.announce_revocation(self.core);
+        self.announced = Some(time::now());
+    }
+
+    /// Whether its queues are to be taken back now.
+    fn has_had_notice(&self, now: Instant) -> bool {
+        let is_over = |since: Instant| now >= since.saturating_add(NOTICE);
+        self.announced.is_some_and(is_over)
+    }
+
+    /// Takes back, after they were announced to be, the queues of a process that still runs.
+    fn take_queues(&mut self, control: &mut Control) {
+        self.announced = None;
         control.revoke(self.core);
         self.due = Some(time::now().saturating_add(GRACE));
     }
@@ -516,6 +537,7 @@ impl Member {
     fn ended(&mut self, end: End) {
         self.state = State::Ending;
         self.end = Some(end);
+        self.announced = None;
         let is_late = self.due.take().is_some_and(|due| time::now() >= due);
         match end {
             End::Exited(code) => self.explain(format_args!("exit code {code}")),

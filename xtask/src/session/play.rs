@@ -15,7 +15,7 @@ use crate::{
     store as store_clients,
     traffic::{Load, Pace, Tally, drive, pester},
 };
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use core::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
@@ -29,6 +29,10 @@ use std::{
 
 /// Ten times what a process gets to end by itself.
 const TOO_LONG: Duration = Duration::from_secs(5);
+
+/// Program of the block processes, and how it ends where its queues are taken back.
+const BLOCKBENCH: &str = "blockbench";
+const TAKEN_BACK: &str = "exit code 2";
 
 /// What is to happen in a boot.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +98,7 @@ impl Process {
     /// Whether it has written and verified blocks, if it is there for that.
     fn is_done(&self, observed: &Observed) -> bool {
         let verified = (self.name.to_owned(), "verified".to_owned());
-        self.program != "blockbench"
+        self.program != BLOCKBENCH
             || observed
                 .reports
                 .get(&verified)
@@ -189,9 +193,12 @@ fn perform(
         let senders = start_senders(scope, spec, cast, plot.requests, &pace);
         let clients = start_clients(scope, spec, cast);
         let result = unfold(scene, plot, &pace, &senders, clients.as_ref());
-        let result = result.and_then(|()| match (plot.goal, store_of(spec, cast)) {
-            (Goal::Demo(_), Some(address)) => welcome(scope, scene, address),
-            (Goal::Demo(_) | Goal::Attack(_) | Goal::Endless, _) => Ok(()),
+        let result = result.and_then(|()| match plot.goal {
+            Goal::Demo(cast) => {
+                welcome(scope, scene, store_of(spec, cast))?;
+                dismiss(scene, cast)
+            }
+            Goal::Attack(_) | Goal::Endless => Ok(()),
         });
         pace.company.store(false, Ordering::Relaxed);
         let mut results = vec![result];
@@ -286,12 +293,33 @@ fn store_of(spec: &Spec, cast: &Cast) -> Option<SocketAddr> {
     Some(store(holder.network?.address, by_tap))
 }
 
-/// Makes new connections to the store, now that some pairs of the card are nobody's.
+/// Takes the queues of the block processes back, each of which has to see that and to end by itself.
+fn dismiss(scene: &mut Scene, cast: &Cast) -> Result<()> {
+    let processes = cast.processes.iter();
+    for Process { name, .. } in processes.filter(|process| process.program == BLOCKBENCH) {
+        scene.say(&format!("revoke {name}"));
+        scene.until("a process whose queues were taken back ended", |observed| {
+            observed.has_ended(name)
+        })?;
+        let ended = scene.observed.processes.get(*name);
+        let reason = ended.map_or("", |process| process.reason.as_str());
+        ensure!(
+            reason == TAKEN_BACK,
+            "{name}, whose queues were taken back, ended by: {reason}"
+        );
+    }
+    Ok(())
+}
+
+/// Makes new connections to the store, where there is one, now that some pairs of the card are nobody's.
 fn welcome<'scope>(
     scope: &'scope Scope<'scope, '_>,
     scene: &mut Scene,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
 ) -> Result<()> {
+    let Some(address) = address else {
+        return Ok(());
+    };
     let guests = scope.spawn(move || store_clients::newcomers(address));
     scene.until("new connections were served", |_| guests.is_finished())?;
     joined(guests)

@@ -7,6 +7,7 @@ use parakernel_core::{
     device::DeviceId,
     handle::VolumeId,
     memory::BlockArena,
+    queue::{BlockCompletion, BlockQueue, BlockRequest},
     ring::RingSize,
 };
 use parakernel_nvme::{
@@ -16,7 +17,7 @@ use parakernel_nvme::{
     queue::{CommandTable, DataPointer, Queue, QueueConfig, Rings},
 };
 
-use crate::{AskError, Lease, Process};
+use crate::{AskError, Lease, LeasedError, Process};
 
 /// Entries of each ring of a pair.
 pub const BLOCK_ENTRIES: usize = 64;
@@ -25,7 +26,36 @@ pub const BLOCK_ENTRIES: usize = 64;
 pub type BlockMemory = CommandTable<BLOCK_ENTRIES>;
 
 /// A queue pair in `Checked` mode.
-pub type BlockPair<'m> = Queue<'m, SharedDoorbell<'static>, BLOCK_ENTRIES>;
+type CheckedPair<'m> = Queue<'m, SharedDoorbell<'static>, BLOCK_ENTRIES>;
+
+/// A queue pair that looks, each turn, whether its lease still is what it was made of.
+#[derive(Debug)]
+pub struct BlockPair<'m> {
+    queue: CheckedPair<'m>,
+    lease: Lease,
+}
+
+impl BlockQueue for BlockPair<'_> {
+    type Error = LeasedError<<CheckedPair<'static> as BlockQueue>::Error>;
+    type Status = <CheckedPair<'static> as BlockQueue>::Status;
+
+    fn submit(
+        &mut self,
+        requests: impl IntoIterator<Item = BlockRequest>,
+    ) -> Result<usize, Self::Error> {
+        self.lease.look()?;
+        self.queue.submit(requests).map_err(LeasedError::Queue)
+    }
+
+    fn poll(
+        &mut self,
+        budget: usize,
+        done: impl FnMut(BlockCompletion<Self::Status>),
+    ) -> Result<usize, Self::Error> {
+        self.lease.look()?;
+        self.queue.poll(budget, done).map_err(LeasedError::Queue)
+    }
+}
 
 impl Process {
     /// Claims a queue pair on a volume; with it comes what to know of the volume.
@@ -80,5 +110,9 @@ pub fn block_pair<'m>(
         lease.completions(LeaseRing::First)?,
     )?;
     let doorbells = [LeaseRing::First, LeaseRing::Second].map(|ring| lease.doorbell(ring));
-    Queue::new(config, rings, commands, arena, doorbells)
+    let queue = Queue::new(config, rings, commands, arena, doorbells)?;
+    Some(BlockPair {
+        queue,
+        lease: *lease,
+    })
 }

@@ -11,6 +11,7 @@ use parakernel_apps::executor::Flag;
 use parakernel_apps::runtime::Runtime;
 use parakernel_core::abi::BlockMap;
 use parakernel_core::device::DeviceId;
+use parakernel_core::error::ErrorKind;
 use parakernel_core::handle::VolumeId;
 use parakernel_core::memory::BlockArena;
 use parakernel_process::{
@@ -37,12 +38,22 @@ struct Place {
     map: BlockMap,
 }
 
+/// How it ends where something failed, and where its queues are taken back.
+const FAILED: u64 = 1;
+const REVOKED: u64 = 2;
+/// Why it ends then.
+const TAKEN_BACK: &str = "the queues are taken back";
+
 fn main(mut process: Process) -> u64 {
     match bench(&mut process) {
         Ok(()) => 0,
         Err(reason) => {
             process.log(reason);
-            1
+            if reason == TAKEN_BACK {
+                REVOKED
+            } else {
+                FAILED
+            }
         }
     }
 }
@@ -95,12 +106,23 @@ fn work<const N: usize>(
     }
     let mut jobs = jobs.into_array::<N>().map_err(|_| "too few volumes")?;
     let statistics = Statistics::new();
-    block::run(process, &mut jobs, &statistics, flags).map_err(|_| "a queue failed")?;
+    block::run(process, &mut jobs, &statistics, flags).map_err(ending)?;
     if statistics.bad() == 0 && statistics.failed() == 0 {
         Ok(())
     } else {
         Err("blocks were not what they had to be")
     }
+}
+
+/// Why all queues have failed together with one.
+fn ending(kind: ErrorKind) -> &'static str {
+    let known = [
+        (ErrorKind::Revoked, TAKEN_BACK),
+        (ErrorKind::Device, "the device was reset"),
+        (ErrorKind::Timeout, "the device does not answer"),
+    ];
+    let found = known.into_iter().find(|(known, _)| *known == kind);
+    found.map_or("a queue failed", |(_, reason)| reason)
 }
 
 fn claim(process: &mut Process, volume: VolumeId, pairs: usize) -> Result<Place, &'static str> {

@@ -18,7 +18,7 @@ pub struct Leased<L> {
     leases: [Lease; 2],
 }
 
-/// Why a link is of no more use.
+/// Why a link or a queue is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeasedError<E> {
     /// A queue failed.
@@ -37,17 +37,14 @@ impl<L> Leased<L> {
     }
 }
 
-impl<L: Link> Leased<L> {
-    /// Whether all leases work.
-    fn look(&self) -> Result<(), LeasedError<L::Error>> {
-        for lease in &self.leases {
-            match lease.state() {
-                LeaseState::Active => {}
-                LeaseState::Lost => return Err(LeasedError::Lost),
-                LeaseState::Revoked => return Err(LeasedError::Revoked),
-            }
+impl Lease {
+    /// Whether the lease works.
+    pub(crate) fn look<E>(&self) -> Result<(), LeasedError<E>> {
+        match self.state() {
+            LeaseState::Active => Ok(()),
+            LeaseState::Lost => Err(LeasedError::Lost),
+            LeaseState::Revoked => Err(LeasedError::Revoked),
         }
-        Ok(())
     }
 }
 
@@ -60,7 +57,7 @@ impl<L: Link> Link for Leased<L> {
         frames: &mut SegmentList<'_>,
         budget: usize,
     ) -> Result<usize, Self::Error> {
-        self.look()?;
+        self.leases.iter().try_for_each(Lease::look)?;
         let received = self.link.receive(pool, frames, budget);
         received.map_err(LeasedError::Queue)
     }
