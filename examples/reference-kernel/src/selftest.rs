@@ -1,8 +1,8 @@
 //! `selftest` (or `selftest=ROUNDS`) on the command line: probes that misbehave, each of which must end as it should
 //! and leave nothing behind.
 
+mod custody;
 mod network;
-mod quarantine;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -100,7 +100,8 @@ pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> bool {
 /// Runs the tests that need devices, and powers off; `is_good` is how those before went.
 pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
     let is_good = is_good
-        & quarantine::check(control).is_none_or(|it| told("quarantine", it))
+        & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
+        & custody::quarantine(control).is_none_or(|it| told("quarantine", it))
         & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {
         Verdict::Pass
