@@ -195,7 +195,7 @@ pub struct QueueSpec {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Operation {
-    /// Makes a queue and starts it. Its memory was set aside by the platform.
+    /// Makes a queue and starts it. Its memory was set aside by the platform, and holds zeroes.
     Claim(QueueSpec),
     /// Lets the queue finish what it was given, and gives it nothing more.
     Drain(QueueIndex),

@@ -227,7 +227,8 @@ pub trait BlockQueue {
     ///
     /// # Errors
     ///
-    /// Where a request is one that the queue can never carry out; the ones before it are published.
+    /// Where a request is one that the queue can never carry out; the ones before it are published. The error gives the
+    /// request back, for the sake of its buffer.
     fn submit(
         &mut self,
         requests: impl IntoIterator<Item = BlockRequest>,
