@@ -18,7 +18,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
-use parakernel_core::access::{AccessMode, Policy};
+use parakernel_core::access::Policy;
 
 /// Why a manifest is refused: the word that says something that cannot be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,12 +119,8 @@ pub struct Process<'a> {
     pub key: u64,
     /// Most block queue pairs that it may claim.
     pub nvme_queues: u16,
-    /// The access mode that it wishes.
-    pub mode: Option<AccessMode>,
     /// How often it is started again once it has ended.
     pub restarts: u32,
-    /// Whether its memory is made of large pages.
-    pub has_huge_pages: bool,
     /// Whether it waits until the host starts it.
     pub starts_later: bool,
     /// What it is told.
@@ -180,9 +176,7 @@ fn process(line: Line<'_>) -> Result<Process<'_>, Error<'_>> {
         address: line.parse("ip")?,
         key: line.parse_with("key", number)?.unwrap_or(0),
         nvme_queues: line.parse("nvme_queues")?.unwrap_or(0),
-        mode: line.parse_with("mode", mode)?,
         restarts: line.parse("restart")?.unwrap_or(0),
-        has_huge_pages: line.parse_with("huge", flag)?.unwrap_or(false),
         starts_later: line.values("start").any(|value| value == "later"),
         arguments: line.rest(),
         line,
@@ -266,24 +260,6 @@ fn ring(value: &str) -> Option<Ring> {
     }
 }
 
-fn mode(value: &str) -> Option<AccessMode> {
-    match value {
-        "direct" => Some(AccessMode::Direct),
-        "sealed" => Some(AccessMode::Sealed),
-        "checked" => Some(AccessMode::Checked),
-        "virtual" => Some(AccessMode::Virtual),
-        _ => None,
-    }
-}
-
-fn flag(value: &str) -> Option<bool> {
-    match value {
-        "0" => Some(false),
-        "1" => Some(true),
-        _ => None,
-    }
-}
-
 /// `namespace:first+blocks:owner`.
 fn volume(value: &str) -> Option<Volume> {
     let (namespace, rest) = value.split_once(':')?;
@@ -326,7 +302,7 @@ mod tests {
 # the default cast
 kernel policy=integrity,no-spoof report_ms=250 seconds=60 net=10.0.0.0/24 gateway=10.0.0.1 ring=packed later=unknown
 process name=echo0 elf=echo core=1 nic_queues=1 ip=10.0.0.2 key=0x1122334455667788 args=--verbose core=9
-process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 huge=1 start=later
+process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 start=later
 ";
 
     #[test]
@@ -341,7 +317,7 @@ process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 vo
         assert_eq!(all[0].address, Some(Ipv4Addr::new(10, 0, 0, 2)));
         assert_eq!((all[0].core, all[0].key), (1, 0x1122_3344_5566_7788));
         assert_eq!(all[0].arguments, "--verbose core=9");
-        assert!(all[1].has_huge_pages && all[1].starts_later);
+        assert!(all[1].starts_later && !all[0].starts_later);
         let volumes: Vec<_> = all[1].volumes().map(Result::unwrap).collect();
         assert_eq!(
             volumes[0],
@@ -369,7 +345,7 @@ process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 vo
         assert_eq!(refused(""), Err("core".into()));
         assert_eq!(refused("core=-1"), Err("core".into()));
         assert_eq!(refused("core=1 ip=10.0.0"), Err("ip".into()));
-        assert_eq!(refused("core=1 mode=fast"), Err("mode".into()));
+        assert_eq!(refused("core=1 nvme_queues=all"), Err("nvme_queues".into()));
         assert_eq!(
             refused("core=1 volume=1:18446744073709551615+2:0"),
             Err("volume".into())
