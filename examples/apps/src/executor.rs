@@ -137,7 +137,7 @@ impl Agenda {
         }
     }
 
-    /// Ends the executor's work after this turn.
+    /// Ends the executor's work after this turn, whose submissions are still published.
     pub fn stop(&self) {
         self.stopped.set(true);
     }

@@ -257,7 +257,7 @@ impl<'a, L: Link> Stack<'a, L> {
         kind
     }
 
-    /// Waits for a datagram and copies it into `buffer`; what is longer than `buffer` is dropped.
+    /// Waits for a datagram that fits into `buffer`, and copies it there. One that is longer is dropped as a whole.
     pub async fn receive_from(
         &self,
         handle: SocketHandle,

@@ -94,6 +94,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: self_test,
     },
     Stage {
+        name: "processes",
+        about: "the processes of docs/writing-a-process.md, booted as it says",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: processes,
+    },
+    Stage {
         name: "sabotage",
         about: "the kernel breaks its own rules and is stopped",
         when: When::Usual,
@@ -489,6 +496,16 @@ fn publish(_: &Workspace) -> Result<Plan> {
 
 fn self_test(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--self-test"])
+}
+
+/// The script that the page names, with the build of the other boots.
+fn processes(workspace: &Workspace) -> Result<Plan> {
+    tools::QEMU.need()?;
+    tools::CPIO.need()?;
+    let folder = workspace.root.join("docs/examples/skeleton-process");
+    let mut command = Command::new(folder.join("boot.sh"));
+    command.arg(workspace.target.join("kernel"));
+    Ok(Plan::Run(vec![command]))
 }
 
 fn sabotage(workspace: &Workspace) -> Result<Plan> {
