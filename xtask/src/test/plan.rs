@@ -97,7 +97,7 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "processes",
         about: "the processes of docs/writing-a-process.md, booted as it says",
         when: When::Usual,
-        limit: Duration::from_secs(150),
+        limit: Duration::from_secs(240),
         plan: processes,
     },
     Stage {
