@@ -12,7 +12,7 @@ use crate::{
 
 impl<R: Registers> Controller<'_, R> {
     /// The most I/O queue pairs that the controller behind `registers` can have: those whose doorbells lie there. So many
-    /// [`PairSlot`]s are enough; how many pairs there are, bring-up asks for.
+    /// [`PairSlot`](super::PairSlot)s are enough; how many pairs there are, bring-up asks for.
     #[must_use]
     pub fn most_pairs(registers: R) -> u16 {
         let len = registers.len();
