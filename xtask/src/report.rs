@@ -30,6 +30,9 @@ pub(crate) const ATTACKS: [&str; 12] = [
     "no-stop",
 ];
 
+/// The attack that needs a queue pair of the card, which there is none of to give away where the card has only one.
+const ON_THE_CARD: &str = "foreign-source";
+
 /// The attack that only an interrupt ends.
 pub(crate) const NO_STOP: &str = "no-stop";
 
@@ -367,7 +370,8 @@ impl Evidence<'_> {
         if self.cast.named(ROGUE).is_none() {
             return;
         }
-        for name in ATTACKS {
+        let can_be_tried = |name: &&str| self.multi_queue || *name != ON_THE_CARD;
+        for name in ATTACKS.into_iter().filter(can_be_tried) {
             if !self
                 .outcome
                 .observed
@@ -477,10 +481,14 @@ mod tests {
         }
 
         fn report(&self) -> Report {
+            self.report_over(true)
+        }
+
+        fn report_over(&self, multi_queue: bool) -> Report {
             Report::judge(&Evidence {
                 cast: &self.cast,
                 qemu: "7.2",
-                multi_queue: true,
+                multi_queue,
                 wanted: 10,
                 outcome: &self.outcome,
             })
@@ -499,6 +507,16 @@ mod tests {
             );
             report.failures[0].clone()
         }
+    }
+
+    #[test]
+    fn an_attack_on_the_card_s_queue_needs_a_card_with_several() {
+        let mut case = Case::good();
+        let attacks = &mut case.outcome.observed.attacks;
+        attacks.retain(|attack| attack.name != ON_THE_CARD);
+        let missing = "attack foreign-source was not tried".to_owned();
+        assert!(case.report_over(true).failures.contains(&missing));
+        assert!(!case.report_over(false).failures.contains(&missing));
     }
 
     #[test]
