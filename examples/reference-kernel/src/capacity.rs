@@ -115,3 +115,11 @@ pub(crate) fn affordable(
     }
     most.min(reported)
 }
+
+/// Says so where there was no memory for the tables of a device, which is of no use then.
+pub(crate) fn told<T>(device: &impl fmt::Debug, tables: Option<T>) -> Option<T> {
+    if tables.is_none() {
+        print!("{device:?}: no memory for its tables\n");
+    }
+    tables
+}

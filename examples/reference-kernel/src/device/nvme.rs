@@ -31,8 +31,8 @@ use crate::{capacity, devices, print, time};
 
 /// Class code of an NVMe controller: mass storage, non-volatile memory, NVM Express.
 const CLASS: u32 = 0x01_08_02;
-/// Namespaces that there is room for.
-const NAMESPACES: usize = 16;
+/// Namespaces that there is room for; the log says how many more there are.
+const NAMESPACES: usize = 1024;
 const ADMIN_SLOTS: usize = 64;
 /// The shortest rings offered: one entry is always left free.
 const MIN_RING: u32 = 2;
@@ -94,16 +94,20 @@ impl NvmeDevice {
         let most = Controller::most_pairs(registers);
         let books = size_of::<PairSlot<'_>>() + size_of::<Place>();
         let most = capacity::affordable(&kernel.frames, &address, (most, books));
-        let memory = memory(kernel, node, most)?;
+        let memory = capacity::told(&address, memory(kernel, node, most))?;
         let controller =
             Controller::bring_up(registers, memory, Config::default(), &mut time::Spin)
                 .map_err(|error| print!("nvme {address}: {error}\n"))
                 .ok()?;
         let pairs = controller.limits().pairs;
         print!("nvme {address}: {pairs} queue pairs\n");
-        let places = kernel
-            .frames
-            .place_with(node, native(pairs.into()), Place::default)?;
+        let left_out = controller.namespaces_left_out();
+        if left_out > 0 {
+            print!("nvme {address}: {left_out} namespaces more than there is room for\n");
+        }
+        let frames = &mut kernel.frames;
+        let places = frames.place_with(node, native(pairs.into()), Place::default);
+        let places = capacity::told(&address, places)?;
         Some(Self {
             controller,
             function,

@@ -107,7 +107,8 @@ impl NetDevice {
         let most = Card::most_pairs(&found.bus);
         let books = size_of::<Pair>() + size_of::<Place>();
         let most = capacity::affordable(&kernel.frames, &name, (most, books));
-        let setup = setup(kernel, node, (wanted(ring), most))?;
+        let setup = setup(kernel, node, (wanted(ring), most));
+        let setup = capacity::told(&name, setup)?;
         let card = Device::bring_up(found.bus, &mut time::Spin, setup);
         let card = card
             .map_err(|error| print!("virtio-net {name:?}: {error}\n"))
@@ -135,7 +136,8 @@ impl NetDevice {
         };
         // Without exact steering no pair can be given away: all frames arrive at the kernel's own.
         let offered = if device.steers() { pairs - 1 } else { 0 };
-        device.places = kernel.frames.place_with(node, offered, Place::default)?;
+        let places = kernel.frames.place_with(node, offered, Place::default);
+        device.places = capacity::told(&name, places)?;
         Some(device)
     }
 }
