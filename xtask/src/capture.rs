@@ -21,6 +21,9 @@ use std::{
 /// How long `tshark` may take to begin.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// The discard port, RFC 863.
+const DISCARD: &str = "9";
+
 /// A capture that runs.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -35,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) requests: u64,
     /// Answers from it.
     pub(crate) answers: u64,
+    /// Datagrams from it to the discard port, where only an attacker sends to.
+    pub(crate) discarded: u64,
 }
 
 /// What a capture says.
@@ -141,6 +146,8 @@ fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
             analysis.of(destination)?.requests += 1;
         } else if from_port == port {
             analysis.of(source)?.answers += 1;
+        } else if to_port == DISCARD && card == MAC {
+            analysis.of(source)?.discarded += 1;
         }
     }
     Ok(analysis)
@@ -203,17 +210,29 @@ mod tests {
             analysis.by_address[&Ipv4Addr::new(10, 0, 0, 2)],
             Seen {
                 requests: 1,
-                answers: 1
+                answers: 1,
+                discarded: 0
             }
         );
         assert_eq!(
             analysis.by_address[&Ipv4Addr::new(10, 0, 0, 3)],
             Seen {
                 requests: 1,
-                answers: 0
+                answers: 0,
+                discarded: 0
             }
         );
         assert_eq!(analysis.spoofed, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_an_attacker_sends_is_counted() {
+        let frame = format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t\n");
+        let analysis = analyse(&frame.repeat(3), &cast()).unwrap();
+        assert_eq!(
+            analysis.by_address[&Ipv4Addr::new(10, 0, 0, 4)].discarded,
+            3
+        );
     }
 
     #[test]

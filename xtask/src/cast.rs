@@ -15,6 +15,9 @@ pub(crate) const MAC: &str = "52:54:00:70:6b:01";
 /// TCP port of the key-value store.
 pub(crate) const STORE_PORT: u16 = 11211;
 
+/// Name of the process that waits for somebody else to move what it published.
+pub(crate) const BAIT: &str = "bait";
+
 /// A namespace of the SSD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Namespace {
@@ -88,6 +91,8 @@ pub(crate) struct Process {
     pub(crate) restarts: u32,
     /// Whether it waits for the host's word.
     pub(crate) starts_later: bool,
+    /// Which process it attacks.
+    pub(crate) attacks: Option<&'static str>,
     /// What it is told beside, by itself.
     pub(crate) arguments: Option<String>,
 }
@@ -120,6 +125,7 @@ impl Cast {
             .with_volumes(1, &[(1, 16_384, 1024)], 0x66);
         rogue.restarts = 32;
         rogue.starts_later = true;
+        rogue.attacks = Some(echo.name);
         let one = Process::new("blk0", "blockbench", 4).with_volumes(1, &[(1, 1024, 2048)], 0x50);
         let many = Process::new("blk1", "blockbench", 5).with_volumes(
             4,
@@ -155,7 +161,29 @@ impl Cast {
             self.processes
                 .retain(|process| names.iter().any(|name| name == process.name));
         }
+        self.find_victims();
         Ok(self)
+    }
+
+    /// Has whoever attacks a process that is not there attack another.
+    fn find_victims(&mut self) {
+        let names: Vec<_> = self.processes.iter().map(|process| process.name).collect();
+        for process in &mut self.processes {
+            let is_there = process.attacks.is_none_or(|name| names.contains(&name));
+            if !is_there {
+                process.attacks = names.iter().copied().find(|name| *name != process.name);
+            }
+        }
+    }
+
+    /// With a process that publishes a frame and a block and never calls the kernel for them.
+    pub(crate) fn with_bait(mut self) -> Self {
+        let mut bait = Process::new(BAIT, "rogue", 6)
+            .on_network(5, 0x6261_6974_0000_0006)
+            .with_volumes(1, &[(1, 20_480, 64)], 0x77);
+        bait.arguments = Some("role=bait".into());
+        self.processes.push(bait);
+        self
     }
 
     /// Has the process of this name do only what `arguments` say.
@@ -224,6 +252,7 @@ impl Process {
             volumes: Vec::new(),
             restarts: 0,
             starts_later: false,
+            attacks: None,
             arguments: None,
         }
     }
@@ -254,9 +283,9 @@ impl Process {
         self
     }
 
-    /// Where the host sends requests, and the key of the answers; nobody waits for the rogue process's.
+    /// Where the host sends requests, and the key of the answers; nobody waits for the rogue process's, nor its bait's.
     pub(crate) fn service(&self) -> Option<Network> {
-        self.network.filter(|_| !self.starts_later)
+        self.network.filter(|_| self.program != "rogue")
     }
 
     fn line(&self) -> String {
@@ -290,6 +319,9 @@ impl Process {
         }
         if self.starts_later {
             word(format_args!("start=later"));
+        }
+        if let Some(victim) = self.attacks {
+            word(format_args!("attacks={victim}"));
         }
         // Takes the rest of the line.
         if let Some(arguments) = &self.arguments {
@@ -346,8 +378,20 @@ mod tests {
     }
 
     #[test]
+    fn an_attacker_has_a_victim_that_is_there() {
+        let victim = |cast: Cast| cast.named("rogue").unwrap().attacks;
+        assert_eq!(victim(demo()), Some("echo0"));
+        let kept = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            victim(demo().keep(&names).unwrap())
+        };
+        assert_eq!(kept(&["rogue", "blk1"]), Some("blk1"));
+        assert_eq!(kept(&["rogue"]), None);
+    }
+
+    #[test]
     fn nobody_shares_a_core_a_key_or_an_address() {
-        let cast = demo();
+        let cast = demo().with_bait();
         for (index, one) in cast.processes.iter().enumerate() {
             for other in &cast.processes[index + 1..] {
                 assert_ne!(one.core, other.core);
@@ -366,6 +410,7 @@ mod tests {
     #[test]
     fn volumes_lie_apart_and_leave_neighbours_between_them() {
         let volumes: Vec<_> = demo()
+            .with_bait()
             .processes
             .into_iter()
             .flat_map(|process| process.volumes)

@@ -132,9 +132,15 @@ pub(crate) struct Attack {
     /// What stopped it.
     #[serde(default)]
     pub(crate) by: String,
-    /// What it changed, if it went through.
+    /// What it did to others, as the kernel sees it.
     #[serde(default, skip_serializing)]
     pub(crate) evidence: String,
+    /// Why it does not count as stopped, where no harm was seen.
+    #[serde(default, skip_serializing)]
+    pub(crate) why: String,
+    /// How many milliseconds it took to take back what its process had.
+    #[serde(default, skip_serializing)]
+    pub(crate) ms: u64,
 }
 
 /// Frames dropped so far.

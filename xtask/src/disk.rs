@@ -25,6 +25,9 @@ pub(crate) struct Verified {
     /// What is wrong with the first few.
     #[serde(skip)]
     pub(crate) failures: Vec<String>,
+    /// The first few blocks outside every volume that were written.
+    #[serde(skip)]
+    pub(crate) trespasses: Vec<String>,
     /// Volumes that hold no block of their owner's.
     #[serde(skip)]
     pub(crate) untouched: Vec<Volume>,
@@ -136,7 +139,11 @@ impl Verified {
         block: &[u8],
         owner: Option<(u64, &mut Generations)>,
     ) {
-        let stamp = match Stamp::check(block) {
+        let stamp = Stamp::check(block);
+        if owner.is_none() && stamp != Ok(untouched(namespace, lba)) {
+            self.trespassed(namespace, lba);
+        }
+        let stamp = match stamp {
             Ok(stamp) => stamp,
             Err(error) => return self.reject(namespace, lba, &error.to_string()),
         };
@@ -167,6 +174,15 @@ impl Verified {
         }
         generations.see(generation);
         self.verified += 1;
+    }
+
+    fn trespassed(&mut self, namespace: &Namespace, lba: u64) {
+        if self.trespasses.len() < MOST_DESCRIBED {
+            let id = namespace.id;
+            self.trespasses.push(format!(
+                "block {lba} of namespace {id}, which is in nobody's volume, is not what the host wrote there"
+            ));
+        }
     }
 
     fn reject(&mut self, namespace: &Namespace, lba: u64, why: &str) {
@@ -239,6 +255,7 @@ mod tests {
                 (1, 0, 1),
                 "{stamp:?} {owner:?}"
             );
+            assert_eq!(found.trespasses.len(), usize::from(owner.is_none()));
         }
     }
 

@@ -42,21 +42,29 @@ struct MessageTarget {
 
 /// Builds the kernel and every process.
 pub(crate) fn build(workspace: &Workspace) -> Result<Build> {
-    build_in(&workspace.kernel_folder(), &workspace.target.join("kernel"))
+    let target = workspace.target.join("kernel");
+    build_in(&workspace.kernel_folder(), &target, &["--workspace"])
 }
 
-/// Builds them from a copy of the project with these changes.
-pub(crate) fn build_changed(workspace: &Workspace, changes: &[Replacement]) -> Result<Build> {
+/// Builds the kernel, and these processes, from a copy of the project with these changes.
+pub(crate) fn build_changed(
+    workspace: &Workspace,
+    changes: &[Replacement],
+    programs: &[&str],
+) -> Result<Build> {
     let tree = Tree::copy(workspace, "unchecked")?;
     for change in changes {
         tree.apply(change)?;
     }
     let folder = workspace.kernel_folder();
     let folder = tree.root().join(folder.strip_prefix(&workspace.root)?);
-    build_in(&folder, &workspace.target.join("kernel-unchecked"))
+    let what = ["--workspace", "--bin", KERNEL].into_iter();
+    let what = what.chain(programs.iter().flat_map(|program| ["--bin", program]));
+    let what: Vec<_> = what.collect();
+    build_in(&folder, &workspace.target.join("kernel-unchecked"), &what)
 }
 
-fn build_in(folder: &Path, target: &Path) -> Result<Build> {
+fn build_in(folder: &Path, target: &Path, what: &[&str]) -> Result<Build> {
     ensure!(
         folder.join("Cargo.toml").exists(),
         "there is no reference kernel in {}",
@@ -66,10 +74,9 @@ fn build_in(folder: &Path, target: &Path) -> Result<Build> {
     command.args([
         "build",
         "--release",
-        "--workspace",
         "--message-format=json-render-diagnostics",
     ]);
-    command.arg("--target-dir").arg(target);
+    command.args(what).arg("--target-dir").arg(target);
     // The kernel's folder has settings of its own (link arguments, log level); the caller's would spoil them.
     for name in [
         "RUSTFLAGS",

@@ -19,6 +19,8 @@ pub(crate) struct Observed {
     /// The attack that began last, and when the host heard of it.
     pub(crate) attempt: Option<(Attempt, Instant)>,
     pub(crate) attacks: Vec<Attack>,
+    /// What processes have said: the kernel puts their names before it, in brackets.
+    pub(crate) said: Vec<String>,
     /// Drop counters, first and last.
     pub(crate) drops: Option<(Drops, Drops)>,
     pub(crate) leaks: Option<Leaks>,
@@ -32,7 +34,12 @@ impl Observed {
     /// Takes a line in; returns what a person should read of it.
     pub(crate) fn absorb(&mut self, line: Line) -> Option<String> {
         match line {
-            Line::Text(text) => Some(text),
+            Line::Text(text) => {
+                if text.starts_with('[') {
+                    self.said.push(text.clone());
+                }
+                Some(text)
+            }
             Line::Malformed(line, why) => {
                 let text = format!("not understood ({why}): {line}");
                 self.malformed.push(text.clone());
@@ -190,8 +197,8 @@ impl core::fmt::Display for Attack {
         } else {
             write!(
                 f,
-                "attack {} on {}: NOT STOPPED: {}",
-                self.name, self.device, self.evidence
+                "attack {} on {}: NOT STOPPED: {}{}",
+                self.name, self.device, self.evidence, self.why
             )
         }
     }

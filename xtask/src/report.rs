@@ -14,24 +14,31 @@ use core::net::Ipv4Addr;
 use serde::Serialize;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// Every attack that the rogue process tries, as the manifest and the kernel name them.
-pub(crate) const ATTACKS: [&str; 12] = [
-    "outside-regions",
-    "foreign-region",
-    "read-only-target",
-    "foreign-lba",
-    "foreign-namespace",
-    "forbidden-opcode",
-    "slot-in-flight",
-    "tail-jump",
-    "foreign-doorbell",
-    "wild-pointer",
-    "foreign-source",
-    "no-stop",
+/// Every attack that the rogue process tries, and the device that it tries it on, in its order.
+pub(crate) const ATTACKS: [(&str, &str); 19] = [
+    ("outside-regions", "nvme"),
+    ("outside-regions", NIC),
+    ("foreign-region", "nvme"),
+    ("foreign-region", NIC),
+    ("read-only-target", "nvme"),
+    ("read-only-target", NIC),
+    ("foreign-lba", "nvme"),
+    ("foreign-namespace", "nvme"),
+    ("forbidden-opcode", "nvme"),
+    ("slot-in-flight", "nvme"),
+    ("slot-in-flight", NIC),
+    ("tail-jump", "nvme"),
+    ("tail-jump", NIC),
+    ("foreign-doorbell", "nvme"),
+    ("foreign-doorbell", NIC),
+    ("wild-pointer", "kernel"),
+    ("foreign-source", NIC),
+    (NO_STOP, "nvme"),
+    (NO_STOP, NIC),
 ];
 
-/// The attack that needs a queue pair of the card, which there is none of to give away where the card has only one.
-const ON_THE_CARD: &str = "foreign-source";
+/// The network card, of whose queue pairs the attacker needs one.
+const NIC: &str = "nic";
 
 /// The attack that only an interrupt ends.
 pub(crate) const NO_STOP: &str = "no-stop";
@@ -311,6 +318,12 @@ impl Evidence<'_> {
                 ));
             }
         }
+        for (address, seen) in capture.by_address.iter().filter(|(_, it)| it.discarded > 0) {
+            failures.push(format!(
+                "{} frames of an attack left in the name of {address}",
+                seen.discarded
+            ));
+        }
         if let Some(first) = capture.spoofed.first() {
             failures.push(format!(
                 "{} frames left with a foreign source address, first: {first}",
@@ -370,18 +383,21 @@ impl Evidence<'_> {
         if self.cast.named(ROGUE).is_none() {
             return;
         }
-        let can_be_tried = |name: &&str| self.multi_queue || *name != ON_THE_CARD;
-        for name in ATTACKS.into_iter().filter(can_be_tried) {
-            if !self
-                .outcome
-                .observed
-                .attacks
-                .iter()
-                .any(|attack| attack.name == name)
-            {
-                failures.push(format!("attack {name} was not tried"));
+        let attacks = &self.outcome.observed.attacks;
+        for (name, device) in ATTACKS {
+            let is_it = |attack: &&Attack| attack.name == name && attack.device == device;
+            // Without a queue pair for each process there is nothing of the card's to attack.
+            let wanted = usize::from(self.multi_queue || device != NIC);
+            let tried = attacks.iter().filter(is_it).count();
+            if tried != wanted {
+                failures.push(format!(
+                    "attack {name} on {device} was tried {tried} times, not {wanted}"
+                ));
             }
         }
+        let is_known = |attack: &&Attack| ATTACKS.contains(&(&attack.name, &attack.device));
+        let unknown = attacks.iter().filter(|attack| !is_known(attack));
+        failures.extend(unknown.map(|attack| format!("there is no such {attack}")));
         failures.extend(
             self.outcome
                 .observed
@@ -440,8 +456,9 @@ mod tests {
             let echo = observed.processes.get_mut("echo0").unwrap();
             (echo.rx_frames, echo.tx_frames) = (11, 11);
             observed.attacks = ATTACKS
-                .map(|name| Attack {
+                .map(|(name, device)| Attack {
                     name: name.into(),
+                    device: device.into(),
                     stopped: true,
                     ..Attack::default()
                 })
@@ -464,6 +481,7 @@ mod tests {
                     Seen {
                         requests: 12,
                         answers: 11,
+                        discarded: 0,
                     },
                 )]
                 .into(),
@@ -513,10 +531,9 @@ mod tests {
     fn an_attack_on_the_card_s_queue_needs_a_card_with_several() {
         let mut case = Case::good();
         let attacks = &mut case.outcome.observed.attacks;
-        attacks.retain(|attack| attack.name != ON_THE_CARD);
-        let missing = "attack foreign-source was not tried".to_owned();
-        assert!(case.report_over(true).failures.contains(&missing));
-        assert!(!case.report_over(false).failures.contains(&missing));
+        attacks.retain(|attack| attack.device != NIC);
+        assert_eq!(case.report_over(true).failures.len(), 8);
+        assert!(case.report_over(false).passed());
     }
 
     #[test]
@@ -537,14 +554,6 @@ mod tests {
                 .strays = 1;
         };
         assert!(Case::spoiled(echo).starts_with("echo0: Running, 0 violations, 1 strays"));
-        assert!(
-            Case::spoiled(|case| case.outcome.observed.attacks[3].stopped = false)
-                .starts_with("attack foreign-lba")
-        );
-        assert_eq!(
-            Case::spoiled(|case| drop(case.outcome.observed.attacks.pop())),
-            "attack no-stop was not tried"
-        );
         assert!(
             Case::spoiled(|case| case.outcome.tallies.get_mut(&address).unwrap().lost = 1)
                 .contains("1 lost")
@@ -577,6 +586,39 @@ mod tests {
             Case::spoiled(|case| case.outcome.disk.untouched.push(volumes[0]))
                 .contains("wrote nothing")
         );
+    }
+
+    #[test]
+    fn each_attack_has_to_be_tried_once_on_each_device_and_be_stopped() {
+        assert!(
+            Case::spoiled(|case| case.outcome.observed.attacks[6].stopped = false)
+                .starts_with("attack foreign-lba")
+        );
+        assert_eq!(
+            Case::spoiled(|case| drop(case.outcome.observed.attacks.pop())),
+            "attack no-stop on nic was tried 0 times, not 1"
+        );
+        let again = |case: &mut Case| {
+            let attacks = &mut case.outcome.observed.attacks;
+            attacks.push(attacks[0].clone());
+        };
+        assert!(Case::spoiled(again).contains("on nvme was tried 2 times"));
+        let invented = |case: &mut Case| {
+            let attacks = &mut case.outcome.observed.attacks;
+            attacks.push(Attack {
+                device: "kernel".into(),
+                ..attacks[0].clone()
+            });
+        };
+        assert!(Case::spoiled(invented).starts_with("there is no such attack"));
+        let sent = |case: &mut Case| {
+            let by_address = &mut case.outcome.capture.as_mut().unwrap().by_address;
+            by_address
+                .entry(Ipv4Addr::new(10, 0, 0, 4))
+                .or_default()
+                .discarded = 7;
+        };
+        assert!(Case::spoiled(sent).starts_with("7 frames of an attack left"));
     }
 
     #[test]

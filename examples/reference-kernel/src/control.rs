@@ -9,13 +9,12 @@ use heapless::{String, Vec};
 use kernel_formats::manifest;
 use parakernel_core::abi::{Codec, Message};
 use parakernel_core::access::Policy;
-use parakernel_core::address::{BusAddress, CoreId};
+use parakernel_core::address::CoreId;
 use parakernel_core::control::{
     ControlPlane, Failure, ProcessSpec, Quarantine, Quota, Request, SubmitError, Tag,
 };
 use parakernel_core::device::{DeviceId, QueueDevice, QueueKind};
 use parakernel_core::handle::VolumeId;
-use parakernel_core::memory::PAGE_SIZE;
 use parakernel_core::queue::Lba;
 use parakernel_core::steering::{Ipv4Prefix, NameGrant, PortRange};
 use parakernel_core::time::Instant;
@@ -28,13 +27,12 @@ use crate::device::Device;
 use crate::device::net::NetDevice;
 use crate::housekeeping::Turn;
 use crate::machine::{DEVICES_MAX, Machine, VOLUMES_MAX};
-use crate::memory::AllMemory;
 use crate::panic::{Verdict, power_off};
 use crate::process::{ARGUMENTS_MAX, Plan};
 use crate::report::{self, Counters};
+use crate::seats::Seats;
 use crate::slow_path::SlowPath;
 use crate::{cores, print, seats, time};
-use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_nic_virtio::features::Features;
 
 mod bring_up;
@@ -46,10 +44,6 @@ use bring_up::{devices, slow_paths};
 const NETWORK_WORDS: usize = 64;
 /// How often the kernel's own queue pairs are looked at.
 const SLOW_INTERVAL: Duration = Duration::from_millis(1);
-/// The executable of the process that attacks others, and what it writes where it can: a frame or a block is full of it, or
-/// has it where its generation belongs.
-const ATTACKER: &str = "rogue";
-const MARK: &[u8] = b"ROGUEROG";
 /// Most events that one turn handles.
 const BUDGET: usize = 32;
 
@@ -62,6 +56,8 @@ pub(crate) struct Control {
     policy: Policy,
     network: String<NETWORK_WORDS>,
     slow_paths: Vec<&'static mut SlowPath, DEVICES_MAX>,
+    /// How often a device failed.
+    failures: u32,
 }
 
 /// Why a process did not start.
@@ -87,7 +83,7 @@ impl fmt::Display for StartError {
 
 impl Control {
     /// Brings up the devices of the machine and a control plane for them.
-    pub(crate) fn new(mut kernel: Kernel, settings: &manifest::Kernel<'_>) -> Self {
+    pub(crate) fn new(mut kernel: Kernel, settings: &manifest::Kernel) -> Self {
         let policy = settings.policy;
         let mut devices = devices(&mut kernel, settings.ring);
         let slow_paths = slow_paths(&mut kernel, &mut devices);
@@ -104,6 +100,7 @@ impl Control {
                 policy,
                 network: network(settings),
                 slow_paths,
+                failures: 0,
             },
             Some(Err(error)) => give_up(format_args!("{error}")),
             None => give_up(format_args!("no memory for the tables of {capacity:?}")),
@@ -157,15 +154,25 @@ impl Control {
         queues.make_room(&mut kernel.frames, seat.core.node, leases)
     }
 
-    /// Starts a process of the manifest.
+    /// The cores that run processes, and what runs there.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.plane.platform().kernel.seats
+    }
+
+    /// How often a device failed so far, and was reset.
+    pub(crate) const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Starts a process of the manifest, which is told `more` beside what all are told.
     pub(crate) fn start(
         &mut self,
         process: &manifest::Process<'_>,
         file: &[u8],
-        life: u32,
+        more: &str,
     ) -> Result<(), StartError> {
         let core = CoreId::new(process.core);
-        let (identity, arguments) = self.introduce(process, life)?;
+        let (identity, arguments) = self.introduce(process, more)?;
         let grants: Vec<(DeviceId, NameGrant), NAMES> = self.names(process).into_iter().collect();
         let node = cores::by_id(core).map(|core| core.node);
         let node = node.ok_or(StartError::Seat(seats::StartError::NoSeat))?;
@@ -207,7 +214,7 @@ impl Control {
     fn introduce(
         &mut self,
         process: &manifest::Process<'_>,
-        life: u32,
+        more: &str,
     ) -> Result<(Identity, String<ARGUMENTS_MAX>), StartError> {
         // One that owns nothing runs for its core.
         let mut identity = Identity(u64::from(process.core) | 1 << 63);
@@ -238,34 +245,16 @@ impl Control {
                 let before = if index == 0 { " volumes=" } else { "," };
                 write!(text, "{before}{volume:#x}")?;
             }
-            if process.executable == ATTACKER {
-                let victim = self.victim(process.core).map_or(0, BusAddress::as_u64);
-                write!(text, " life={} victim={victim:#x}", life - 1)?;
-            }
-            write!(text, " owner={:#x} {}", identity.0, process.arguments)
+            write!(
+                text,
+                " {more} owner={:#x} {}",
+                identity.0, process.arguments
+            )
         })();
         match written {
             Ok(()) => Ok((identity, text)),
             Err(_) => Err(StartError::Seat(seats::StartError::NoSeat)),
         }
-    }
-
-    /// Where the memory of some other process begins, for an attacker to aim at: what it could find out by guessing.
-    fn victim(&self, attacker: u32) -> Option<BusAddress> {
-        let seats = &self.plane.platform().kernel.seats;
-        (0..seats.len())
-            .filter_map(|index| seats.by_index(index))
-            .filter(|seat| seat.core.id != CoreId::new(attacker))
-            .find_map(|seat| seat.queues.pass().first_page())
-    }
-
-    /// Whether the memory that the attacker on `core` aimed at holds what it writes.
-    pub(crate) fn is_harmed(&self, core: CoreId) -> bool {
-        let attacker = u32::try_from(core.index()).unwrap_or(u32::MAX);
-        let mut page = [0; PAGE_SIZE];
-        let victim = self.victim(attacker);
-        let is_read = victim.is_some_and(|victim| AllMemory.read(victim, &mut page));
-        is_read && page.windows(MARK.len()).any(|bytes| bytes == MARK)
     }
 
     /// Says how many frames the kernel and the virtual queues had no room for.
@@ -409,6 +398,11 @@ impl Control {
     pub(crate) fn failed(&mut self, device: DeviceId) {
         print!("device {} broke its protocol\n", device.as_u32());
         let now = time::now();
+        self.device_failed(device, now);
+    }
+
+    fn device_failed(&mut self, device: DeviceId, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
         self.plane.device_failed(device, Failure::NeedsReset, now);
     }
 
@@ -422,8 +416,7 @@ impl Control {
                 .get_mut(index)
                 .is_some_and(|device| device.turn(now));
             if has_failed && let Ok(index) = u32::try_from(index) {
-                let device = DeviceId::new(index);
-                self.plane.device_failed(device, Failure::NeedsReset, now);
+                self.device_failed(DeviceId::new(index), now);
             }
         }
         for _ in 0..BUDGET {
@@ -451,6 +444,7 @@ impl Control {
                 Some(moved) => is_moving |= moved,
                 None => {
                     let device = path.device();
+                    self.failures = self.failures.saturating_add(1);
                     self.plane.device_failed(device, Failure::NeedsReset, now);
                 }
             }
@@ -525,7 +519,7 @@ impl Control {
 }
 
 /// What processes are told of the network.
-fn network(settings: &manifest::Kernel<'_>) -> String<NETWORK_WORDS> {
+fn network(settings: &manifest::Kernel) -> String<NETWORK_WORDS> {
     let mut words = String::new();
     let written = (|| {
         if let Some(network) = settings.network {

@@ -17,6 +17,23 @@ pub(crate) const CORES_MAX: usize = 256;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Flush(u64);
 
+/// How many system calls were answered that name memory or a lease: carried out, and refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Calls {
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
+}
+
+impl Calls {
+    /// How many came after `earlier`.
+    pub(crate) const fn since(self, earlier: Self) -> Self {
+        Self {
+            taken: self.taken.saturating_sub(earlier.taken),
+            refused: self.refused.saturating_sub(earlier.refused),
+        }
+    }
+}
+
 /// The event that says: another core has news.
 pub(crate) const EVENT_KERNEL: u64 = 1;
 
@@ -40,6 +57,8 @@ pub(crate) struct Core {
     stop: AtomicU32,
     /// What its process says of itself, by [`Metric`].
     pub(crate) metrics: [AtomicU64; Metric::ALL.len()],
+    /// Calls of its processes that were carried out, and refused.
+    calls: [AtomicU64; 2],
     /// How often this core was asked to forget translations.
     flushes_asked: AtomicU64,
     /// How many of those it has done.
@@ -58,6 +77,7 @@ impl Core {
             events: AtomicU64::new(0),
             stop: AtomicU32::new(0),
             metrics: [const { AtomicU64::new(0) }; _],
+            calls: [const { AtomicU64::new(0) }; 2],
             flushes_asked: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
         }
@@ -71,6 +91,20 @@ impl Core {
     /// What its process says of itself.
     pub(crate) fn metric(&self, metric: Metric) -> u64 {
         self.metrics[metric as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts a call.
+    pub(crate) fn count_call(&self, is_refused: bool) {
+        self.calls[usize::from(is_refused)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The calls so far.
+    pub(crate) fn calls(&self) -> Calls {
+        let [taken, refused] = &self.calls;
+        Calls {
+            taken: taken.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+        }
     }
 
     /// Marks `events` and wakes the core if it sleeps.

@@ -82,7 +82,7 @@ fn receive(control: &mut Control, supervisor: &mut Supervisor) -> bool {
                 Message::Request(request) => control.request(core, &request),
                 Message::Ended(end) => supervisor.ended(control, core, end),
                 Message::Failed(device) => control.failed(device),
-                Message::Said(text) => supervisor.said(core, &text),
+                Message::Said(text, calls) => supervisor.said(control, core, &text, calls),
             }
         }
     }

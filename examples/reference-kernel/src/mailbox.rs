@@ -6,6 +6,7 @@ use parakernel_core::abi::{self, LOG_MAX};
 use parakernel_core::address::NodeId;
 use parakernel_core::device::DeviceId;
 
+use crate::cores::Calls;
 use crate::gate::Gate;
 use crate::memory::Frames;
 use crate::queues::Queues;
@@ -32,8 +33,8 @@ pub(crate) enum Message {
     Ended(End),
     /// A device broke its protocol.
     Failed(DeviceId),
-    /// The process speaks of an attack.
-    Said(Text),
+    /// The process speaks of an attack, having made so many calls.
+    Said(Text, Calls),
 }
 
 /// A line of a process's log.
@@ -88,9 +89,9 @@ impl CoreEnd {
     }
 
     /// Passes a line on; where there is no room it is only in the log.
-    pub(crate) fn said(&mut self, text: Text) {
+    pub(crate) fn said(&mut self, text: Text, calls: Calls) {
         if self.messages.len() + 1 < self.messages.capacity() {
-            let _sent = self.messages.enqueue(Message::Said(text)).is_ok();
+            let _sent = self.messages.enqueue(Message::Said(text, calls)).is_ok();
         }
     }
 

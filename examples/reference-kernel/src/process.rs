@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use heapless::String;
 use kernel_formats::executable::{self, Executable};
 use parakernel_core::abi::{Message, OutcomeRing, ProcessInfo, VERSION};
-use parakernel_core::address::{CoreId, NodeId};
+use parakernel_core::address::{CoreId, NodeId, PhysAddr};
 use parakernel_core::memory::SharedMemory;
 use parakernel_core::ring::Position;
 
@@ -141,6 +141,12 @@ impl Process {
         self.outcomes.produce(self.produced, outcome);
         self.produced = self.produced.after();
         Ok(())
+    }
+
+    /// Where its arguments are: the frame, and the bytes before them in it.
+    pub(crate) fn arguments(&self) -> Option<(PhysAddr, u64)> {
+        let page = self.space.tables().lookup(INFO)?;
+        Some((page.frame, ARGUMENTS))
     }
 
     /// Frees all that it has. Its core must have said that it ended.

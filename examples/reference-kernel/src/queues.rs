@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use parakernel_core::abi::{ALL_LEASES, CallError, LeaseState, StatusPage, SubmissionPage};
 use parakernel_core::access::AccessMode;
-use parakernel_core::address::{BusAddress, Iova, NodeId};
+use parakernel_core::address::{Iova, NodeId};
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::{LeaseId, ProcessId, Slot};
 use parakernel_core::memory::{ExtentSlot, PageSlot, RegionStorage, RegionTable};
@@ -200,10 +200,13 @@ impl Queues {
         self.past.violations += 1;
     }
 
-    /// Where the process's first region begins on the bus.
-    pub(crate) fn first_page(&self) -> Option<BusAddress> {
-        let (id, _) = self.regions.regions().next()?;
-        Some(self.regions.extents(id).next()?.bus)
+    /// Whether a device has more of the process's entries than a ring of its holds.
+    pub(crate) fn is_overfull(&self) -> bool {
+        let mut leases = self.leases.iter().flatten();
+        leases.any(|lease| match &lease.queue {
+            Queue::Network(queue) => queue.is_overfull(),
+            Queue::Block(_) | Queue::Virtual(_) => false,
+        })
     }
 
     /// Takes over what the process has published for the lease named `handle`, or for all.

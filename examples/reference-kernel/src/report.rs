@@ -80,8 +80,21 @@ pub(crate) struct Attack<'a> {
     pub(crate) name: &'a str,
     /// The device that it was tried on.
     pub(crate) device: &'a str,
-    /// What stopped it, or else what it changed.
-    pub(crate) outcome: Result<&'a str, &'a str>,
+    /// How.
+    pub(crate) outcome: Outcome<'a>,
+    /// How many milliseconds it took to take back what its process had.
+    pub(crate) ms: u64,
+}
+
+/// What became of an attack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome<'a> {
+    /// It was stopped, by this.
+    Stopped(&'a str),
+    /// Nothing stopped it; this is why the kernel thinks so, having seen no harm.
+    Survived(&'a str),
+    /// It did this to others.
+    Harm(&'a str),
 }
 
 /// Resources after a run less those before.
@@ -188,27 +201,19 @@ pub(crate) fn number(process: &str, key: &str, value: u64) {
 
 /// Shows how an attack ended.
 pub(crate) fn attack(attack: &Attack<'_>) {
-    let (name, device) = (Quoted(attack.name), Quoted(attack.device));
-    match attack.outcome {
-        Ok(by) => {
-            let by = Quoted(by);
-            line(
-                "attack",
-                format_args!(
-                    "{{\"name\":{name},\"device\":{device},\"stopped\":true,\"by\":{by}}}"
-                ),
-            );
-        }
-        Err(evidence) => {
-            let evidence = Quoted(evidence);
-            line(
-                "attack",
-                format_args!(
-                    "{{\"name\":{name},\"device\":{device},\"stopped\":false,\"evidence\":{evidence}}}"
-                ),
-            );
-        }
-    }
+    let (name, device, ms) = (Quoted(attack.name), Quoted(attack.device), attack.ms);
+    let (stopped, key, what) = match attack.outcome {
+        Outcome::Stopped(by) => (true, "by", by),
+        Outcome::Survived(why) => (false, "why", why),
+        Outcome::Harm(evidence) => (false, "evidence", evidence),
+    };
+    let what = Quoted(what);
+    line(
+        "attack",
+        format_args!(
+            "{{\"name\":{name},\"device\":{device},\"stopped\":{stopped},\"{key}\":{what},\"ms\":{ms}}}"
+        ),
+    );
 }
 
 /// Says that an attack begins.

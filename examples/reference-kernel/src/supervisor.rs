@@ -13,10 +13,10 @@ use parakernel_core::control::Quarantine;
 use parakernel_core::time::Instant;
 use parakernel_nic_virtio::steering::class_of;
 
-use crate::attack::{self, Attack, Verdict as Said};
+use crate::attack::{Aim, Attack, Inside, Said};
 use crate::boot::Kernel;
 use crate::control::Control;
-use crate::cores::{self, CORES_MAX};
+use crate::cores::{self, CORES_MAX, Calls};
 use crate::housekeeping::Turn;
 use crate::mailbox::Text;
 use crate::panic::{Verdict, power_off};
@@ -67,10 +67,14 @@ struct Member {
     /// What it had done when this life began, and whether it was seen at work since.
     before: Counters,
     has_worked: bool,
+    /// What it aims at, if it is there to attack another.
+    aim: Option<Aim>,
     /// The attack that it has announced and that has not ended.
     attack: Option<Attack>,
     /// Since when it has known that its queues will be taken back.
     announced: Option<Instant>,
+    /// When it ended.
+    ended_at: Instant,
     /// Until when it has to have ended because its queues were taken back.
     due: Option<Instant>,
     /// What it published about itself, as it was last shown.
@@ -81,7 +85,7 @@ struct Member {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     members: Vec<&'static mut Member, CORES_MAX>,
-    settings: manifest::Kernel<'static>,
+    settings: manifest::Kernel,
     failures: Vec<&'static str, FAILURES_MAX>,
     restarted: u32,
     before: Resources,
@@ -98,7 +102,7 @@ fn text(kernel: &Kernel) -> &'static str {
 }
 
 /// The kernel's settings in the manifest.
-pub(crate) fn settings(kernel: &Kernel) -> manifest::Kernel<'static> {
+pub(crate) fn settings(kernel: &Kernel) -> manifest::Kernel {
     manifest::kernel(text(kernel)).unwrap_or_else(|error| {
         print!("{error}\n");
         manifest::DEFAULTS
@@ -117,7 +121,7 @@ struct Resources {
 
 impl Supervisor {
     /// Starts the processes of the manifest.
-    pub(crate) fn start(control: &mut Control, settings: manifest::Kernel<'static>) -> Self {
+    pub(crate) fn start(control: &mut Control, settings: manifest::Kernel) -> Self {
         let text = text(control.kernel());
         let now = time::now();
         let mut failures = Vec::new();
@@ -167,6 +171,7 @@ impl Supervisor {
                 }
             }
         }
+        supervisor.aim(control.kernel());
         supervisor.before = Resources::of(control);
         for member in &mut supervisor.members {
             if !member.process.starts_later {
@@ -201,7 +206,9 @@ impl Supervisor {
             queues: None,
             before: Counters::default(),
             has_worked: false,
+            aim: None,
             attack: None,
+            ended_at: Instant::from_nanos(0),
             due: None,
             announced: None,
             shown: [0; _],
@@ -213,14 +220,43 @@ impl Supervisor {
         }
     }
 
+    /// Has each process that attacks another aim at that one.
+    fn aim(&mut self, kernel: &mut Kernel) {
+        for index in 0..self.members.len() {
+            let attacked = self.members[index].process.attacks;
+            let Some(name) = attacked else { continue };
+            let mut others = self.members.iter();
+            let victim = others.find(|other| other.process.name == name);
+            let core = victim.map(|victim| victim.core);
+            self.members[index].aim = core.and_then(|core| Aim::take(kernel, core));
+            if self.members[index].aim.is_none() {
+                fail(
+                    &mut self.failures,
+                    "a process is to attack one that is not there",
+                );
+            }
+        }
+    }
+
     /// Takes note that the process on `core` has ended.
     pub(crate) fn ended(&mut self, control: &mut Control, core: CoreId, end: End) {
+        if let Some(attack) = self
+            .member_on(core)
+            .and_then(|member| member.attack.as_mut())
+            && let Some(seat) = control.seats().get(core)
+        {
+            attack.examine(Inside::look(seat));
+        }
         control.end(core);
-        let mut members = self.members.iter_mut().map(|member| &mut **member);
-        let is_it = |member: &&mut Member| member.core == core && member.runs();
-        if let Some(member) = members.find(is_it) {
+        if let Some(member) = self.member_on(core) {
             member.ended(end);
         }
+    }
+
+    /// The process that runs on `core`.
+    fn member_on(&mut self, core: CoreId) -> Option<&mut Member> {
+        let mut members = self.members.iter_mut().map(|member| &mut **member);
+        members.find(|member| member.core == core && member.runs())
     }
 
     /// Carries out what the host wants.
@@ -255,11 +291,9 @@ impl Supervisor {
     }
 
     /// Takes note of what the process on `core` says of an attack.
-    pub(crate) fn said(&mut self, core: CoreId, text: &Text) {
-        let mut members = self.members.iter_mut().map(|member| &mut **member);
-        let is_it = |member: &&mut Member| member.core == core && member.runs();
-        if let Some(member) = members.find(is_it) {
-            member.said(text);
+    pub(crate) fn said(&mut self, control: &Control, core: CoreId, text: &Text, calls: Calls) {
+        if let Some(member) = self.member_on(core) {
+            member.said(control, text, calls);
         }
     }
 
@@ -427,7 +461,9 @@ impl Member {
         let file = archive::find(archive, self.process.executable).unwrap_or(&[]);
         self.lives += 1;
         (self.has_worked, self.before) = (false, control.counters(self.core));
-        match control.start(&self.process, file, self.lives) {
+        let aim = self.aim.as_ref();
+        let words = aim.map(|aim| aim.words(control.seats(), self.lives - 1));
+        match control.start(&self.process, file, &words.unwrap_or_default()) {
             Ok(()) => {
                 self.state = State::Running(time::now());
                 self.reason.clear();
@@ -494,37 +530,27 @@ impl Member {
         self.due = Some(time::now().saturating_add(GRACE));
     }
 
-    fn said(&mut self, text: &Text) {
-        match (Said::of(text), &self.attack) {
-            (Some(Said::Announced), _) => {
-                self.attack = Attack::announced(text);
-                if let Some(attack) = &self.attack {
-                    attack.begun();
-                }
+    fn said(&mut self, control: &Control, text: &Text, calls: Calls) {
+        // Nobody else's word means anything.
+        let Some(aim) = &self.aim else { return };
+        let seat = control.seats().get(self.core);
+        match (Said::of(text), &mut self.attack, seat) {
+            (Some(Said::Begins), _, Some(seat)) => {
+                let (look, inside) = (aim.look(control), Inside::look(seat));
+                self.attack = Attack::begin(text, calls, look, inside);
             }
-            (Some(Said::Refused), Some(attack)) => {
-                attack.stopped(attack::rest(text));
-                self.attack = None;
-            }
-            (Some(Said::Survived), Some(attack)) => {
-                attack.succeeded(attack::rest(text));
-                self.attack = None;
-            }
-            (Some(Said::Refused | Said::Survived) | None, _) => {}
+            (Some(Said::Survived), Some(attack), _) => attack.confess(text),
+            _ => {}
         }
     }
 
     /// Says what became of the attack that the process was at when it ended, now that nothing of it is left.
-    fn settle(&mut self, control: &mut Control) {
-        let Some(attack) = self.attack.take() else {
-            return;
-        };
-        if control.is_harmed(self.core) {
-            attack.succeeded("the victim's memory holds what the attacker wrote");
-        } else if matches!(self.end, Some(End::Exited(_))) {
-            attack.succeeded("the process went on until it ended by itself");
-        } else {
-            attack.stopped(&self.reason);
+    fn settle(&mut self, control: &Control) {
+        let core = cores::by_id(self.core);
+        if let (Some(attack), Some(aim), Some(core)) = (self.attack.take(), &self.aim, core) {
+            let ms = elapsed_ms(self.ended_at);
+            let end = (self.end, &*self.reason);
+            attack.judge(aim.look(control), core.calls(), end, ms);
         }
     }
 
@@ -538,6 +564,7 @@ impl Member {
         self.state = State::Ending;
         self.end = Some(end);
         self.announced = None;
+        self.ended_at = time::now();
         let is_late = self.due.take().is_some_and(|due| time::now() >= due);
         match end {
             End::Exited(code) => self.explain(format_args!("exit code {code}")),
@@ -629,6 +656,11 @@ impl Resources {
             ..self
         }
     }
+}
+
+/// How many milliseconds have passed since `start`.
+fn elapsed_ms(start: Instant) -> u64 {
+    time::now().as_nanos().saturating_sub(start.as_nanos()) / 1_000_000
 }
 
 /// A count as a number that may be subtracted from another.

@@ -7,7 +7,7 @@ use parakernel_core::abi::{ALL_LEASES, Call, CallError, LOG_MAX, MESSAGE_WORDS, 
 use parakernel_core::time::Instant;
 
 use crate::arch::{apic, traps};
-use crate::attack::Verdict;
+use crate::attack::Said;
 use crate::queues::Stop;
 use crate::runner::{End, Running};
 use crate::user_memory::BadAddress;
@@ -45,13 +45,25 @@ pub(crate) fn call(process: &mut Running<'_>, number: u64, arguments: [u64; 2]) 
     let [first, second] = arguments;
     match Call::from_number(number) {
         Some(Call::Exit) => Reply::End(End::Exited(first)),
-        Some(Call::Log) => log(process, first, second).into(),
-        Some(Call::Request) => request(process, first).into(),
+        Some(Call::Log) => {
+            let logged = log(process, first, second);
+            counted(process, logged).into()
+        }
+        Some(Call::Request) => {
+            let requested = request(process, first);
+            counted(process, requested).into()
+        }
         Some(Call::Submit) => submit(process, first),
         Some(Call::Wait) => wait(process, Instant::from_nanos(first)),
         Some(Call::Report) => report(process, first, second).into(),
         None => Err(CallError::UnknownCall).into(),
     }
+}
+
+/// Counts a call that names memory or a lease.
+fn counted<T, E>(process: &Running<'_>, result: Result<T, E>) -> Result<T, E> {
+    process.core.count_call(result.is_err());
+    result
 }
 
 fn log(process: &mut Running<'_>, pointer: u64, len: u64) -> Result<u64, CallError> {
@@ -71,8 +83,11 @@ fn log(process: &mut Running<'_>, pointer: u64, len: u64) -> Result<u64, CallErr
         .checked_sub(cost)
         .ok_or(CallError::Busy)?;
     print!("[{}] {text}\n", process.name);
-    if Verdict::of(text).is_some() {
-        process.mailbox.said(text.chars().collect());
+    if Said::of(text).is_some() {
+        let mut calls = process.core.calls();
+        // This one is counted when it is over.
+        calls.taken += 1;
+        process.mailbox.said(text.chars().collect(), calls);
         cores::wake_kernel();
     }
     Ok(0)
@@ -103,7 +118,11 @@ fn report(process: &Running<'_>, metric: u64, value: u64) -> Result<u64, CallErr
 
 /// Takes over what the process has published.
 fn submit(process: &mut Running<'_>, handle: u64) -> Reply {
-    match publish(process, handle) {
+    let mut published = publish(process, handle);
+    if handle != ALL_LEASES {
+        published = counted(process, published);
+    }
+    match published {
         Ok(()) => Reply::Value(0),
         Err(stop) => stopped(process, stop),
     }

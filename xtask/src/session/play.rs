@@ -5,6 +5,7 @@ use super::{
     scene::{Scene, service, store},
 };
 use crate::{
+    attacks::Try,
     capture::Capture,
     cast::{Cast, Network, Process},
     console::ProcessState,
@@ -50,8 +51,8 @@ pub(crate) struct Plot<'a> {
 pub(crate) enum Goal<'a> {
     /// Everybody in this cast has done the work: block processes verified what they wrote, and every attack was tried.
     Demo(&'a Cast),
-    /// This attack was tried.
-    Attack(&'a str),
+    /// These attacks were tried.
+    Attacks(&'a [Try]),
     /// The kernel still speaks of the attacker, so long after it began with an attack that nothing is to stop.
     Endless,
 }
@@ -60,13 +61,12 @@ impl Goal<'_> {
     const fn about(self) -> &'static str {
         match self {
             Self::Demo(_) => "blocks were verified and every attack was tried",
-            Self::Attack(_) => "the attack was tried",
+            Self::Attacks(_) => "the attacks were tried",
             Self::Endless => "the attacker should have been stopped",
         }
     }
 
     fn is_reached(self, observed: &Observed) -> bool {
-        let tried = |name: &str| observed.attacks.iter().any(|attack| attack.name == name);
         match self {
             Self::Demo(cast) => {
                 // It exits when it has nothing left to try.
@@ -77,7 +77,7 @@ impl Goal<'_> {
                         .iter()
                         .all(|process| process.is_done(observed))
             }
-            Self::Attack(name) => tried(name),
+            Self::Attacks(tries) => tries.iter().all(|it| it.told(observed).is_some()),
             Self::Endless => goes_on(observed).is_some(),
         }
     }
@@ -198,7 +198,7 @@ fn perform(
                 welcome(scope, scene, store_of(spec, cast))?;
                 dismiss(scene, cast)
             }
-            Goal::Attack(_) | Goal::Endless => Ok(()),
+            Goal::Attacks(_) | Goal::Endless => Ok(()),
         });
         pace.company.store(false, Ordering::Relaxed);
         let mut results = vec![result];

@@ -6,8 +6,8 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    attacks::Seen,
-    cast::{Cast, Settings},
+    attacks::{Seen, Try},
+    cast::{BAIT, Cast, Settings},
     console::State,
     observed::Observed,
     qemu::{
@@ -26,6 +26,11 @@ const FEW_REQUESTS: u64 = 200;
 /// Queue pairs of the SSD in boots that are about something else.
 const BLOCK_PAIRS: u16 = 64;
 
+/// Entries of each ring of the card's.
+const RING_ENTRIES: u64 = 256;
+/// Nearly what a storage queue gets to finish what it was given, 2 s; otherwise that takes a few milliseconds.
+const TOO_LATE_MS: u64 = 1900;
+
 /// What happens in a boot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Script {
@@ -38,12 +43,8 @@ pub(crate) enum Script {
     SelfTest,
     /// The kernel breaks one of its own rules, and has to be stopped by its own protection.
     Sabotage { what: String },
-    /// One attack on a kernel without the check against it: it has to succeed.
-    Unchecked {
-        attack: String,
-        device: String,
-        seen: Seen,
-    },
+    /// Attacks on a kernel without the check against them: each has to succeed.
+    Unchecked { tries: Vec<Try> },
     /// A process is killed and started again so often, under traffic; nothing may leak.
     Restarts { count: u64 },
     /// One process claims every queue pair of the SSD, which has so many.
@@ -59,7 +60,11 @@ impl Script {
             Self::Demo { .. } => "demo".into(),
             Self::SelfTest => "self-test".into(),
             Self::Sabotage { what } => format!("sabotage-{what}"),
-            Self::Unchecked { attack, .. } => format!("unchecked-{attack}"),
+            Self::Unchecked { tries } => {
+                let first = tries.first();
+                let name = first.map_or("nothing", |first| first.name.as_str());
+                format!("unchecked-{name}")
+            }
             Self::Restarts { .. } => "restarts".into(),
             Self::Pairs { .. } => "pairs".into(),
             Self::Watch { .. } => "qemu".into(),
@@ -82,11 +87,7 @@ impl Spec {
             Script::Demo { requests, json } => self.demo(*requests, json.as_ref()),
             Script::SelfTest => self.self_test(),
             Script::Sabotage { what } => self.sabotage(what),
-            Script::Unchecked {
-                attack,
-                device,
-                seen,
-            } => self.unchecked(attack, device, *seen),
+            Script::Unchecked { tries } => self.unchecked(tries),
             Script::Restarts { count } => self.restarts(*count),
             Script::Pairs { count } => self.pairs(*count),
             Script::Watch { debugger } => self.watch(*debugger),
@@ -177,20 +178,32 @@ impl Spec {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn unchecked(&self, name: &str, device: &str, seen: Seen) -> Result<ExitCode> {
-        let mut cast = self.cast(&[&format!("attack={name}")])?;
-        cast.narrow(ROGUE, &format!("attack={name} device={device}"));
+    fn unchecked(&self, tries: &[Try]) -> Result<ExitCode> {
+        let has = |seen: Seen| tries.iter().any(|it| it.seen == seen);
+        // A few are company enough.
+        let mut cast = self.cast(&[])?.without("kv0").without("blk1");
+        if has(Seen::Bait) {
+            cast = cast.with_bait();
+        }
+        let only: Vec<_> = tries.iter().map(Try::pair).collect();
+        cast.narrow(ROGUE, &format!("only={}", only.join(",")));
         let plot = Plot {
             requests: FEW_REQUESTS,
             rogue: true,
-            goal: match seen {
-                Seen::Endless => Goal::Endless,
-                Seen::Kernel | Seen::Disk | Seen::Tap => Goal::Attack(name),
+            goal: if has(Seen::Endless) {
+                Goal::Endless
+            } else {
+                Goal::Attacks(tries)
             },
         };
-        let evidence = success(name, seen, &play(self, &cast, plot)?)
-            .context("the check was left out, and still the attack does not succeed")?;
-        println!("{name}: without its check it succeeds: {evidence}");
+        let outcome = play(self, &cast, plot)?;
+        for it in tries {
+            let pair = it.pair();
+            let evidence = success(it, &cast, &outcome).with_context(|| {
+                format!("{pair}: the check was left out, and still no success is seen")
+            })?;
+            println!("{pair}: without its check it succeeds: {evidence}");
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -261,25 +274,28 @@ impl Spec {
     }
 }
 
-/// How one can see that an attack succeeded; from outside the machine where it leaves a trace there.
-fn success(name: &str, seen: Seen, outcome: &Outcome) -> Result<String> {
-    let told = outcome
-        .observed
-        .attacks
-        .iter()
-        .find(|attack| attack.name == name);
-    let found = match seen {
-        Seen::Disk => outcome.disk.failures.first(),
+/// How one can see that an attack succeeded. What the attacker says of it is no evidence.
+fn success(it: &Try, cast: &Cast, outcome: &Outcome) -> Result<String> {
+    let told = it.told(&outcome.observed);
+    let found = match it.seen {
+        Seen::Endless => return endless(&outcome.observed),
+        Seen::Kernel => told.map(|told| told.evidence.clone()),
+        Seen::Disk => outcome.disk.trespasses.first().cloned(),
         Seen::Tap => outcome
             .capture
             .as_ref()
-            .and_then(|capture| capture.spoofed.first()),
-        Seen::Kernel => told
-            .filter(|attack| !attack.stopped)
-            .map(|attack| &attack.evidence),
-        Seen::Endless => return endless(&outcome.observed),
+            .and_then(|capture| capture.spoofed.first().cloned()),
+        Seen::Flood => flood(cast, outcome),
+        Seen::Console => leak(cast, &outcome.observed),
+        Seen::Bait => bite(&it.device, &outcome.observed),
+        Seen::Late => told.filter(|told| told.ms >= TOO_LATE_MS).map(|told| {
+            format!(
+                "the device did not finish: what the attacker had was taken back only after {} ms",
+                told.ms
+            )
+        }),
     };
-    let found = found.filter(|found| !found.is_empty()).cloned();
+    let found = found.filter(|found| !found.is_empty());
     found.with_context(|| match told {
         Some(attack) => format!("nothing is seen, and the kernel says: {attack}"),
         None => format!(
@@ -287,6 +303,41 @@ fn success(name: &str, seen: Seen, outcome: &Outcome) -> Result<String> {
             outcome.failures.join("; ")
         ),
     })
+}
+
+/// More frames from the attacker than its ring holds, at the tap.
+fn flood(cast: &Cast, outcome: &Outcome) -> Option<String> {
+    let address = cast.named(ROGUE)?.network?.address;
+    let seen = outcome.capture.as_ref()?.by_address.get(&address)?;
+    let found = format!(
+        "{} frames were sent, {RING_ENTRIES} were published",
+        seen.discarded
+    );
+    (seen.discarded > RING_ENTRIES).then_some(found)
+}
+
+/// What only the attacker's victim was told, said by the attacker.
+fn leak(cast: &Cast, observed: &Observed) -> Option<String> {
+    let victim = cast.named(cast.named(ROGUE)?.attacks?)?;
+    let key = format!("key={:#x}", victim.network?.key);
+    let by = format!("[{ROGUE}] ");
+    let mut said = observed.said.iter();
+    let line = said.find(|line| line.starts_with(&by) && line.contains(&key))?;
+    Some(format!(
+        "the key of {} is on the console: {line}",
+        victim.name
+    ))
+}
+
+/// What the bait published has moved.
+fn bite(device: &str, observed: &Observed) -> Option<String> {
+    let bait = observed.processes.get(BAIT)?;
+    let (count, what) = match device {
+        "nvme" => (bait.ios, "block was written"),
+        _ => (bait.tx_frames, "frame was sent"),
+    };
+    let found = format!("{count} {what} for a process that never called for it");
+    (count > 0).then_some(found)
 }
 
 /// How one can see that a process does not stop, and that what it had does not come back.
@@ -330,24 +381,103 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_leaves_a_trace_outside_is_judged_outside() {
-        let claimed = Attack {
-            name: "foreign-lba".into(),
-            evidence: "I did it".into(),
-            ..Attack::default()
+    fn cast() -> Cast {
+        Cast::of_the_demo(Settings {
+            policy: "integrity".into(),
+            seconds: 1,
+            more: Vec::new(),
+        })
+    }
+
+    fn judged(seen: Seen, outcome: &Outcome) -> Result<String> {
+        let it = Try {
+            name: "a".into(),
+            device: "nvme".into(),
+            seen,
         };
-        let mut outcome = outcome(claimed);
+        success(&it, &cast(), outcome)
+    }
+
+    /// An attack of which its process says that it succeeded, and nobody else.
+    fn claimed() -> Outcome {
+        outcome(Attack {
+            name: "a".into(),
+            device: "nvme".into(),
+            why: "I did it".into(),
+            ..Attack::default()
+        })
+    }
+
+    #[test]
+    fn an_attackers_word_is_no_evidence() {
+        let claimed = claimed();
+        for seen in [
+            Seen::Kernel,
+            Seen::Disk,
+            Seen::Tap,
+            Seen::Flood,
+            Seen::Console,
+            Seen::Bait,
+            Seen::Late,
+            Seen::Endless,
+        ] {
+            assert!(judged(seen, &claimed).is_err(), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn each_trace_counts_where_it_is_looked_for() {
+        let spoiled = |seen, spoil: &dyn Fn(&mut Outcome)| {
+            let mut outcome = claimed();
+            spoil(&mut outcome);
+            judged(seen, &outcome)
+        };
+        let evidence = |outcome: &mut Outcome| {
+            outcome.observed.attacks[0].evidence = "victim's byte 7".into();
+        };
+        assert_eq!(spoiled(Seen::Kernel, &evidence).unwrap(), "victim's byte 7");
+        assert!(spoiled(Seen::Disk, &evidence).is_err());
+        let disk = |outcome: &mut Outcome| outcome.disk.trespasses.push("block 3".into());
+        assert_eq!(spoiled(Seen::Disk, &disk).unwrap(), "block 3");
+        let bad = |outcome: &mut Outcome| outcome.disk.failures.push("block 4".into());
+        assert!(spoiled(Seen::Disk, &bad).is_err(), "within a volume");
+        let late = |outcome: &mut Outcome| outcome.observed.attacks[0].ms = 2003;
+        assert!(spoiled(Seen::Late, &late).is_ok());
+        let sent = |count| {
+            move |outcome: &mut Outcome| {
+                let capture = outcome.capture.as_mut().unwrap();
+                let address = cast().named(ROGUE).unwrap().network.unwrap().address;
+                capture.by_address.entry(address).or_default().discarded = count;
+            }
+        };
+        assert!(spoiled(Seen::Flood, &sent(257)).is_ok());
+        assert!(spoiled(Seen::Flood, &sent(256)).is_err());
+        let line = |by: &'static str| {
+            move |outcome: &mut Outcome| {
+                let line = format!("[{by}] name=echo0 key=0x6563686f00000001 net");
+                outcome.observed.said.push(line);
+            }
+        };
+        assert!(spoiled(Seen::Console, &line("rogue")).is_ok());
         assert!(
-            success("foreign-lba", Seen::Disk, &outcome).is_err(),
-            "a claim alone does not do"
+            spoiled(Seen::Console, &line("echo0")).is_err(),
+            "its own key"
         );
-        outcome.disk.failures.push("block 3".into());
-        assert_eq!(
-            success("foreign-lba", Seen::Disk, &outcome).unwrap(),
-            "block 3"
+        let moved = |ios, tx_frames| {
+            move |outcome: &mut Outcome| {
+                let bait = ProcessState {
+                    ios,
+                    tx_frames,
+                    ..ProcessState::default()
+                };
+                outcome.observed.processes.insert(BAIT.into(), bait);
+            }
+        };
+        assert!(spoiled(Seen::Bait, &moved(1, 0)).is_ok());
+        assert!(
+            spoiled(Seen::Bait, &moved(0, 1)).is_err(),
+            "the other device"
         );
-        assert!(success("foreign-lba", Seen::Tap, &outcome).is_err());
     }
 
     #[test]
@@ -375,28 +505,5 @@ mod tests {
         assert!(seen(State::Running, 0, 6).is_err(), "taken back");
         assert!(seen(State::Killed, 1, 6).is_err(), "stopped");
         assert!(endless(&Observed::default()).is_err());
-    }
-
-    #[test]
-    fn the_rest_needs_evidence() {
-        let attack = Attack {
-            name: "tail-jump".into(),
-            ..Attack::default()
-        };
-        let of = |attack: Attack| success("tail-jump", Seen::Kernel, &outcome(attack));
-        assert!(of(attack.clone()).is_err());
-        let with_evidence = Attack {
-            evidence: "victim's byte 7".into(),
-            ..attack.clone()
-        };
-        assert_eq!(of(with_evidence.clone()).unwrap(), "victim's byte 7");
-        assert!(
-            of(Attack {
-                stopped: true,
-                ..with_evidence
-            })
-            .is_err()
-        );
-        assert!(of(Attack::default()).is_err());
     }
 }

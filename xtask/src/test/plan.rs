@@ -139,7 +139,7 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "attacks",
         about: "each attack without the check against it",
         when: When::Usual,
-        limit: Duration::from_secs(900),
+        limit: Duration::from_secs(720),
         plan: attacks,
     },
     Stage {

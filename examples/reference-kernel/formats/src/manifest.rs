@@ -58,7 +58,7 @@ pub struct Network {
 
 /// What concerns the whole kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kernel<'a> {
+pub struct Kernel {
     /// What processes must not be able to do to each other.
     pub policy: Policy,
     /// How often counters are shown, in milliseconds.
@@ -69,8 +69,6 @@ pub struct Kernel<'a> {
     pub network: Option<Network>,
     /// Its way out.
     pub gateway: Option<Ipv4Addr>,
-    /// The one attack to try.
-    pub attack: Option<&'a str>,
     /// How often processes are restarted to see whether everything comes back.
     pub restarts: u32,
     /// Rings to be used.
@@ -78,13 +76,12 @@ pub struct Kernel<'a> {
 }
 
 /// What holds where a manifest says nothing.
-pub const DEFAULTS: Kernel<'static> = Kernel {
+pub const DEFAULTS: Kernel = Kernel {
     policy: Policy::INTEGRITY,
     report_ms: 500,
     seconds: None,
     network: None,
     gateway: None,
-    attack: None,
     restarts: 0,
     ring: Ring::Split,
 };
@@ -123,6 +120,8 @@ pub struct Process<'a> {
     pub restarts: u32,
     /// Whether it waits until the host starts it.
     pub starts_later: bool,
+    /// The process that it attacks, if it does: it is told where that one's memory is, and what became of its attacks is reported.
+    pub attacks: Option<&'a str>,
     /// What it is told.
     pub arguments: &'a str,
     line: Line<'a>,
@@ -145,7 +144,7 @@ impl<'a> Process<'a> {
 /// # Errors
 ///
 /// The first word that is wrong.
-pub fn kernel(manifest: &str) -> Result<Kernel<'_>, Error<'_>> {
+pub fn kernel(manifest: &str) -> Result<Kernel, Error<'_>> {
     let line = lines(manifest, "kernel").next().unwrap_or(Line(""));
     Ok(Kernel {
         policy: line
@@ -155,7 +154,6 @@ pub fn kernel(manifest: &str) -> Result<Kernel<'_>, Error<'_>> {
         seconds: line.parse("seconds")?,
         network: line.parse_with("net", network)?,
         gateway: line.parse("gateway")?,
-        attack: line.values("attack").next(),
         restarts: line.parse("restarts")?.unwrap_or(DEFAULTS.restarts),
         ring: line.parse_with("ring", ring)?.unwrap_or(DEFAULTS.ring),
     })
@@ -178,6 +176,7 @@ fn process(line: Line<'_>) -> Result<Process<'_>, Error<'_>> {
         nvme_queues: line.parse("nvme_queues")?.unwrap_or(0),
         restarts: line.parse("restart")?.unwrap_or(0),
         starts_later: line.values("start").any(|value| value == "later"),
+        attacks: line.values("attacks").next(),
         arguments: line.rest(),
         line,
     };
@@ -302,7 +301,7 @@ mod tests {
 # the default cast
 kernel policy=integrity,no-spoof report_ms=250 seconds=60 net=10.0.0.0/24 gateway=10.0.0.1 ring=packed later=unknown
 process name=echo0 elf=echo core=1 nic_queues=1 ip=10.0.0.2 key=0x1122334455667788 args=--verbose core=9
-process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 start=later
+process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:0+16:7 start=later attacks=echo0
 ";
 
     #[test]
@@ -318,6 +317,7 @@ process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 vo
         assert_eq!((all[0].core, all[0].key), (1, 0x1122_3344_5566_7788));
         assert_eq!(all[0].arguments, "--verbose core=9");
         assert!(all[1].starts_later && !all[0].starts_later);
+        assert_eq!((all[0].attacks, all[1].attacks), (None, Some("echo0")));
         let volumes: Vec<_> = all[1].volumes().map(Result::unwrap).collect();
         assert_eq!(
             volumes[0],

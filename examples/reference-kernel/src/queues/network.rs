@@ -196,6 +196,20 @@ impl NetworkQueue {
         }
     }
 
+    /// Whether the card has more of the process's entries than a ring holds: then its counts mean nothing any more.
+    pub(crate) const fn is_overfull(&self) -> bool {
+        let armed = match &self.receive {
+            Receive::Split(queue) => queue.outstanding(),
+            Receive::Packed(queue) => queue.outstanding(),
+            Receive::Sealed(..) => 0,
+        };
+        let sent = match &self.transmit {
+            Transmit::Split(queue) => queue.outstanding(),
+            Transmit::Packed(queue) => queue.outstanding(),
+        };
+        armed as usize > ENTRIES || sent as usize > ENTRIES
+    }
+
     /// How many frames the card still has to send.
     pub(crate) fn outstanding(&mut self) -> Result<u32, Fault> {
         self.look()?;

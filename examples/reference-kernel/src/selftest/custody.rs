@@ -80,7 +80,7 @@ fn poor_life(
     (device, left): (DeviceId, usize),
 ) -> Option<bool> {
     let file = archive::find(control.kernel().archive, "probe")?;
-    control.start(process, file, 1).ok()?;
+    control.start(process, file, "").ok()?;
     let mut store = Store::default();
     let is_taken = store.take(control, left);
     let is_answered = ask(control, device);
@@ -133,7 +133,7 @@ fn live(
     device: Option<DeviceId>,
 ) -> Option<()> {
     let file = archive::find(control.kernel().archive, "probe")?;
-    control.start(process, file, 1).ok()?;
+    control.start(process, file, "").ok()?;
     if let Some(device) = device {
         ask(control, device)?;
         (control.counts()[..2] == [1, 1]).then_some(())?;

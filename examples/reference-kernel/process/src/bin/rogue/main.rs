@@ -1,7 +1,10 @@
 //! The attacker: tries what a process must not be able to do, one attack a life.
 //!
-//! Arguments: `life` (how many attacks were tried before), `attack` and `device` (`nvme`, `nic` or `kernel`; only
-//! these), `victim` (the bus address that attacks by DMA aim at), and those of every block and network process.
+//! Arguments: `life` (how many attacks were tried before), `only` (these attacks, each `NAME:DEVICE`, with commas between;
+//! the devices are `nvme`, `nic` and `kernel`), what to aim at (`victim`: the bus address of memory of another process;
+//! `spare`: that of memory that is no process's; `secret`: where the kernel has what another process was told), and those of
+//! every block and network process. With `role=bait` it attacks nobody: it publishes a frame and a block, says so to nobody,
+//! and does nothing more, so that whatever moves was moved by somebody else.
 //!
 //! It writes raw entries into its rings, by layouts of its own, so that no check of a driver is in its way. What it
 //! says in the log:
@@ -9,7 +12,6 @@
 //! | line | means |
 //! |---|---|
 //! | `attack NAME DEVICE` | what comes next must not work |
-//! | `refused NAME DEVICE HOW` | the kernel said no, and let the process live |
 //! | `survived NAME DEVICE WHAT` | the process was not stopped; `WHAT` it sees of the effect |
 //! | `cannot try NAME DEVICE WHY` | there was no attack |
 //! | `no attack is left to try` | all were tried in earlier lives |
@@ -32,6 +34,9 @@ use stage::{Seen, Stage};
 parakernel_process::entry!(main);
 
 fn main(mut process: Process) -> u64 {
+    if process.arguments().value("role") == Some("bait") {
+        return bait(process);
+    }
     let Some((attack, target)) = plan::choose(process.arguments()) else {
         process.log("no attack is left to try");
         return 0;
@@ -41,10 +46,22 @@ fn main(mut process: Process) -> u64 {
     stage.conclude(tried)
 }
 
+/// Publishes without a call, and goes on without one.
+fn bait(mut process: Process) -> u64 {
+    let laid = nvme::lay_bait(&mut process).and_then(|()| nic::lay_bait(&mut process));
+    match laid {
+        Ok(()) => system::go_on(),
+        Err(reason) => {
+            process.log(reason);
+            1
+        }
+    }
+}
+
 fn perform(stage: &mut Stage, attack: Attack, target: Target) -> Result<Seen, &'static str> {
     match (attack, target) {
         (_, Target::Nvme) => nvme::perform(stage, attack),
-        (_, Target::Kernel) => Ok(system::wild_pointers(stage)),
+        (_, Target::Kernel) => system::wild_pointers(stage),
         (_, Target::Nic) => nic::perform(stage, attack),
     }
 }

@@ -87,9 +87,12 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
     };
     let mut card = Card::open(&mut stage.process, mode)?;
     match attack {
-        Attack::OutsideRegions | Attack::ForeignRegion => {
-            let behind = card.data + MEMORY as u64;
-            let target = stage.victim().unwrap_or(behind);
+        Attack::OutsideRegions => {
+            let target = stage.aim("spare")?;
+            card.receive_at(stage, target, None)
+        }
+        Attack::ForeignRegion => {
+            let target = stage.aim("victim")?;
             card.receive_at(stage, target, None)
         }
         Attack::ReadOnlyTarget => card.read_only_target(stage),
@@ -103,6 +106,16 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         | Attack::ForbiddenOpcode
         | Attack::WildPointer => Err("there is no such attack"),
     }
+}
+
+/// Publishes a frame to be sent, and makes no call for it.
+pub(crate) fn lay_bait(process: &mut Process) -> Result<(), &'static str> {
+    let card = Card::open(process, AccessMode::Checked)?;
+    card.prepare(&card.parties.udp());
+    card.transmit.put(0, card.data, WHOLE as u64, 0);
+    let mut doorbell = card.lease.doorbell(card.transmit.side);
+    doorbell.ring(Position::new(1));
+    Ok(())
 }
 
 impl Ring {
@@ -151,10 +164,15 @@ impl Ring {
             let rest = self.read.get(1).map_or(0, |word| word.load(Acquire));
             rest >> 48 & USED == USED
         } else {
-            // The used ring's index, behind its flags.
-            let head = self.read.first().map_or(0, |word| word.load(Acquire));
-            head >> 48 != 0
+            self.used() != 0
         }
+    }
+
+    /// How many entries of a split ring the card has used, modulo 2^16.
+    fn used(&self) -> u64 {
+        // The used ring's index, behind its flags.
+        let head = self.read.first().map_or(0, |word| word.load(Acquire));
+        head >> 48
     }
 }
 
@@ -253,15 +271,15 @@ impl Card {
     ) -> Result<Seen, &'static str> {
         self.introduce(&mut stage.process)?;
         let before = seen.map_or(0, |word| word.load(Relaxed));
-        let ping = self.parties.ping();
         stage.announce();
         self.receive.put(0, target, BUFFER, WRITE);
         self.receive.publish(&self.lease, 1);
-        let mut next_ping = Instant::from_nanos(0);
+        let ping = self.parties.ping();
+        let mut next = Instant::from_nanos(0);
         let is_written = stage.linger(|process| {
-            if process.now() >= next_ping {
+            if process.now() >= next {
                 self.send(&ping);
-                next_ping = process.now().saturating_add(PING_INTERVAL);
+                next = process.now().saturating_add(PING_INTERVAL);
             }
             seen.map_or(self.receive.is_used(), |word| word.load(Relaxed) != before)
         });
@@ -294,18 +312,28 @@ impl Card {
         Seen::effect(is_taken, "an entry was armed that the card had not used")
     }
 
-    /// Publishes one frame more than the ring has entries.
-    fn tail_jump(&self, stage: &mut Stage) -> Seen {
+    /// Publishes the ring's entries several times over, at once.
+    fn tail_jump(&mut self, stage: &mut Stage) -> Seen {
+        const ROUNDS: u32 = 4;
         self.prepare(&self.parties.udp());
         #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
         let entries = self.transmit.entries as u32;
         for position in 0..entries {
             self.transmit.put(position, self.data, WHOLE as u64, 0);
         }
+        let end = ROUNDS * entries;
         stage.announce();
-        self.transmit.publish(&self.lease, entries + 1);
-        let is_taken = stage.linger(|_| self.transmit.is_accepted(&self.lease, entries + 1));
-        Seen::effect(is_taken, "more frames were taken over than the ring holds")
+        self.transmit.publish(&self.lease, end);
+        let mut rounds = 1;
+        // Each call takes over a ring at most, and none that the card still has.
+        let is_taken = stage.linger_without_calls(|_| {
+            if self.transmit.used() == u64::from(rounds * entries) && rounds < ROUNDS {
+                rounds += 1;
+                self.transmit.publish(&self.lease, end);
+            }
+            self.transmit.used() == u64::from(end)
+        });
+        Seen::effect(is_taken, "more frames were sent than were published")
     }
 
     /// Sends a datagram in the name of another address of the network: that of the first process, or of the second.

@@ -88,26 +88,30 @@ struct Pair {
 pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'static str> {
     let mut pair = Pair::open(&mut stage.process)?;
     match attack {
-        Attack::OutsideRegions => {
-            let behind = pair.data + 2 * PAGE as u64;
-            let target = stage.victim().unwrap_or(behind);
-            pair.read_into(stage, target)
-        }
-        Attack::ForeignRegion => {
-            // Without a victim: some memory that is not the process's for sure.
-            let target = stage.victim().unwrap_or(0x20_0000);
-            pair.read_into(stage, target)
-        }
+        Attack::OutsideRegions => pair.read_into(stage, "spare"),
+        Attack::ForeignRegion => pair.read_into(stage, "victim"),
         Attack::ReadOnlyTarget => pair.read_only_target(stage),
         Attack::ForeignLba => Ok(pair.foreign_lba(stage)),
         Attack::ForeignNamespace => Ok(pair.foreign_namespace(stage)),
         Attack::ForbiddenOpcode => pair.forbidden_opcode(stage),
         Attack::SlotInFlight => Ok(pair.slot_in_flight(stage)),
-        Attack::TailJump => pair.tail_jump(stage),
+        Attack::TailJump => Ok(pair.tail_jump(stage)),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &pair.lease)),
         Attack::NoStop => system::no_stop(stage),
         Attack::WildPointer | Attack::ForeignSource => Err("there is no such attack"),
     }
+}
+
+/// Publishes a block to be written, and makes no call for it.
+pub(crate) fn lay_bait(process: &mut Process) -> Result<(), &'static str> {
+    let mut pair = Pair::open(process)?;
+    let lba = pair.map.first;
+    pair.stamp(process, lba)?;
+    let write = pair.command(WRITE, 0);
+    pair.push(write);
+    let mut doorbell = pair.lease.doorbell(LeaseRing::First);
+    doorbell.ring(Position::new(pair.tail));
+    Ok(())
 }
 
 impl Pair {
@@ -228,21 +232,8 @@ impl Pair {
     /// Fills the first `count` blocks of the volume, so that it is seen where they come from: with what the process may
     /// write there, and a generation that reads as the pattern.
     fn sign(&mut self, process: &mut Process, count: u64) -> Result<(), &'static str> {
-        let mut block = [0; PAGE];
-        let len = 1_usize << self.map.block_shift;
-        let block = block.get_mut(..len).ok_or("blocks are too large")?;
         for lba in self.map.first..self.map.first + count {
-            let stamp = Stamp {
-                owner: process.arguments().number("owner").unwrap_or(0),
-                namespace: self.map.namespace,
-                lba,
-                generation: MARK,
-            };
-            stamp.write(block).map_err(|_| "blocks are too small")?;
-            let (words, _) = block.as_chunks();
-            for (place, word) in self.pages.iter().zip(words) {
-                place.store(u64::from_le_bytes(*word), Relaxed);
-            }
+            self.stamp(process, lba)?;
             let write = Command {
                 lba,
                 ..self.command(WRITE, 0)
@@ -252,8 +243,28 @@ impl Pair {
         Ok(())
     }
 
-    /// Has the controller write the process's block to `target`.
-    fn read_into(&mut self, stage: &mut Stage, target: u64) -> Result<Seen, &'static str> {
+    /// Puts what the process may write to block `lba` into the first page.
+    fn stamp(&self, process: &Process, lba: u64) -> Result<(), &'static str> {
+        let mut block = [0; PAGE];
+        let len = 1_usize << self.map.block_shift;
+        let block = block.get_mut(..len).ok_or("blocks are too large")?;
+        let stamp = Stamp {
+            owner: process.arguments().number("owner").unwrap_or(0),
+            namespace: self.map.namespace,
+            lba,
+            generation: MARK,
+        };
+        stamp.write(block).map_err(|_| "blocks are too small")?;
+        let (words, _) = block.as_chunks();
+        for (place, word) in self.pages.iter().zip(words) {
+            place.store(u64::from_le_bytes(*word), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Has the controller write the process's block to the address that the argument `aim` gives.
+    fn read_into(&mut self, stage: &mut Stage, aim: &str) -> Result<Seen, &'static str> {
+        let target = stage.aim(aim)?;
         self.sign(&mut stage.process, 1)?;
         stage.announce();
         self.push(Command {
@@ -364,31 +375,23 @@ impl Pair {
         Seen::effect(is_doubled, "one id was completed twice")
     }
 
-    /// Publishes commands for which the completion ring has no room, as its entries were never given back.
-    fn tail_jump(&mut self, stage: &mut Stage) -> Result<Seen, &'static str> {
-        const BEFORE: u16 = 10;
-        let honest: [Command; BEFORE as usize] = core::array::from_fn(|_| self.command(READ, 0));
-        let mut id = 0;
-        let honest = honest.map(|command| {
-            id += 1;
-            Command { id, ..command }
-        });
-        self.run(&mut stage.process, &honest)?;
-        stage.announce();
+    /// Publishes one command more than the ring holds, so that its tail is back where it was.
+    fn tail_jump(&mut self, stage: &mut Stage) -> Seen {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "ids are below the number of entries"
         )]
-        for id in 0..self.entries as u16 - 4 {
+        for id in 0..self.entries as u16 {
             self.push(self.command(READ, id));
         }
+        stage.announce();
         self.publish();
         let tail = Position::new(self.tail);
         let doorbell = self.lease.doorbell(LeaseRing::First);
         let is_accepted = stage.linger(|_| doorbell.accepted(tail) == tail);
-        Ok(Seen::effect(
+        Seen::effect(
             is_accepted,
-            "more commands were taken over than the completion ring has entries",
-        ))
+            "more commands were taken over than the ring holds",
+        )
     }
 }

@@ -105,15 +105,18 @@ impl Target {
     }
 }
 
-/// The attack of life number `life` among those that `attack` and `device` leave, where the process has the device;
-/// `None` after the last.
+/// The attack of life number `life` among those that `only` leaves, where the process has the device; `None` after the last.
 pub(crate) fn choose(arguments: Arguments) -> Option<(Attack, Target)> {
-    let is_wanted = |key, name| arguments.value(key).is_none_or(|wanted| wanted == name);
-    let mut left = LIVES.into_iter().filter(|(attack, target)| {
-        target.is_there(arguments)
-            && is_wanted("attack", attack.name())
-            && is_wanted("device", target.name())
-    });
+    let only = arguments.value("only");
+    let is_wanted = |attack: &Attack, target: &Target| {
+        only.is_none_or(|only| {
+            let mut wanted = only.split(',').filter_map(|pair| pair.split_once(':'));
+            wanted.any(|pair| pair == (attack.name(), target.name()))
+        })
+    };
+    let mut left = LIVES
+        .into_iter()
+        .filter(|(attack, target)| target.is_there(arguments) && is_wanted(attack, target));
     let life = arguments.parse("life").unwrap_or(0);
     left.nth(life)
 }

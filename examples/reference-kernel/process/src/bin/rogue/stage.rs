@@ -8,7 +8,7 @@ use core::{
 
 use heapless::String;
 use parakernel_apps::runtime::{Metric, Runtime};
-use parakernel_core::abi::LOG_MAX;
+use parakernel_core::{abi::LOG_MAX, control::Request, handle::LeaseId};
 use parakernel_process::{Arguments, Process, system_call};
 
 use crate::plan::{Attack, Target};
@@ -17,7 +17,7 @@ use crate::plan::{Attack, Target};
 const PATTERN: [u8; 5] = *b"ROGUE";
 
 /// How long the process stays around after an attack, for the kernel to end it.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(2500);
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// How often it looks meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -25,8 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// What the process sees of its attack, if it lives to see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
-    /// The kernel said no.
-    Refusal(&'static str),
+    /// The kernel said no to all of it.
+    Refusal,
     /// It had the effect that it must not have.
     Effect(&'static str),
     /// Neither.
@@ -66,38 +66,59 @@ impl Stage {
         self.process.arguments()
     }
 
-    /// The bus address to aim at, if one is given.
-    pub(crate) fn victim(&self) -> Option<u64> {
-        self.arguments()
-            .number("victim")
+    /// The address to aim at that the argument `key` gives.
+    pub(crate) fn aim(&self, key: &str) -> Result<u64, &'static str> {
+        let address = self.arguments().number(key);
+        address
             .filter(|address| *address != 0)
+            .ok_or("nothing to aim at")
     }
 
     /// Says what comes next.
-    pub(crate) fn announce(&mut self) {
+    pub(crate) fn announce_only(&mut self) {
         self.say("attack", "");
     }
 
-    /// Stays around, still calling the kernel, for it to end the process; whether `look` ever said yes.
+    /// The same, and waits until the kernel has looked at what there is to see before: it answers requests in order.
+    pub(crate) fn announce(&mut self) {
+        self.announce_only();
+        let nothing = LeaseId::new(u32::MAX, u32::MAX);
+        // Whatever the answer is, there is one.
+        let _refused = self.process.ask(&Request::Release(nothing)).is_err();
+    }
+
+    /// Stays around, still calling the kernel, for it to end the process or for `look` to say yes; whether that did.
     pub(crate) fn linger(&mut self, mut look: impl FnMut(&mut Process) -> bool) -> bool {
         let end = self.process.now().saturating_add(PATIENCE);
-        let mut has_seen = false;
         while self.process.now() < end {
             system_call::submit_all();
-            has_seen |= look(&mut self.process);
+            if look(&mut self.process) {
+                return true;
+            }
             let next = self.process.now().saturating_add(LOOK_INTERVAL);
             system_call::wait(next);
         }
-        has_seen
+        false
+    }
+
+    /// The same without a call in between, but those that `look` makes.
+    pub(crate) fn linger_without_calls(
+        &mut self,
+        mut look: impl FnMut(&mut Process) -> bool,
+    ) -> bool {
+        let end = self.process.now().saturating_add(PATIENCE);
+        while self.process.now() < end {
+            if look(&mut self.process) {
+                return true;
+            }
+        }
+        false
     }
 
     /// The last word, and the exit code.
     pub(crate) fn conclude(mut self, tried: Result<Seen, &'static str>) -> u64 {
         match tried {
-            Ok(Seen::Refusal(how)) => {
-                self.say("refused", how);
-                0
-            }
+            Ok(Seen::Refusal) => 0,
             Ok(Seen::Effect(what)) => {
                 self.say("survived", what);
                 self.process.report(Metric::Survived, 1);
