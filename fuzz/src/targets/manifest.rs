@@ -46,7 +46,7 @@ const WORDS: [&str; 36] = [
     "restarts=50 ",
     "ring=packed ",
     "ring=both ",
-    "attack=tail-jump ",
+    "attacks=echo0 ",
     "policy=, ",
     "# ",
 ];

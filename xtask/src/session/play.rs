@@ -7,7 +7,7 @@ use super::{
 use crate::{
     attacks::Try,
     capture::Capture,
-    cast::{Cast, Network, Process},
+    cast::{BAIT, Cast, Network, Process},
     console::ProcessState,
     disk,
     observed::Observed,
@@ -187,6 +187,12 @@ fn perform(
     tallies: &mut BTreeMap<Ipv4Addr, Tally>,
 ) -> Result<()> {
     scene.until("its processes were ready", |observed| observed.ready)?;
+    if cast.named(BAIT).is_some() {
+        let laid = format!("[{BAIT}] the bait is laid");
+        scene.until("the bait was laid", |observed| {
+            observed.said.contains(&laid)
+        })?;
+    }
     let pace = Pace::default();
     pace.company.store(true, Ordering::Relaxed);
     thread::scope(|scope| {

@@ -27,6 +27,7 @@ mod stage;
 mod system;
 
 use parakernel_apps::runtime::Runtime;
+use parakernel_core::queue::Doorbell;
 use parakernel_process::Process;
 use plan::{Attack, Target};
 use stage::{Seen, Stage};
@@ -46,11 +47,19 @@ fn main(mut process: Process) -> u64 {
     stage.conclude(tried)
 }
 
-/// Publishes without a call, and goes on without one.
+/// Publishes without a call, and goes on without one. The line in the log is the last call, and takes nothing over.
 fn bait(mut process: Process) -> u64 {
-    let laid = nvme::lay_bait(&mut process).and_then(|()| nic::lay_bait(&mut process));
-    match laid {
-        Ok(()) => system::go_on(),
+    // Waiting for an answer takes over what was published: first all is asked for.
+    let block = nvme::bait(&mut process);
+    let baits = block.and_then(|block| Ok([block, nic::bait(&mut process)?]));
+    match baits {
+        Ok(baits) => {
+            for (mut doorbell, tail) in baits {
+                doorbell.ring(tail);
+            }
+            process.log("the bait is laid");
+            system::go_on()
+        }
         Err(reason) => {
             process.log(reason);
             1

@@ -14,7 +14,7 @@ use core::{
 
 use parakernel_apps::runtime::Runtime;
 use parakernel_core::{
-    abi::{LeaseRing, NetworkMap, RingFormat},
+    abi::{LeaseRing, NetworkMap, RingFormat, SharedDoorbell},
     access::AccessMode,
     address::Direction,
     device::DeviceId,
@@ -108,14 +108,15 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
     }
 }
 
-/// Publishes a frame to be sent, and makes no call for it.
-pub(crate) fn lay_bait(process: &mut Process) -> Result<(), &'static str> {
+/// A frame to be sent: what publishes it.
+pub(crate) fn bait(
+    process: &mut Process,
+) -> Result<(SharedDoorbell<'static>, Position), &'static str> {
     let card = Card::open(process, AccessMode::Checked)?;
     card.prepare(&card.parties.udp());
     card.transmit.put(0, card.data, WHOLE as u64, 0);
-    let mut doorbell = card.lease.doorbell(card.transmit.side);
-    doorbell.ring(Position::new(1));
-    Ok(())
+    let doorbell = card.lease.doorbell(card.transmit.side);
+    Ok((doorbell, Position::new(1)))
 }
 
 impl Ring {

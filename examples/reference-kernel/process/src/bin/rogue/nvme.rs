@@ -13,7 +13,7 @@ use core::{
 
 use parakernel_apps::{pattern::Stamp, runtime::Runtime};
 use parakernel_core::{
-    abi::{BlockMap, LeaseRing},
+    abi::{BlockMap, LeaseRing, SharedDoorbell},
     address::Direction,
     device::DeviceId,
     handle::VolumeId,
@@ -102,16 +102,17 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
     }
 }
 
-/// Publishes a block to be written, and makes no call for it.
-pub(crate) fn lay_bait(process: &mut Process) -> Result<(), &'static str> {
+/// A block to be written: what publishes it.
+pub(crate) fn bait(
+    process: &mut Process,
+) -> Result<(SharedDoorbell<'static>, Position), &'static str> {
     let mut pair = Pair::open(process)?;
     let lba = pair.map.first;
     pair.stamp(process, lba)?;
     let write = pair.command(WRITE, 0);
     pair.push(write);
-    let mut doorbell = pair.lease.doorbell(LeaseRing::First);
-    doorbell.ring(Position::new(pair.tail));
-    Ok(())
+    let doorbell = pair.lease.doorbell(LeaseRing::First);
+    Ok((doorbell, Position::new(pair.tail)))
 }
 
 impl Pair {
