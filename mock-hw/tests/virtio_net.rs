@@ -316,6 +316,38 @@ fn checksums_are_completed_and_reported() {
     assert_eq!(guest.net.wire().take(), None);
 }
 
+/// "If the driver negotiates `VIRTIO_NET_F_MTU`, it MUST supply enough receive buffers to receive at least one receive packet
+/// of size `mtu` (plus low level ethernet header length)": 5.1.4.2. Without, 1,526 bytes: 5.1.6.3.1.
+#[test]
+fn a_receive_buffer_that_is_too_small_is_a_violation() {
+    let (mtu, merged) = (Features::MTU, Features::MTU | Features::MRG_RXBUF);
+    let cases = [
+        (Features::empty(), 1526, 0),
+        (Features::empty(), 1525, 1),
+        (mtu, 9026, 0),
+        (mtu, 9025, 1),
+        (mtu, 1526, 1),
+        (merged, 1526, 0),
+        (merged, 64, 0),
+    ];
+    for (features, len, violations) in cases {
+        let world = World::new(12);
+        let config = Config {
+            mtu: 9000,
+            ..everything()
+        };
+        let mut guest = Guest::pci(&world, config);
+        let (mut rx, _) = guest.bring_up(BASE | features, 8);
+        let at = guest.room(16_384);
+        guest.submit(&mut rx, &[(at, len, true)]);
+        guest.net.wire().send(&plain(40, 1));
+        guest.settle();
+        assert!(guest.used(&mut rx).is_some());
+        let found = world.trace().violations().len();
+        assert_eq!(found, violations, "{features:?} {len}");
+    }
+}
+
 #[test]
 fn rss_steers_by_a_one_bit_key_and_reports_the_hash() {
     let world = World::new(6);

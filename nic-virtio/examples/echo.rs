@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         idle,
         pairs,
         config_vector: None,
+        capacity: LAYOUT.capacity(),
     };
     let transport = MmioTransport::new(net.mmio_registers())?;
     let mut device = Device::bring_up(transport, &mut world.clone(), setup)?;

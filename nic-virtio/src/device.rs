@@ -44,6 +44,10 @@ pub struct Setup<'a> {
     pub pairs: &'a mut [Pair],
     /// Where configuration changes are told, if anywhere.
     pub config_vector: Option<u16>,
+    /// Bytes that each receive buffer, of whichever process, has room for behind the header; the caller answers for it. Without [`Features::MRG_RXBUF`] that is a frame's
+    /// most: at least 1,514, or what the device's MTU allows if that is less; where its MTU allows more, `MTU` is not agreed
+    /// on.
+    pub capacity: usize,
 }
 
 /// A virtio network device in service.
@@ -57,6 +61,7 @@ pub struct Device<'a, T> {
     config_vector: Option<u16>,
     /// The ring of queues that nobody has claimed.
     idle: RingAddresses,
+    capacity: usize,
     reset: Option<Deadline>,
 }
 
@@ -139,7 +144,7 @@ impl<'a, T: Transport> Device<'a, T> {
             Control::None(page) => page,
             Control::Lost => return Err(InitError::Memory),
         };
-        self.features = negotiate(&self.transport, self.features)?;
+        self.features = negotiate(&self.transport, self.features, self.capacity)?;
         self.limits = link::limits(&self.transport, self.features)?;
         self.control = set_up_control(&self.transport, self.features, &self.limits, page)?;
         set_up_idle(&self.transport, self.features, self.pairs, &self.idle)?;
@@ -332,6 +337,7 @@ struct Parts<'a> {
     config_vector: Option<u16>,
     /// The ring of queues that nobody has claimed.
     idle: RingAddresses,
+    capacity: usize,
 }
 
 impl<'a> Parts<'a> {
@@ -344,6 +350,7 @@ impl<'a> Parts<'a> {
             pairs: self.pairs,
             config_vector: self.config_vector,
             idle: self.idle,
+            capacity: self.capacity,
             reset: None,
         }
     }
@@ -351,7 +358,7 @@ impl<'a> Parts<'a> {
 
 /// All steps but the first, none of which waits.
 fn configure<'a, T: Transport>(transport: &T, setup: Setup<'a>) -> Result<Parts<'a>, InitError> {
-    let features = negotiate(transport, setup.wanted)?;
+    let features = negotiate(transport, setup.wanted, setup.capacity)?;
     let limits = link::limits(transport, features)?;
     let control = set_up_control(transport, features, &limits, setup.control)?;
     let count = setup.pairs.len().min(limits.pairs.into());
@@ -367,6 +374,7 @@ fn configure<'a, T: Transport>(transport: &T, setup: Setup<'a>) -> Result<Parts<
         pairs,
         config_vector,
         idle,
+        capacity: setup.capacity,
     })
 }
 
@@ -385,11 +393,15 @@ fn reset<T: Transport>(transport: &T, delay: &mut impl DelayNs) -> Result<(), In
 
 /// Steps 2 to 6: the driver has seen the device and knows how to drive it, chooses features, and looks whether the device
 /// agrees.
-fn negotiate<T: Transport>(transport: &T, wanted: Features) -> Result<Features, InitError> {
+fn negotiate<T: Transport>(
+    transport: &T,
+    wanted: Features,
+    capacity: usize,
+) -> Result<Features, InitError> {
     transport.set_status(Status::ACKNOWLEDGE);
     transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
     let offered = Features::from_bits_truncate(transport.device_features());
-    let features = Features::choose(offered, wanted)?;
+    let features = fitting(transport, Features::choose(offered, wanted)?, capacity)?;
     transport.accept_features(features.bits());
     let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
     transport.set_status(status);
@@ -398,6 +410,31 @@ fn negotiate<T: Transport>(transport: &T, wanted: Features) -> Result<Features, 
         Err(InitError::Removed)
     } else if !status.contains(Status::FEATURES_OK) {
         Err(InitError::FeaturesRefused)
+    } else {
+        Ok(features)
+    }
+}
+
+/// The features for which receive buffers of `capacity` bytes do. A driver that agrees on `MTU` "MUST supply enough receive
+/// buffers to receive at least one receive packet of size `mtu`" (§5.1.4.2), and one that does not agree on merged buffers
+/// is to have 1,526 bytes in each, the header included (§5.1.6.3.1). The configuration may be read before (§3.1.1).
+fn fitting<T: Transport>(
+    transport: &T,
+    mut features: Features,
+    capacity: usize,
+) -> Result<Features, InitError> {
+    const ETHERNET: usize = 14;
+    const USUAL: usize = 1500 + ETHERNET;
+    if features.contains(Features::MRG_RXBUF) {
+        return Ok(features);
+    }
+    let mtu = link::limits(transport, features & Features::MTU)?.mtu;
+    let longest = mtu.map_or(USUAL, |mtu| usize::from(mtu) + ETHERNET);
+    if longest > capacity {
+        features.remove(Features::MTU);
+    }
+    if longest.min(USUAL) > capacity {
+        Err(InitError::Memory)
     } else {
         Ok(features)
     }

@@ -294,6 +294,7 @@ fn life<'a, F: Ring<'a>, T: Transport<Registers: Clone>>(
         idle: outside.memory.block(4096),
         pairs: &mut pairs,
         config_vector: None,
+        capacity: LAYOUT.capacity(),
     };
     let mut device = Device::bring_up(transport, &mut machine.clock(), setup).unwrap();
     assert!(

@@ -142,6 +142,7 @@ fn use_device<'c, 'm: 'c, T>(
         idle: memory.idle.block(),
         pairs: &mut pairs,
         config_vector: None,
+        capacity: 2048,
     };
     let mut clock = Clock::default();
     let device = Device::bring_up(transport, &mut clock, setup);

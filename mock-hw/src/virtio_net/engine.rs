@@ -294,8 +294,8 @@ impl Net {
         Ok(())
     }
 
-    /// Bytes that a receive buffer must have (5.1.6.3.1): those of an ordinary frame, or of the largest one that the
-    /// agreed MTU allows if that is less, or just of the header where a frame may span buffers.
+    /// Bytes that a receive buffer must have: those of the header where a frame may span buffers (5.1.6.3.1); else those of
+    /// the largest frame that the agreed MTU allows (5.1.4.2), or of an ordinary one where none is agreed on (5.1.6.3.1).
     fn least_buffer(&self) -> usize {
         let header = self.features.header_len();
         if self.features.contains(Features::MRG_RXBUF) {
@@ -305,7 +305,7 @@ impl Net {
             .features
             .contains(Features::MTU)
             .then_some(usize::from(self.config.mtu));
-        header + 14 + mtu.unwrap_or(1500).min(1500)
+        header + 14 + mtu.unwrap_or(1500)
     }
 
     /// Works on a queue with its ring, if it has one.
@@ -409,6 +409,6 @@ fn check_receive_chain(function: &Function, index: u16, chain: &Chain, least: us
             "queue {index}: a receive buffer of {} bytes, not {least}",
             chain.writable_len()
         );
-        function.violation("virtio 1.3, 5.1.6.3.1", text);
+        function.violation("virtio 1.3, 5.1.4.2 and 5.1.6.3.1", text);
     }
 }

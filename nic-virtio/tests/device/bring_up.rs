@@ -10,7 +10,7 @@ use parakernel_mock_hw::{
 };
 use parakernel_nic_virtio::{
     control::Command,
-    device::{Device, Pair, PairState},
+    device::{Device, Pair, PairState, Setup},
     error::{CommandError, InitError, PairError, Structure},
     features::Features,
     steering::Classes,
@@ -23,7 +23,9 @@ use parakernel_nic_virtio::{
 };
 use proptest::prelude::*;
 
-use super::rig::{Bus, KERNEL, MAC, Machine, N, Ring, claim, command, everything, poll};
+use super::rig::{
+    Bus, DEVICE, KERNEL, MAC, Machine, N, Ring, claim, command, everything, jumbo, poll, udp,
+};
 
 #[test]
 fn all_features_that_are_wanted_and_offered_are_agreed_on() {
@@ -464,4 +466,61 @@ fn a_pair_that_nobody_claims_is_enabled() {
         idles_between_claims::<Split<'_, N>>(&Machine::new(1, Bus::Pci, config.clone()));
         idles_between_claims::<Packed<'_, N>>(&Machine::new(1, Bus::Pci, config));
     }
+}
+
+/// Without merged buffers an MTU whose frames do not fit a buffer is not agreed on (§5.1.4.2), and buffers that do not hold
+/// an ordinary frame are refused (§5.1.6.3.1); the model would see both.
+#[test]
+fn buffers_hold_the_frames_that_are_agreed_on() {
+    let negotiated = |mtu, capacity, wanted| {
+        let machine = Machine::new(
+            1,
+            Bus::Pci,
+            Config {
+                mtu,
+                ..everything()
+            },
+        );
+        let setup = Setup {
+            wanted,
+            control: machine.memory.lend(DEVICE, 4096, KERNEL).unwrap(),
+            idle: machine.memory.lend(DEVICE, 4096, KERNEL).unwrap(),
+            pairs: &mut [Pair::EMPTY],
+            config_vector: None,
+            capacity,
+        };
+        let transport = machine.pci().unwrap();
+        let device = Device::bring_up(transport, &mut machine.world.clone(), setup);
+        device.map(|device| device.limits().mtu)
+    };
+    let (split, merged) = (
+        Features::PARTITION,
+        Features::PARTITION | Features::MRG_RXBUF,
+    );
+    assert_eq!(negotiated(9000, 9014, split).unwrap(), Some(9000));
+    assert_eq!(negotiated(9000, 9013, split).unwrap(), None);
+    assert_eq!(negotiated(9000, 1514, split).unwrap(), None);
+    assert_eq!(negotiated(1000, 1014, split).unwrap(), Some(1000));
+    assert_eq!(negotiated(9000, 200, merged).unwrap(), Some(9000));
+    for (mtu, capacity) in [(9000, 1513), (1000, 1013)] {
+        let refused = negotiated(mtu, capacity, split);
+        assert_eq!(refused.unwrap_err(), InitError::Memory);
+    }
+}
+
+#[test]
+fn frames_arrive_where_the_device_s_mtu_is_not_agreed_on() {
+    let machine = Machine::new(1, Bus::Pci, jumbo());
+    let mut slots = [Pair::EMPTY; 1];
+    let transport = machine.pci().unwrap();
+    let mut device = machine
+        .bring_up(transport, Features::PARTITION, &mut slots)
+        .unwrap();
+    let words = &mut [0; 96];
+    let mut owned = claim::<Split<'_, N>, _>(&machine, &mut device, 0, KERNEL, words).unwrap();
+    let frame = udp(MAC, [10, 0, 0, 1], [10, 0, 0, 2], 1514);
+    machine.net.wire().send(&frame);
+    machine.settle();
+    assert_eq!(owned.receive().unwrap(), [frame]);
+    machine.world.trace().assert_clean();
 }

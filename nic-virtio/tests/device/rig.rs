@@ -157,6 +157,7 @@ impl Machine {
             idle: self.memory.lend(DEVICE, 4096, KERNEL).unwrap(),
             pairs,
             config_vector: Some(0),
+            capacity: LAYOUT.capacity(),
         };
         Device::bring_up(transport, &mut self.world.clone(), setup)
     }

@@ -180,6 +180,7 @@ fn bring_up<'m>(
         idle: memory.lend(DEVICE, 4096, KERNEL).unwrap(),
         pairs: vec![Pair::EMPTY; 2].leak(),
         config_vector: Some(0),
+        capacity: LAYOUT.capacity(),
     };
     Device::bring_up(transport.unwrap(), &mut world.clone(), setup).unwrap()
 }

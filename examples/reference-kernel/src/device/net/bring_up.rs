@@ -15,6 +15,7 @@ use super::{Card, KERNEL_PAIR, NetDevice, Place};
 use crate::arch::native;
 use crate::boot::Kernel;
 use crate::device::bus::Bus;
+use crate::machine::FRAMES;
 use crate::memory::{FRAME, Owner};
 use crate::pci::Function;
 use crate::pci::msix::MsiX;
@@ -164,6 +165,7 @@ fn setup(
         idle,
         pairs: frames.place_slice(node, pairs, Pair::EMPTY)?,
         config_vector: None,
+        capacity: FRAMES.capacity(),
     })
 }
 
