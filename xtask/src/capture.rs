@@ -1,7 +1,7 @@
 //! A second opinion about the traffic: `tshark` at the tap.
 
 use crate::{
-    cast::{Cast, MAC, Process},
+    cast::{Cast, HOST, MAC, Process},
     net::TAP,
     process::{self, Group},
     tools::TSHARK,
@@ -12,6 +12,7 @@ use parakernel_apps::nonce;
 use std::{
     collections::BTreeMap,
     fs,
+    net::UdpSocket,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -20,6 +21,9 @@ use std::{
 
 /// How long `tshark` may take to begin.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// An address of the wire that nobody has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 253);
 
 /// The discard port, RFC 863.
 const DISCARD: &str = "9";
@@ -90,10 +94,20 @@ impl Capture {
         Ok(Self { group, file })
     }
 
+    /// Puts a frame on the wire that nothing else does: the host asks for an address that nobody has.
+    pub(crate) fn mark(&self) -> Result<()> {
+        let socket = UdpSocket::bind((HOST, 0)).context("cannot open a UDP socket")?;
+        let asked = socket.send_to(&[0], (NOBODY, 9));
+        asked.map(drop).context("cannot send to the wire")
+    }
+
+    /// Whether that frame is in the capture, and so all that was there before.
+    pub(crate) fn has_mark(&self) -> bool {
+        fs::read(&self.file).is_ok_and(|bytes| has_question(&bytes))
+    }
+
     /// Ends the capture and lets `tshark` read it.
     pub(crate) fn finish(mut self, cast: &Cast) -> Result<Analysis> {
-        // What the kernel has buffered for the capture is still on its way.
-        thread::sleep(Duration::from_millis(500));
         self.group.end()?;
         let mut command = Command::new(TSHARK.need()?);
         command.arg("-r").arg(&self.file).args([
@@ -121,6 +135,12 @@ impl Capture {
         }
         analyse(&String::from_utf8_lossy(&fields.stdout), cast)
     }
+}
+
+/// Whether there is an ARP request of the host's for [`NOBODY`]: sender's address, no target's hardware address, target's.
+fn has_question(bytes: &[u8]) -> bool {
+    let question = [&HOST.octets()[..], &[0; 6], &NOBODY.octets()].concat();
+    bytes.windows(question.len()).any(|part| part == question)
 }
 
 fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
@@ -196,6 +216,17 @@ mod tests {
             seconds: 1,
             more: Vec::new(),
         })
+    }
+
+    #[test]
+    fn the_mark_is_told_from_other_questions() {
+        let question = |target: Ipv4Addr| {
+            let head = [0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2];
+            [&head[..], &HOST.octets(), &[0; 6], &target.octets()].concat()
+        };
+        assert!(has_question(&question(NOBODY)));
+        assert!(!has_question(&question(Ipv4Addr::new(10, 0, 0, 3))));
+        assert!(!has_question(&question(NOBODY)[..20]));
     }
 
     #[test]

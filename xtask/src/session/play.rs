@@ -117,7 +117,12 @@ pub(crate) fn play(spec: &Spec, cast: &Cast, plot: Plot<'_>) -> Result<Outcome> 
     };
     let mut scene = Scene::open(spec, cast, false)?;
     let mut tallies = BTreeMap::new();
-    if let Err(error) = perform(spec, &mut scene, cast, plot, &mut tallies) {
+    let performed = perform(spec, &mut scene, cast, plot, &mut tallies);
+    let performed = performed.and_then(|()| match &capture {
+        Some(capture) => catch_up(&mut scene, capture),
+        None => Ok(()),
+    });
+    if let Err(error) = performed {
         failures.push(format!("{error:#}"));
     }
     let (observed, ended) = if matches!(plot.goal, Goal::Endless) {
@@ -162,6 +167,13 @@ pub(crate) fn pestered(spec: &Spec, cast: &Cast) -> Result<(Observed, Ended)> {
     });
     heard.and(sent)?;
     scene.close()
+}
+
+/// Waits until the capture has what was on the wire so far: on a busy machine it comes seconds late, and what it has not
+/// read when it ends is lost.
+fn catch_up(scene: &mut Scene, capture: &Capture) -> Result<()> {
+    capture.mark()?;
+    scene.until("the capture had caught up", |_| capture.has_mark())
 }
 
 fn begin_capture(spec: &Spec, failures: &mut Vec<String>) -> Option<Capture> {
