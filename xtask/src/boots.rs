@@ -2,12 +2,14 @@
 
 use crate::{
     kernel,
+    mutant::Replacement,
     session::{self, BootOptions, Script},
     workspace::Workspace,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
-use std::{path::PathBuf, process::ExitCode};
+use serde::Deserialize;
+use std::{fs, path::PathBuf, process::ExitCode};
 
 /// Rules of its own that the kernel breaks when it is told to (`src/sabotage.rs` there).
 const SABOTAGES: [&str; 6] = [
@@ -53,6 +55,10 @@ pub(crate) struct QemuOptions {
     /// Kill and restart a process so often under traffic, and fail if something leaks
     #[arg(long, value_name = "COUNT")]
     restarts: Option<u64>,
+    /// Leave out the stop before memory is freed (xtask/early-free.toml), kill a process under traffic, and fail if the damage is not
+    /// found
+    #[arg(long, conflicts_with_all = ["self_test", "restarts", "sabotage", "pairs"])]
+    early_free: bool,
     /// Wait for a debugger on TCP port 1234
     #[arg(long)]
     debugger: bool,
@@ -77,6 +83,9 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
     if options.sabotage {
         return sabotage(workspace, &options.boot);
     }
+    if options.early_free {
+        return early_free(workspace, &options.boot);
+    }
     let script = match (options.restarts, options.pairs) {
         (Some(count), _) => Script::Restarts { count },
         (None, Some(count)) => Script::Pairs { count },
@@ -86,6 +95,30 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
         },
     };
     session::run(workspace, &options.boot, kernel::build(workspace)?, script)
+}
+
+/// A kernel with pieces of its source replaced.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Changed {
+    change: Vec<Replacement>,
+}
+
+/// Kills a process under traffic on a kernel that frees memory before the card has let go of it.
+fn early_free(workspace: &Workspace, boot: &BootOptions) -> Result<ExitCode> {
+    let changes = Changed::read(workspace)?.change;
+    let build = kernel::build_changed(workspace, &changes, &["echo", "kv", "blockbench"])?;
+    session::run(workspace, boot, build, Script::EarlyFree)
+}
+
+impl Changed {
+    /// The kernel that frees memory early.
+    fn read(workspace: &Workspace) -> Result<Self> {
+        let path = workspace.root.join("xtask/early-free.toml");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is no table", path.display()))
+    }
 }
 
 /// Boots once for each rule that the kernel can be told to break.
@@ -99,4 +132,18 @@ fn sabotage(workspace: &Workspace, boot: &BootOptions) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_stands_in_the_source_once() {
+        let workspace = Workspace::find().unwrap();
+        for change in Changed::read(&workspace).unwrap().change {
+            let source = fs::read_to_string(workspace.root.join(&change.file)).unwrap();
+            assert_eq!(source.matches(&change.find).count(), 1, "{}", change.find);
+        }
+    }
 }

@@ -105,6 +105,12 @@ impl Observed {
             .is_some_and(|process| process.state == State::Exited)
     }
 
+    /// Whether so many frames have come to a process.
+    pub(crate) fn has_received(&self, name: &str, frames: u64) -> bool {
+        let process = self.processes.get(name);
+        process.is_some_and(|process| process.rx_frames >= frames)
+    }
+
     /// The sum of a number over all processes that published it.
     pub(crate) fn reported(&self, key: &str) -> u64 {
         self.reports

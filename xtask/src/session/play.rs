@@ -149,8 +149,12 @@ pub(crate) fn play(spec: &Spec, cast: &Cast, plot: Plot<'_>) -> Result<Outcome> 
     })
 }
 
-/// Plays a boot whose processes come and go under requests that nobody counts, until the machine ends by itself.
-pub(crate) fn pestered(spec: &Spec, cast: &Cast) -> Result<(Observed, Ended)> {
+/// Plays a boot whose processes come and go under requests that nobody counts. `act` goes on until the machine has ended.
+pub(crate) fn pestered(
+    spec: &Spec,
+    cast: &Cast,
+    act: impl FnOnce(&mut Scene) -> Result<()>,
+) -> Result<(Observed, Ended)> {
     let by_tap = matches!(spec.wire, Wire::Tap(_));
     let services = cast.processes.iter().filter_map(Process::service);
     let targets: Vec<_> = services
@@ -161,7 +165,7 @@ pub(crate) fn pestered(spec: &Spec, cast: &Cast) -> Result<(Observed, Ended)> {
     pace.company.store(true, Ordering::Relaxed);
     let (heard, sent) = thread::scope(|scope| {
         let sender = scope.spawn(|| pester(&targets, &pace));
-        let heard = scene.until_end();
+        let heard = act(&mut scene);
         pace.company.store(false, Ordering::Relaxed);
         (heard, joined(sender))
     });

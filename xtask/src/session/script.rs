@@ -17,8 +17,13 @@ use crate::{
     report::{Evidence, Outcome, ROGUE, Report},
 };
 use anyhow::{Context, Result, ensure};
+use core::time::Duration;
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+/// The process that is killed where memory is freed early, and how long frames for it go on coming.
+const ECHO: &str = "echo0";
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Requests to each process in boots that are about something else.
 const FEW_REQUESTS: u64 = 200;
@@ -47,6 +52,8 @@ pub(crate) enum Script {
     Unchecked { tries: Vec<Try> },
     /// A process is killed and started again so often, under traffic; nothing may leak.
     Restarts { count: u64 },
+    /// A process is killed under traffic, and the kernel frees its memory too early: that has to be found.
+    EarlyFree,
     /// One process claims every queue pair of the SSD, which has so many.
     Pairs { count: u16 },
     /// Nothing but the machine, until it ends.
@@ -66,6 +73,7 @@ impl Script {
                 format!("unchecked-{name}")
             }
             Self::Restarts { .. } => "restarts".into(),
+            Self::EarlyFree => "early-free".into(),
             Self::Pairs { .. } => "pairs".into(),
             Self::Watch { .. } => "qemu".into(),
         }
@@ -75,7 +83,11 @@ impl Script {
     pub(crate) const fn is_forgiving(&self) -> bool {
         matches!(
             self,
-            Self::Watch { .. } | Self::SelfTest | Self::Restarts { .. } | Self::Pairs { .. }
+            Self::Watch { .. }
+                | Self::SelfTest
+                | Self::Restarts { .. }
+                | Self::EarlyFree
+                | Self::Pairs { .. }
         )
     }
 }
@@ -89,6 +101,7 @@ impl Spec {
             Script::Sabotage { what } => self.sabotage(what),
             Script::Unchecked { tries } => self.unchecked(tries),
             Script::Restarts { count } => self.restarts(*count),
+            Script::EarlyFree => self.early_free(),
             Script::Pairs { count } => self.pairs(*count),
             Script::Watch { debugger } => self.watch(*debugger),
         }
@@ -209,7 +222,7 @@ impl Spec {
 
     fn restarts(&self, count: u64) -> Result<ExitCode> {
         let cast = self.cast(&[&format!("restarts={count}")])?.without(ROGUE);
-        let (observed, ended) = pestered(self, &cast)?;
+        let (observed, ended) = pestered(self, &cast, Scene::until_end)?;
         let failures = observed.verdict.unwrap_or_default().failures;
         ensure!(
             failures.is_empty(),
@@ -227,6 +240,35 @@ impl Spec {
         println!(
             "{} restarts, nothing leaked; {} freed frames compared, none written to",
             leaks.restarts, leaks.compared
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn early_free(&self) -> Result<ExitCode> {
+        ensure!(
+            matches!(self.wire, Wire::Tap(_)),
+            "without a queue of the card's own no card writes to a process's memory: this needs a multi-queue tap, so root or user namespaces"
+        );
+        let cast = self.cast(&[])?.without(ROGUE);
+        let (observed, _) = pestered(self, &cast, |scene| {
+            scene.until("frames came", |observed| observed.has_received(ECHO, 100))?;
+            scene.say(&format!("kill {ECHO}"));
+            let killed = Instant::now();
+            scene.until("enough time", |_| killed.elapsed() > AFTERMATH)?;
+            scene.say("stop");
+            scene.until_end()
+        })?;
+        let leaks = observed
+            .leaks
+            .context("the kernel did not get to its end")?;
+        ensure!(
+            leaks.damaged > 0,
+            "memory was freed early, and none of {} freed frames was found written to",
+            leaks.compared
+        );
+        println!(
+            "of {} freed frames {} were found written to, as they had to be",
+            leaks.compared, leaks.damaged
         );
         Ok(ExitCode::SUCCESS)
     }
@@ -256,6 +298,7 @@ impl Spec {
             | Script::Sabotage { .. }
             | Script::Unchecked { .. }
             | Script::Restarts { .. }
+            | Script::EarlyFree
             | Script::Watch { .. } => BLOCK_PAIRS,
         }
     }
@@ -364,8 +407,6 @@ mod tests {
         console::{Attack, Attempt, ProcessState},
         report::NO_STOP,
     };
-    use core::time::Duration;
-    use std::time::Instant;
 
     fn outcome(attack: Attack) -> Outcome {
         Outcome {

@@ -129,6 +129,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: restarts,
     },
     Stage {
+        name: "early-free",
+        about: "a kernel that frees memory too early is found out",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: early_free,
+    },
+    Stage {
         name: "pairs",
         about: "one process with 200 NVMe queue pairs",
         when: When::Usual,
@@ -538,6 +545,10 @@ fn restarts(workspace: &Workspace) -> Result<Plan> {
 
 fn pairs(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--pairs", "200"])
+}
+
+fn early_free(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--early-free"])
 }
 
 fn restarts_long(workspace: &Workspace) -> Result<Plan> {
