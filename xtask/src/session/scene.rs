@@ -2,11 +2,11 @@
 
 use super::Spec;
 use crate::{
-    cast::{Cast, STORE_PORT},
+    cast::{Cast, ROGUE, STORE_PORT},
     disk,
     observed::Observed,
     qemu::run::{Ended, Event, Running},
-    report::{NO_STOP, ROGUE},
+    report::NO_STOP,
 };
 use anyhow::{Result, bail};
 use core::{

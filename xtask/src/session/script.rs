@@ -7,14 +7,14 @@ use super::{
 };
 use crate::{
     attacks::{Seen, Try},
-    cast::{BAIT, Cast, Settings},
+    cast::{BAIT, Cast, ROGUE, Settings},
     console::State,
     observed::Observed,
     qemu::{
         machine::Wire,
         run::{Ended, Failure},
     },
-    report::{Evidence, Outcome, ROGUE, Report},
+    report::{Evidence, Outcome, Report},
 };
 use anyhow::{Context, Result, ensure};
 use core::time::Duration;
