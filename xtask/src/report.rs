@@ -1,5 +1,9 @@
 //! The judgement on a demonstration, from the evidence of everybody who watched.
 
+mod stops;
+
+pub(crate) use stops::{ATTACKS, NO_STOP};
+
 use crate::{
     capture::Analysis,
     cast::{Cast, Process, ROGUE},
@@ -13,35 +17,6 @@ use anyhow::{Context, Result};
 use core::net::Ipv4Addr;
 use serde::Serialize;
 use std::{collections::BTreeMap, fs, path::Path};
-
-/// Every attack that the rogue process tries, and the device that it tries it on, in its order.
-pub(crate) const ATTACKS: [(&str, &str); 19] = [
-    ("outside-regions", "nvme"),
-    ("outside-regions", NIC),
-    ("foreign-region", "nvme"),
-    ("foreign-region", NIC),
-    ("read-only-target", "nvme"),
-    ("read-only-target", NIC),
-    ("foreign-lba", "nvme"),
-    ("foreign-namespace", "nvme"),
-    ("forbidden-opcode", "nvme"),
-    ("slot-in-flight", "nvme"),
-    ("slot-in-flight", NIC),
-    ("tail-jump", "nvme"),
-    ("tail-jump", NIC),
-    ("foreign-doorbell", "nvme"),
-    ("foreign-doorbell", NIC),
-    ("wild-pointer", "kernel"),
-    ("foreign-source", NIC),
-    (NO_STOP, "nvme"),
-    (NO_STOP, NIC),
-];
-
-/// The network card, of whose queue pairs the attacker needs one.
-const NIC: &str = "nic";
-
-/// The attack that only an interrupt ends.
-pub(crate) const NO_STOP: &str = "no-stop";
 
 /// What happened in a boot, as everybody saw it.
 #[derive(Debug)]
@@ -407,35 +382,13 @@ impl Evidence<'_> {
         if self.cast.named(ROGUE).is_none() {
             return;
         }
-        let attacks = &self.outcome.observed.attacks;
-        for (name, device) in ATTACKS {
-            let is_it = |attack: &&Attack| attack.name == name && attack.device == device;
-            // Without a queue pair for each process there is nothing of the card's to attack.
-            let wanted = usize::from(self.multi_queue || device != NIC);
-            let tried = attacks.iter().filter(is_it).count();
-            if tried != wanted {
-                failures.push(format!(
-                    "attack {name} on {device} was tried {tried} times, not {wanted}"
-                ));
-            }
-        }
-        let is_known = |attack: &&Attack| ATTACKS.contains(&(&attack.name, &attack.device));
-        let unknown = attacks.iter().filter(|attack| !is_known(attack));
-        failures.extend(unknown.map(|attack| format!("there is no such {attack}")));
-        failures.extend(
-            self.outcome
-                .observed
-                .attacks
-                .iter()
-                .filter(|attack| !attack.stopped)
-                .map(ToString::to_string),
-        );
+        stops::judge(&self.outcome.observed.attacks, self.multi_queue, failures);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{stops::NIC, *};
     use crate::{
         capture::Seen,
         cast::Settings,
@@ -490,14 +443,7 @@ mod tests {
             }
             let echo = observed.processes.get_mut("echo0").unwrap();
             (echo.rx_frames, echo.tx_frames) = (11, 11);
-            observed.attacks = ATTACKS
-                .map(|(name, device)| Attack {
-                    name: name.into(),
-                    device: device.into(),
-                    stopped: true,
-                    ..Attack::default()
-                })
-                .to_vec();
+            observed.attacks = stops::tests::stopped();
             Self::watched(cast, observed)
         }
 
