@@ -1,10 +1,15 @@
 //! One PCI function: what all device models share.
 
-use core::fmt;
+use alloc::sync::Arc;
+use core::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use parakernel_core::address::BusAddress;
 
 use super::{
+    Endpoint,
     config::{Capability, Identity, Space},
     msix::Msix,
 };
@@ -28,10 +33,52 @@ pub(crate) struct BarLayout {
 /// How interrupts leave the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Delivery {
-    /// As MSI-X messages.
+    /// As MSI-X messages, as the table says.
     Messages,
+    /// By the number of the vector: the host keeps the table and its masks.
+    Vectors,
     /// Over a line of its own.
     Line,
+}
+
+/// The part of a function that is reached without it.
+#[derive(Debug, Default)]
+struct Shared {
+    /// It may transfer.
+    open: AtomicBool,
+    /// Vectors to be signalled, a bit each.
+    raised: AtomicU64,
+}
+
+/// A function's way to memory, and to its vectors, for a model that works on its behalf. Clones are the same way.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    bus: Bus,
+    shared: Arc<Shared>,
+}
+
+impl Port {
+    /// Reads memory by DMA.
+    pub(crate) fn read(&self, address: BusAddress, bytes: &mut [u8]) -> Result<(), DmaError> {
+        self.may_transfer(address)?;
+        self.bus.read(address, bytes)
+    }
+
+    /// Writes memory by DMA.
+    pub(crate) fn write(&self, address: BusAddress, bytes: &[u8]) -> Result<(), DmaError> {
+        self.may_transfer(address)?;
+        self.bus.write(address, bytes)
+    }
+
+    /// Lets the function signal `vector`, less than 64, at its next turn.
+    pub(crate) fn raise(&self, vector: u16) {
+        self.shared.raised.fetch_or(1 << vector, Ordering::AcqRel);
+    }
+
+    fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
+        let open = self.shared.open.load(Ordering::Acquire);
+        open.then_some(()).ok_or(DmaError::NotMaster(address))
+    }
 }
 
 #[derive(Debug)]
@@ -41,13 +88,15 @@ pub(crate) struct Function {
     msix_capability: usize,
     express_capability: usize,
     power_capability: usize,
-    bars: [usize; 6],
+    bars: [usize; Endpoint::BARS],
     bus: Bus,
     clock: Clock,
     trace: Trace,
     interrupts: Interrupts,
     faults: Faults,
     removed: bool,
+    /// What others who work on the function's behalf may see and do.
+    shared: Arc<Shared>,
     /// Bus mastering was on since the last reset: whoever turned it off again did so to stop the device.
     was_master: bool,
     delivery: Delivery,
@@ -61,8 +110,22 @@ impl Function {
         requester: RequesterId,
         identity: Identity,
     ) -> Self {
+        /// Where power management ends.
+        const NEXT: usize = 0x48;
+        Self::with_express_at(NEXT, world, memory, requester, identity)
+    }
+
+    /// The same, the PCI Express capability lying at `offset`.
+    pub(crate) fn with_express_at(
+        offset: usize,
+        world: &World,
+        memory: &Memory,
+        requester: RequesterId,
+        identity: Identity,
+    ) -> Self {
         let mut config = Space::new(identity);
         let power_capability = config.add_capability(&Capability::power_management());
+        config.continue_at(offset);
         let express_capability = config.add_capability(&Capability::express());
         Self {
             config,
@@ -70,13 +133,14 @@ impl Function {
             msix_capability: 0,
             express_capability,
             power_capability,
-            bars: [0; 6],
+            bars: [0; Endpoint::BARS],
             bus: memory.bus(requester),
             clock: world.clock(),
             trace: world.trace(),
             interrupts: world.interrupts(),
             faults: Faults::new(world.seed() ^ u64::from(requester.0)),
             removed: false,
+            shared: Arc::default(),
             was_master: false,
             delivery: Delivery::Messages,
         }
@@ -85,6 +149,11 @@ impl Function {
     pub(crate) fn add_bar(&mut self, bar: BarLayout) {
         self.config.add_bar(bar.index, bar.len, false);
         self.bars[bar.index] = bar.len;
+    }
+
+    /// Lets the next capability lie at `offset`, for devices whose drivers know the place.
+    pub(crate) const fn continue_at(&mut self, offset: usize) {
+        self.config.continue_at(offset);
     }
 
     /// Adds `count` vectors, 1 to 2,048, whose table lies at `table` and pending bits at `pending` of `bar`.
@@ -115,6 +184,16 @@ impl Function {
         self.delivery = Delivery::Line;
     }
 
+    /// Leaves the MSI-X table to a host that keeps one of its own: a vector is delivered whatever the table here says.
+    pub(crate) const fn leave_msix_table_to_host(&mut self) {
+        self.delivery = Delivery::Vectors;
+    }
+
+    /// How many MSI-X vectors there are.
+    pub(crate) const fn vectors(&self) -> u16 {
+        self.msix.count()
+    }
+
     /// Ends the construction.
     pub(crate) fn seal(&mut self) {
         self.config.seal();
@@ -132,13 +211,33 @@ impl Function {
         &self.clock
     }
 
-    pub(crate) const fn bar_len(&self, index: usize) -> usize {
-        self.bars[index]
+    /// The length of a BAR in bytes, 0 where there is none.
+    pub(crate) fn bar_len(&self, index: usize) -> usize {
+        self.bars.get(index).copied().unwrap_or(0)
     }
 
     /// Whether the device was pulled.
     pub(crate) const fn is_gone(&self) -> bool {
         self.removed
+    }
+
+    /// A way to memory and vectors for a model that works on this function's behalf.
+    pub(crate) fn port(&self) -> Port {
+        Port {
+            bus: self.bus.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// The vectors that such a model raised since the last call, a bit each.
+    pub(crate) fn take_raised(&self) -> u64 {
+        self.shared.raised.swap(0, Ordering::AcqRel)
+    }
+
+    /// Tells such a model whether transfers get through.
+    fn share(&self) {
+        let open = self.is_master() && self.is_awake() && !self.removed;
+        self.shared.open.store(open, Ordering::Release);
     }
 
     /// Pulls the device, or puts it back, in its state after power-up.
@@ -152,6 +251,7 @@ impl Function {
         self.config.reset();
         self.msix.reset();
         self.was_master = false;
+        self.share();
     }
 
     /// Whether register accesses get through; reports those that do not although the device is there.
@@ -179,6 +279,7 @@ impl Function {
     /// Writes configuration space; whether the driver asked for a function-level reset.
     pub(super) fn write_config(&mut self, offset: usize, width: usize, value: u64) -> bool {
         self.config.write(offset, width, value);
+        self.share();
         self.was_master |= self.config.read16(0x04) & 0x4 != 0;
         if self.msix_capability != 0 {
             let control = self.config.read16(self.msix_capability + 2);
@@ -228,7 +329,7 @@ impl Function {
 
     /// Sends the interrupt `vector`, now or when it is unmasked.
     pub(crate) fn interrupt(&mut self, vector: u16) {
-        if !self.msix.enabled && self.delivery == Delivery::Messages {
+        if !self.msix.enabled && self.delivery != Delivery::Line {
             // INTx is level-triggered and needs a status register to be acknowledged.
             if self.config.read16(0x04) & 0x0400 == 0 {
                 self.left_out(format_args!("INTx asserted for vector {vector}"));
@@ -239,12 +340,15 @@ impl Function {
             self.fault(format_args!("interrupt {vector} lost"));
             return;
         }
-        if self.delivery == Delivery::Line {
-            self.deliver(vector, 0, 0);
-            return;
+        match self.delivery {
+            Delivery::Line => self.deliver(vector, 0, 0),
+            Delivery::Vectors if self.is_master() => self.deliver(vector, 0, 0),
+            Delivery::Vectors => {}
+            Delivery::Messages => {
+                self.msix.raise(vector);
+                self.send_pending();
+            }
         }
-        self.msix.raise(vector);
-        self.send_pending();
     }
 
     /// Reads memory by DMA.
@@ -300,7 +404,7 @@ impl Function {
         if self.removed {
             return Err(DmaError::NotMaster(address));
         }
-        if self.config.read16(0x04) & 0x4 == 0 || !self.is_awake() {
+        if !self.is_master() || !self.is_awake() {
             if !self.was_master {
                 let text = format_args!(
                     "work for the device at {address:#x}, and bus mastering was never on"
@@ -320,9 +424,12 @@ impl Function {
         self.config.read16(self.power_capability + 4) & 3 == 0
     }
 
+    fn is_master(&self) -> bool {
+        self.config.read16(0x04) & 0x4 != 0
+    }
+
     fn send_pending(&mut self) {
-        let master = self.config.read16(0x04) & 0x4 != 0;
-        while master && !self.removed {
+        while self.is_master() && !self.removed {
             let Some((vector, address, data)) = self.msix.take() else {
                 break;
             };

@@ -1,0 +1,267 @@
+//! The stock driver of a Linux distribution, in a guest, on our device model.
+//!
+//! The guest is Debian's kernel with its own modules, a busybox and a few programs, all of them packages unpacked below
+//! the target folder. The model is a PCI device of the guest over vfio-user. For a network card there are two of
+//! them, joined by a wire inside one `mock-hw serve`; the guest moves the second one into a network namespace, so no
+//! network of the host is needed. The guest's script says of each check whether it passed, and prints its kernel log,
+//! which is judged here.
+
+mod guest;
+mod judge;
+mod planted;
+mod serve;
+mod wire;
+
+use crate::{
+    process::{self, Ending, Group},
+    qemu::{Choice, Qemu},
+    workspace::Workspace,
+};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use core::{fmt, time::Duration};
+use judge::Report;
+use serve::Serving;
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+use wire::Wire;
+
+/// How long the short form may take, and the long one.
+const SHORT: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What to run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Which model
+    device: Device,
+    /// 1 GiB instead of 64 MiB, and 100 reloads of the driver instead of 5
+    #[arg(long)]
+    full: bool,
+    /// Plant defects in a copy of the model, one at a time, and see that each makes a check fail
+    #[arg(long, conflicts_with = "full")]
+    planted: bool,
+    /// QEMU to use: `system`, `new`, or a path; one without vfio-user is replaced by `new`
+    #[arg(long, default_value = "system")]
+    qemu: Choice,
+}
+
+/// A model, and the driver for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// Intel 82599, driver `ixgbe`
+    Ixgbe,
+    /// virtio-net, driver `virtio_net`
+    VirtioNet,
+    /// NVMe, driver `nvme`
+    Nvme,
+}
+
+impl Device {
+    /// Its name for `mock-hw serve`, and in messages.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ixgbe => "ixgbe",
+            Self::VirtioNet => "virtio-net",
+            Self::Nvme => "nvme",
+        }
+    }
+
+    /// The shortest frame that it sends: a real card fills up what is shorter than Ethernet allows.
+    const fn shortest_frame(self) -> usize {
+        match self {
+            Self::Ixgbe => 60,
+            Self::VirtioNet | Self::Nvme => 14,
+        }
+    }
+
+    /// How many of them the guest has.
+    const fn count(self) -> usize {
+        match self {
+            Self::Ixgbe | Self::VirtioNet => 2,
+            Self::Nvme => 1,
+        }
+    }
+}
+
+/// Boots the guest and judges what it says.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    if options.planted {
+        return planted::run(workspace, options);
+    }
+    let amount = guest::Amount {
+        mebibytes: if options.full { 1024 } else { 64 },
+        reloads: if options.full { 100 } else { 5 },
+    };
+    let trial = Trial {
+        qemu: Qemu::with_vfio_user(workspace, &options.qemu)?,
+        tree: guest::packages(workspace)?,
+        folder: workspace.scratch("linux-on-model")?,
+        device: options.device,
+        amount,
+        limit: if options.full { LONG } else { SHORT },
+    };
+    let outcome = trial.run(&serve::build(workspace)?)?;
+    print!("{outcome}");
+    Ok(if outcome.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// One guest on one model.
+#[derive(Debug)]
+struct Trial {
+    qemu: Qemu,
+    /// The guest's packages.
+    tree: PathBuf,
+    /// Where everything goes.
+    folder: PathBuf,
+    device: Device,
+    amount: guest::Amount,
+    limit: Duration,
+}
+
+/// What became of it.
+#[derive(Debug)]
+struct Outcome {
+    report: Report,
+    wire: Option<Wire>,
+    failures: Vec<String>,
+    /// The last line, for a reader.
+    verdict: String,
+}
+
+impl Trial {
+    /// Runs the checks on the model that the program `model` serves.
+    fn run(&self, model: &Path) -> Result<Outcome> {
+        let place = |suffix: &str| self.folder.join(format!("{}.{suffix}", self.device.name()));
+        let (initrd, console) = (place("cpio"), place("log"));
+        guest::write(&self.tree, self.device, self.amount, &initrd)?;
+        let serving = Serving::start(model, self.device, &self.folder)?;
+        let boot = Boot {
+            qemu: &self.qemu,
+            kernel: guest::kernel(&self.tree)?,
+            initrd: &initrd,
+            console: &console,
+            limit: self.limit,
+        };
+        let late = boot.run(&serving)?;
+        let objections = serving.finish()?;
+        let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
+        let mut failures = report.failures(self.device, &objections);
+        failures.extend(late);
+        let wire = self.wire()?;
+        failures.extend(wire.iter().flat_map(Wire::failures));
+        let verdict = format!(
+            "{}: stock Linux {} on the model of {}, QEMU {}; console in {}",
+            if failures.is_empty() { "pass" } else { "FAIL" },
+            report.release(),
+            self.device.name(),
+            self.qemu.version,
+            console.display()
+        );
+        Ok(Outcome {
+            report,
+            wire,
+            failures,
+            verdict,
+        })
+    }
+
+    /// What was said between two cards.
+    fn wire(&self) -> Result<Option<Wire>> {
+        if self.device.count() < 2 {
+            return Ok(None);
+        }
+        let capture = serve::capture(&self.folder, self.device);
+        Wire::read(&capture, self.device.shortest_frame()).map(Some)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.report)?;
+        if let Some(wire) = &self.wire {
+            writeln!(f, "{wire}")?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "  {failure}")?;
+        }
+        writeln!(f, "{}", self.verdict)
+    }
+}
+
+/// The guest's machine.
+#[derive(Debug)]
+struct Boot<'a> {
+    qemu: &'a Qemu,
+    kernel: PathBuf,
+    initrd: &'a Path,
+    /// Where what it says goes.
+    console: &'a Path,
+    limit: Duration,
+}
+
+impl Boot<'_> {
+    /// Runs the guest to its end; the sentence to say if that was not in time.
+    fn run(&self, serving: &Serving) -> Result<Option<String>> {
+        let mut command = self.command();
+        add_devices(&mut command, serving);
+        let shown = self.console.display();
+        let output = File::create(self.console).with_context(|| format!("cannot write {shown}"))?;
+        command.stdin(Stdio::null()).stdout(output);
+        fs::write(
+            self.console.with_extension("command"),
+            process::display_whole(&command) + "\n",
+        )?;
+        match Group::spawn(&mut command)?.wait(self.limit)? {
+            Ending::Exited(status) if status.success() => Ok(None),
+            Ending::Exited(status) => bail!("QEMU ended with {status}; see {shown}"),
+            Ending::TimedOut => Ok(Some(format!(
+                "the guest did not end within {} s",
+                self.limit.as_secs()
+            ))),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.qemu.command();
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        command.args(["-accel", "tcg", "-smp", "4", "-no-reboot"]);
+        command.args(["-machine", "q35,memory-backend=memory"]);
+        command.args([
+            "-object",
+            "memory-backend-memfd,id=memory,size=1G,share=on",
+            "-serial",
+            "stdio",
+            "-append",
+            "console=ttyS0 rdinit=/init quiet panic=-1",
+        ]);
+        command.arg("-kernel").arg(&self.kernel);
+        command.arg("-initrd").arg(self.initrd);
+        command
+    }
+}
+
+/// Each model behind a PCI Express port of its own, as a card in its slot.
+fn add_devices(command: &mut Command, serving: &Serving) {
+    for (n, socket) in serving.sockets().iter().enumerate() {
+        let slot = n + 1;
+        command.args([
+            "-device",
+            &format!("pcie-root-port,id=port{slot},slot={slot}"),
+        ]);
+        let device = serde_json::json!({
+            "driver": "vfio-user-pci",
+            "bus": format!("port{slot}"),
+            "socket": { "type": "unix", "path": socket },
+        });
+        command.args(["-device", &device.to_string()]);
+    }
+}
