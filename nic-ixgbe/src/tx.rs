@@ -16,7 +16,6 @@ use crate::{
     LINE,
     descriptor::{Command, Context, Offloads, Place, TxDescriptor},
     error::RingError,
-    lines, lines_mut,
     offload::{HEADER_LEN, Metadata, Request},
     slot,
 };
@@ -130,7 +129,7 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     }
 
     /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
-    #[inline]
+    #[inline(never)]
     fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
         while !frames.is_empty() {
             let start = slot(self.head, N);
@@ -160,15 +159,22 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
 
     /// Writes descriptors from slot `start` on, a cache line at a time, up to the first segment that is no whole frame; how
     /// many. A function of its own, so that the loop has the registers to itself.
-    #[inline(never)]
+    #[inline]
     fn write_run(&mut self, start: usize, run: &[Segment]) -> usize {
         let (base, stride) = (
             self.arena.buffer_iova(0).as_u64(),
             u64::from(self.arena.layout().stride),
         );
         let end = start + run.len();
-        let (ring, ring_rest) = lines(self.submissions.get(start..end));
-        let (kept, kept_rest) = lines_mut(self.in_flight.get_mut(start..end));
+        // All of one length, so that one count does for all.
+        let (Some(ring), Some(kept)) = (
+            self.submissions.get(start..end),
+            self.in_flight.get_mut(start..end),
+        ) else {
+            return 0;
+        };
+        let (ring, ring_rest) = ring.as_chunks::<LINE>();
+        let (kept, kept_rest) = kept.as_chunks_mut::<LINE>();
         let (run, run_rest) = run.as_chunks::<LINE>();
         let mut written = 0;
         'all: {
@@ -333,7 +339,7 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     }
 
     /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
-    #[inline]
+    #[inline(never)]
     fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
         let start = slot(self.freed, N);
         let vacant = pool.vacant_words();
