@@ -298,6 +298,39 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         1
     }
 
+    /// Tells the device of buffers that took the place of those from `start` on.
+    #[inline]
+    fn publish(&mut self, start: Position) {
+        if self.next != start {
+            fence(Acquire);
+            self.doorbell.ring(self.tail());
+        }
+    }
+
+    /// Takes what was not in the usual form: frames in up to `ready` buffers, at most `budget` of them. `start` is where the
+    /// call began, of whose frames there are some already.
+    #[cold]
+    #[inline(never)]
+    fn poll_rest(
+        &mut self,
+        start: Position,
+        (ready, budget): (usize, usize),
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+    ) -> Result<usize, RingError> {
+        // Before this, each frame was one buffer.
+        let before = self.next.since(start) as usize;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let end = self.next.advanced(ready as u32);
+        let taken = before + self.poll_general(end, pool, frames, budget)?;
+        self.publish(start);
+        self.received += taken as u64;
+        Ok(taken)
+    }
+
     /// Takes up to `budget` frames before `end`, of whatever number of buffers, and arms what is free.
     #[cold]
     fn poll_general(
@@ -442,17 +475,10 @@ impl<D: Doorbell, const N: usize> RxQueue for Receiver<'_, D, N> {
             };
         }
         if taken < budget && taken < ready && self.is_done(self.next) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "at most the ring's entries"
-            )]
-            let end = start.advanced(ready as u32);
-            taken += self.poll_general(end, pool, frames, budget - taken)?;
+            let rest = (ready - taken, budget - taken);
+            return self.poll_rest(start, rest, pool, frames);
         }
-        if self.next != start {
-            fence(Acquire);
-            self.doorbell.ring(self.tail());
-        }
+        self.publish(start);
         self.received += taken as u64;
         Ok(taken)
     }

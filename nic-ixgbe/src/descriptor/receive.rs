@@ -118,11 +118,17 @@ impl Completion {
     #[inline]
     #[must_use]
     pub const fn whole_frame(self, posted: u32) -> Option<u32> {
-        let len = self.len();
-        // Differences are gathered, so that there is one branch; an empty frame's length wraps.
-        let state = self.0 & (Self::DD | Self::EOP | Self::RXE) ^ (Self::DD | Self::EOP);
-        if state == 0 && len.wrapping_sub(1) < posted {
-            Some(len)
+        const LOOKED_AT: u64 =
+            Completion::DD | Completion::EOP | Completion::RXE | 0xFFFF << Completion::LENGTH;
+        const DONE_BYTE: u64 = Completion::DD | Completion::EOP | 1 << Completion::LENGTH;
+        // One compare for all: of a good frame the lower half becomes 0 and the upper one its length less one; with the
+        // halves exchanged anything else in the lower half, and a length of 0, is a huge number.
+        let over = (self.0 & LOOKED_AT)
+            .wrapping_sub(DONE_BYTE)
+            .rotate_right(Self::LENGTH);
+        if over < posted as u64 {
+            #[expect(clippy::cast_possible_truncation, reason = "below `posted`")]
+            Some(over as u32 + 1)
         } else {
             None
         }
