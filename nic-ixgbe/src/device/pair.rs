@@ -162,7 +162,7 @@ impl<R: Registers> Device<'_, R> {
     ///
     /// # Errors
     ///
-    /// Where there is no such pair, or it is not free.
+    /// Where there is no such pair, it is not free, or the port is not in service: being reset, or failed to.
     pub fn begin_claim(
         &mut self,
         pair: u8,
@@ -170,8 +170,9 @@ impl<R: Registers> Device<'_, R> {
         vector: Option<Vector>,
         now: Instant,
     ) -> Result<(), PairError> {
+        let is_in_service = self.start.is_done();
         let slot = self.slot(pair)?;
-        if !matches!(slot.0, Step::Free) {
+        if !matches!(slot.0, Step::Free) || !is_in_service {
             return Err(PairError::WrongState);
         }
         slot.0 = Step::Claiming(Deadline::after(now, QUEUE_LIMIT));

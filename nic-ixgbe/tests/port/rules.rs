@@ -284,9 +284,9 @@ fn a_pool_gets_its_own_frames_and_sends_only_its_own() {
         (0, 2)
     );
     assert_eq!((port.peek(0x51E4), port.peek(0x8114)), (2, 2));
-    // MAC and VLAN anti-spoofing of pool 33, in the fifth register; its tag always, none of its choice.
+    // MAC and VLAN anti-spoofing of pool 33, in the fifth register; no tag is inserted.
     assert_eq!(port.peek(0x8210), 1 << 1 | 1 << 9);
-    assert_eq!(port.peek(0x8000 + 4 * 33), 1 << 30 | 100);
+    assert_eq!(port.peek(0x8000 + 4 * 33), 2 << 30);
     assert_eq!(port.peek(0xF000 + 4 * 33), 0);
     assert_eq!(
         (port.peek(0xF100), port.peek(0xF200), port.peek(0xF204)),
