@@ -102,6 +102,7 @@ pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> bool {
 pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
     let is_good = is_good
         & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
+        & custody::forgetting(control).is_none_or(|it| told("forgetting", it))
         & custody::quarantine(control).is_none_or(|it| told("quarantine", it))
         & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {
