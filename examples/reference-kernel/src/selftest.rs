@@ -2,6 +2,7 @@
 //! and leave nothing behind.
 
 mod custody;
+mod lease;
 mod network;
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -103,6 +104,7 @@ pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
     let is_good = is_good
         & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
         & custody::forgetting(control).is_none_or(|it| told("forgetting", it))
+        & lease::views(control).is_none_or(|it| told("views", it))
         & custody::quarantine(control).is_none_or(|it| told("quarantine", it))
         & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {

@@ -16,11 +16,12 @@ use super::{LIMIT, in_use};
 use crate::control::Control;
 use crate::machine::Machine;
 use crate::memory::Owner;
+use crate::runner::End;
 use crate::{cores, time};
 
 /// A process with a queue pair of the SSD. What it does is of no matter: core 0 asks in its name.
 const PROCESS: &str = "process name=stuck elf=probe core=1 nvme_queues=1 volume=1:0+16:7";
-const CORE: CoreId = CoreId::new(1);
+pub(super) const CORE: CoreId = CoreId::new(1);
 const ENTRIES: u32 = 64;
 const PAGES: u64 = 8;
 /// Frames that are left where memory is scarce: enough for a process, with some to spare.
@@ -204,11 +205,11 @@ fn live(
         (control.counts()[..2] == [1, 1]).then_some(())?;
         control.refuse_to_stop(true);
     }
-    bury(control)
+    bury(control).map(drop)
 }
 
-/// Ends the process, and takes all back that it had.
-fn bury(control: &mut Control) -> Option<()> {
+/// Ends the process, and takes all back that it had; how it ended.
+pub(super) fn bury(control: &mut Control) -> Option<End> {
     control.end(CORE);
     until(control, |control| control.has_nothing(CORE))?;
     // Its core has to let go of it, whatever it is at.
@@ -223,7 +224,9 @@ fn bury(control: &mut Control) -> Option<()> {
     })?;
     let kernel = control.kernel();
     let seat = kernel.seats.at(CORE)?;
-    seat.reclaim(&mut kernel.frames).ok()
+    let end = seat.process.as_ref()?.end;
+    seat.reclaim(&mut kernel.frames).ok()?;
+    end
 }
 
 /// Asks for memory and a queue pair for the process, and waits for what comes of it.
@@ -249,7 +252,10 @@ fn ask(control: &mut Control, device: DeviceId) -> Option<()> {
 }
 
 /// Lets the control plane work until `done`; `None` where that takes too long.
-fn until(control: &mut Control, mut done: impl FnMut(&mut Control) -> bool) -> Option<()> {
+pub(super) fn until(
+    control: &mut Control,
+    mut done: impl FnMut(&mut Control) -> bool,
+) -> Option<()> {
     let in_time = time::spin_until(LIMIT, || {
         let _turn = control.turn();
         done(control)
