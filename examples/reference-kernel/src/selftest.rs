@@ -105,6 +105,8 @@ pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
         & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
         & custody::forgetting(control).is_none_or(|it| told("forgetting", it))
         & lease::views(control).is_none_or(|it| told("views", it))
+        & lease::spoofing(control).is_none_or(|it| told("spoofing", it))
+        & lease::quotas(control).is_none_or(|it| told("quotas", it))
         & custody::quarantine(control).is_none_or(|it| told("quarantine", it))
         & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {
