@@ -104,7 +104,8 @@ pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
     let is_good = is_good
         & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
         & custody::forgetting(control).is_none_or(|it| told("forgetting", it))
-        & lease::views(control).is_none_or(|it| told("views", it))
+        & lease::ssd_views(control).is_none_or(|it| told("ssd-views", it))
+        & lease::card_views(control).is_none_or(|it| told("card-views", it))
         & lease::spoofing(control).is_none_or(|it| told("spoofing", it))
         & lease::quotas(control).is_none_or(|it| told("quotas", it))
         & custody::quarantine(control).is_none_or(|it| told("quarantine", it))

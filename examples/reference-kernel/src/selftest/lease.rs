@@ -27,32 +27,55 @@ const PROCESS: &str = "process name=lessee elf=probe core=1 ip=10.0.0.7 nic_queu
 const WINDOWS: u64 = 64;
 /// Most pages of a lease.
 const PAGES: usize = 256;
+/// The cheapest mode that a queue may have, and how many entries its rings have.
+type QueueWish = (AccessMode, u32);
 /// Bytes of a frame that is sent.
 const FRAME_BYTES: usize = 60;
 
-/// Whether a process sees of its leases what it has to, and may write nothing but what it has to: of the SSD's, with 64 entries of 64
-/// and of 16 bytes, and of the card's, whose virtual queue has 256 slots of 1520 bytes each way. `None` where there is neither.
-pub(super) fn views(control: &mut Control) -> Option<bool> {
-    let mut is_good = None;
-    if let Some(ssd) = control.device_of(QueueKind::Block) {
-        // Status page, submission page, shadow of the submission queue, that queue itself, completion queue, marks.
-        is_good = Some(seen(control, ssd, 64).is_some_and(|seen| is(&seen, "rww-r")));
-    }
-    if let Some(card) = control.device_of(QueueKind::Network) {
-        // Status page, submission page, 96 pages to receive from, and 96 to send from.
-        let seen = seen(control, card, 256);
-        let is_seen = seen.is_some_and(|seen| {
-            let (pages, data) = seen.split_at_checked(2).unwrap_or_default();
-            let (received, sent) = data.split_at_checked(96).unwrap_or_default();
-            let is_right = pages == "rw"
-                && received.bytes().all(|page| page == b'r')
-                && sent.len() == 96
-                && sent.bytes().all(|page| page == b'w');
-            is_right || is(&seen, "rw, 96 times r, 96 times w")
-        });
-        is_good = Some(is_good.unwrap_or(true) && is_seen);
-    }
-    is_good
+/// Whether a process sees of a lease of the SSD's, with 64 entries of 64 and of 16 bytes, what it has to, and may write nothing but what
+/// it has to; `None` where there is no SSD.
+pub(super) fn ssd_views(control: &mut Control) -> Option<bool> {
+    let ssd = control.device_of(QueueKind::Block)?;
+    let seen = seen(control, ssd, (AccessMode::Direct, 64));
+    // Status page, submission page, shadow of the submission queue, that queue itself, completion queue, marks.
+    Some(seen.is_some_and(|seen| is(&seen, "rww-r")))
+}
+
+/// The same of the card's, whose rings have 256 entries, and of a virtual queue of it, with 256 slots of 1520 bytes each way; `None`
+/// where there is no card.
+pub(super) fn card_views(control: &mut Control) -> Option<bool> {
+    let card = control.device_of(QueueKind::Network)?;
+    Some(sees_of_card(control, card) & sees_of_virtual(control, card))
+}
+
+/// Status page, submission page, and for each way: descriptors and available ring of the shadow, those that the device reads, used ring.
+/// A packed ring has its shadow with the events, what the device writes, and the rest.
+fn sees_of_card(control: &mut Control, card: DeviceId) -> bool {
+    let is_packed = match control.machine().devices.get(card.index()) {
+        Some(device) => matches!(&**device, Device::Net(card) if card.is_packed()),
+        None => false,
+    };
+    let expected = if is_packed {
+        "rwwwr-wwr"
+    } else {
+        "rwww--rww--r"
+    };
+    let seen = seen(control, card, (AccessMode::Checked, 256));
+    seen.is_some_and(|seen| is(&seen, expected))
+}
+
+/// Status page, submission page, 96 pages to receive from, and 96 to send from.
+fn sees_of_virtual(control: &mut Control, card: DeviceId) -> bool {
+    let seen = seen(control, card, (AccessMode::Virtual, 256));
+    seen.is_some_and(|seen| {
+        let (pages, data) = seen.split_at_checked(2).unwrap_or_default();
+        let (received, sent) = data.split_at_checked(96).unwrap_or_default();
+        let is_right = pages == "rw"
+            && received.bytes().all(|page| page == b'r')
+            && sent.len() == 96
+            && sent.bytes().all(|page| page == b'w');
+        is_right || is(&seen, "rw, 96 times r, 96 times w")
+    })
 }
 
 fn is(seen: &str, expected: &str) -> bool {
@@ -63,9 +86,9 @@ fn is(seen: &str, expected: &str) -> bool {
 }
 
 /// A life of the process, with a lease of `device`; what it sees of that.
-fn seen(control: &mut Control, device: DeviceId, entries: u32) -> Option<String<PAGES>> {
+fn seen(control: &mut Control, device: DeviceId, queue: QueueWish) -> Option<String<PAGES>> {
     start(control)?;
-    let is_answered = claim(control, device, entries).is_some();
+    let is_answered = claim(control, device, queue).is_some();
     let process = control.kernel().seats.at(CORE)?.process.as_ref()?;
     let seen = lease(process.space.tables());
     bury(control)?;
@@ -108,7 +131,7 @@ fn send(
     };
     let frame = frame(card.mac().0);
     start(control)?;
-    claim(control, device, 256)?;
+    claim(control, device, (AccessMode::Virtual, 256))?;
     let space = &mut control.kernel().seats.at(CORE)?.process.as_mut()?.space;
     let (at, _) = lease(space.tables())?;
     let [submission, slots] = [1, 98].map(|page| at + page * FRAME);
@@ -178,7 +201,7 @@ fn are_kept(control: &mut Control, ssd: DeviceId) -> Option<bool> {
     let (pages, leases, regions) = MOST;
     let mut client = Client::start(control)?;
     let is_too_large = client.is_refused(control, &memory(pages + 1));
-    let claim = wish(control, ssd, 64)?;
+    let claim = wish(control, ssd, (AccessMode::Direct, 64))?;
     let claimed = client.granted(control, &claim, leases);
     let is_one_too_many = client.is_refused(control, &claim);
     let registered = client.granted(control, &memory(1), regions);
@@ -272,21 +295,17 @@ fn start(control: &mut Control) -> Option<()> {
     control.start(&process, file, "").ok()
 }
 
-/// Claims a queue pair in the process's name, of a card a virtual one, and waits for what comes of it.
-fn claim(control: &mut Control, device: DeviceId, entries: u32) -> Option<()> {
-    let claim = wish(control, device, entries)?;
+/// Claims a queue pair in the process's name, and waits for what comes of it.
+fn claim(control: &mut Control, device: DeviceId, queue: QueueWish) -> Option<()> {
+    let claim = wish(control, device, queue)?;
     control.request(CORE, &claim.encode(Some(Tag(1))));
     until(control, |control| control.is_idle())
 }
 
-fn wish(control: &Control, device: DeviceId, entries: u32) -> Option<Request> {
+fn wish(control: &Control, device: DeviceId, (at_least, entries): QueueWish) -> Option<Request> {
     let ring = RingSize::new(entries)?;
     let is_card = control.device_of(QueueKind::Network) == Some(device);
-    let (at_least, volume) = if is_card {
-        (AccessMode::Virtual, None)
-    } else {
-        (AccessMode::Direct, control.first_volume())
-    };
+    let volume = control.first_volume().filter(|_| !is_card);
     Some(Request::Claim(ClaimWish {
         device,
         at_least,
