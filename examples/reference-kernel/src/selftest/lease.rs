@@ -23,6 +23,8 @@ use crate::runner::End;
 
 /// A process that may have a queue pair of each kind.
 const PROCESS: &str = "process name=lessee elf=probe core=1 ip=10.0.0.7 nic_queues=1 nvme_queues=1 volume=1:0+16:7 args=spin";
+/// The same without a volume, on a machine without an SSD.
+const DISKLESS: &str = "process name=lessee elf=probe core=1 ip=10.0.0.7 nic_queues=1 args=spin";
 /// Windows of leases that are looked at: more than there are leases here.
 const WINDOWS: u64 = 64;
 /// Most pages of a lease.
@@ -41,11 +43,13 @@ pub(super) fn ssd_views(control: &mut Control) -> Option<bool> {
     Some(seen.is_some_and(|seen| is(&seen, "rww-r")))
 }
 
-/// The same of the card's, whose rings have 256 entries, and of a virtual queue of it, with 256 slots of 1520 bytes each way; `None`
+/// The same of the card's, if it has a pair to lend, whose rings have 256 entries, and of a virtual queue on it, with 256 slots of 1520 bytes each way; `None`
 /// where there is no card.
 pub(super) fn card_views(control: &mut Control) -> Option<bool> {
     let card = control.device_of(QueueKind::Network)?;
-    Some(sees_of_card(control, card) & sees_of_virtual(control, card))
+    let has_pairs = control.queue_pairs(QueueKind::Network) > 0;
+    let is_good = !has_pairs || sees_of_card(control, card);
+    Some(is_good & sees_of_virtual(control, card))
 }
 
 /// Status page, submission page, and for each way: descriptors and available ring of the shadow, those that the device reads, used ring.
@@ -289,7 +293,9 @@ fn lease(tables: Tables) -> Option<(u64, String<PAGES>)> {
 
 /// Starts the process.
 fn start(control: &mut Control) -> Option<()> {
-    let process = manifest::processes(PROCESS).next()?.ok()?;
+    let has_ssd = control.device_of(QueueKind::Block).is_some();
+    let text = if has_ssd { PROCESS } else { DISKLESS };
+    let process = manifest::processes(text).next()?.ok()?;
     let file = archive::find(control.kernel().archive, "probe")?;
     control.make_room(&process).then_some(())?;
     control.start(&process, file, "").ok()
