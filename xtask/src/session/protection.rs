@@ -40,8 +40,14 @@ const ALWAYS: [&str; 27] = [
     "spin-with-ac",
 ];
 /// Those that need an SSD, and those that need a card: where it does not come up, the kernel leaves them out.
-const OF_THE_SSD: [&str; 2] = ["scarcity", "quarantine"];
-const OF_THE_CARD: [&str; 1] = ["reset"];
+const OF_THE_SSD: [&str; 5] = [
+    "scarcity",
+    "forgetting",
+    "ssd-views",
+    "quotas",
+    "quarantine",
+];
+const OF_THE_CARD: [&str; 3] = ["card-views", "spoofing", "reset"];
 
 /// The self-tests that the kernel of such a machine has to run.
 pub(super) fn self_tests(board: Board, wire: &Wire) -> Vec<&'static str> {
