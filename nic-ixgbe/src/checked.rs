@@ -12,11 +12,10 @@ use parakernel_core::validate::Violation;
 use crate::error::RingError;
 
 mod receive;
-mod source;
 mod transmit;
 
+pub use parakernel_core::steering::{AnySource, FrameMemory, GrantedSource, SourceCheck};
 pub use receive::CheckedReceiver;
-pub use source::{AnySource, FrameMemory, GrantedSource, SourceCheck};
 pub use transmit::{CheckedSender, Heads, Progress};
 
 /// Why a queue is of no more use.

@@ -19,11 +19,10 @@ use parakernel_core::{ring::Position, validate::Violation};
 use crate::error::RingError;
 
 mod receive;
-mod source;
 mod transmit;
 
+pub use parakernel_core::steering::{AnySource, FrameMemory, GrantedSource, SourceCheck};
 pub use receive::{CheckedReceiver, seal};
-pub use source::{AnySource, FrameMemory, GrantedSource, SourceCheck};
 pub use transmit::{CheckedSender, Tables};
 
 /// Why a queue is of no more use.

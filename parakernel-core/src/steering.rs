@@ -16,6 +16,7 @@ use crate::{device::QueueIndex, error::Error, handle::RuleId, time::Instant};
 mod classify;
 mod frame;
 mod grant;
+mod head;
 mod name;
 mod rule;
 mod source;
@@ -23,6 +24,7 @@ mod toeplitz;
 
 pub use classify::Recipient;
 pub use grant::{GrantError, GrantTable, NameGrant, OwnedGrant};
+pub use head::{AnySource, FrameMemory, GrantedSource, Head, SourceCheck};
 pub use name::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, PortRange, Vlan};
 pub use rule::{FlowRule, InstalledRule, Matches, Protocol, RuleError, RuleTable};
 pub use source::{SOURCE_HEADERS, Way};

@@ -15,7 +15,7 @@ use core::fmt::{self, Display, Write};
 use heapless::{String, Vec};
 use parakernel_core::address::{BusAddress, CoreId, Direction};
 use parakernel_core::memory::{Extent, PAGE_SIZE, RegionTable};
-use parakernel_nic_virtio::checked::FrameMemory;
+use parakernel_core::steering::FrameMemory;
 
 use crate::arch::paging;
 use crate::boot::Kernel;

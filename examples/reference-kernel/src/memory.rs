@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
-use parakernel_nic_virtio::checked::FrameMemory;
+use parakernel_core::steering::FrameMemory;
 use parakernel_numa::frames::{FrameAllocator, FrameError, FrameSize, Run, Zone, ZoneStorage};
 use parakernel_numa::topology::{MemoryRange, Topology};
 

@@ -9,14 +9,11 @@ use parakernel_core::{
     memory::{DmaBlock, RegionTable, RegionWindow, SharedMemory},
     queue::Doorbell,
     ring::Position,
-    steering::SOURCE_HEADERS,
+    steering::{Head, SOURCE_HEADERS, SourceCheck},
     validate::{Validated, Violation},
 };
 
-use super::{
-    Fault,
-    source::{Head, SourceCheck},
-};
+use super::Fault;
 use crate::{
     descriptor::{Command, Place, TxDescriptor},
     error::RingError,

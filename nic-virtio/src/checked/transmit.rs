@@ -5,14 +5,11 @@ use parakernel_core::{
     memory::{DmaBlock, PAGE_SIZE, RegionTable, RegionWindow, SharedMemory},
     queue::Doorbell,
     ring::Position,
-    steering::SOURCE_HEADERS,
+    steering::{Head, SOURCE_HEADERS, SourceCheck},
     validate::{Validated, Violation},
 };
 
-use super::{
-    Fault, claimed,
-    source::{Head, SourceCheck},
-};
+use super::{Fault, claimed};
 use crate::{
     header::Header,
     validate::{FramePart, MAX_SEGMENTS, TransmitValidator},

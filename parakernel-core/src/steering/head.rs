@@ -1,8 +1,7 @@
-use parakernel_core::{
-    address::BusAddress,
-    steering::{NameGrant, SOURCE_HEADERS, Way},
-    validate::SpoofedField,
-};
+//! The first bytes of a frame that a process wants to send, copied to where it cannot change them, and checked.
+
+use super::{NameGrant, SOURCE_HEADERS, Way};
+use crate::{address::BusAddress, validate::SpoofedField};
 
 /// What a process may send, beside what its regions hold.
 pub trait SourceCheck {
@@ -64,33 +63,34 @@ impl<M: FrameMemory> SourceCheck for GrantedSource<'_, M> {
     }
 }
 
-/// The first bytes of a frame, gathered from its parts.
+/// The first bytes of a frame, gathered from its parts: [`SOURCE_HEADERS`] of them at most.
 #[derive(Debug)]
-pub(super) struct Head {
+pub struct Head {
     bytes: [u8; SOURCE_HEADERS],
     len: usize,
 }
 
 impl Head {
-    pub(super) const fn new() -> Self {
+    /// Nothing yet.
+    #[inline]
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             bytes: [0; SOURCE_HEADERS],
             len: 0,
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// What was gathered so far.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
     /// Copies the first bytes of `len` at `from`, as many as are still missing; their number, or `None` where they
     /// cannot be read.
-    pub(super) fn gather(
-        &mut self,
-        source: &impl SourceCheck,
-        from: BusAddress,
-        len: u32,
-    ) -> Option<u32> {
+    pub fn gather(&mut self, source: &impl SourceCheck, from: BusAddress, len: u32) -> Option<u32> {
         let missing = self.bytes.get_mut(self.len..)?;
         let count = missing.len().min(len as usize);
         let into = missing.get_mut(..count)?;
@@ -99,5 +99,11 @@ impl Head {
         }
         self.len += count;
         u32::try_from(count).ok()
+    }
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self::new()
     }
 }
