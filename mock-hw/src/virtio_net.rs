@@ -9,7 +9,6 @@ mod datapath;
 mod device;
 mod engine;
 mod features;
-mod frame;
 mod mmio;
 mod packed;
 mod pci;
@@ -29,7 +28,7 @@ use crate::{
     Memory, World,
     fault::Faults,
     memory::RequesterId,
-    pci::{Bar, ConfigSpace},
+    pci::{Bar, ConfigSpace, Endpoint},
     sync::lock,
     wire::Wire,
 };
@@ -142,6 +141,12 @@ impl VirtioNet {
     #[must_use]
     pub fn config_space(&self) -> ConfigSpace {
         ConfigSpace::new(self.0.clone())
+    }
+
+    /// The whole function, for a host.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.0.clone())
     }
 
     /// The registers behind base address register `index`: virtio in 4, MSI-X in 2. Others are empty.
