@@ -1,2 +1,22 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
+
+pub mod descriptor;
+pub mod doorbell;
+pub mod error;
+pub mod offload;
+pub mod regs;
+pub mod rx;
+pub mod tx;
+
+/// The shortest ring, in entries: 128 bytes (§8.2.3.8.3).
+pub const MIN_RING: u32 = 8;
+
+/// The longest ring that was validated by the maker, in entries (§8.2.3.8.3).
+pub const MAX_RING: u32 = 8192;
+
+/// Slot of the entry at `position` in a ring of `entries`, a power of two.
+#[inline]
+const fn slot(position: parakernel_core::ring::Position, entries: usize) -> usize {
+    position.as_u32() as usize & (entries - 1)
+}
