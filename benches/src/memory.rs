@@ -68,4 +68,3 @@ pub(crate) fn regions(iova: Iova, bytes: usize) -> RegionTable<'static> {
     table.insert(region, &[extent]).unwrap();
     table
 }
-

@@ -360,11 +360,7 @@ impl Command {
     /// payload, an end, a report and offloads with context 0, and what every data descriptor says.
     #[must_use]
     pub const fn is_allowed(self) -> bool {
-        let free = Self::DTALEN
-            | Self::EOP
-            | Self::RS
-            | Offloads::ALL.0
-            | 0x3_FFFF << Self::PAYLEN;
+        let free = Self::DTALEN | Self::EOP | Self::RS | Offloads::ALL.0 | 0x3_FFFF << Self::PAYLEN;
         self.0 & !free == Self::FIXED
     }
 }
@@ -501,9 +497,17 @@ impl Context {
         let [first, second] = self.0;
         Headers {
             mac_len: (first >> 9) as u8 & 0x7F,
-            ip: if second & Self::IPV4 != 0 { Ip::V4 } else { Ip::V6 },
+            ip: if second & Self::IPV4 != 0 {
+                Ip::V4
+            } else {
+                Ip::V6
+            },
             ip_len: first as u16 & 0x1FF,
-            l4: if second & Self::L4T == Self::L4T_TCP { L4::Tcp } else { L4::Udp },
+            l4: if second & Self::L4T == Self::L4T_TCP {
+                L4::Tcp
+            } else {
+                L4::Udp
+            },
             l4_len: (second >> 40) as u8,
         }
     }
@@ -556,22 +560,45 @@ mod tests {
     #[test]
     fn words_have_the_datasheets_bits() {
         assert_eq!(Command::whole(64).bits(), 0x0010_0000_2330_0040);
-        assert_eq!(Command::whole(64).with_report().bits(), 0x0010_0000_2B30_0040);
+        assert_eq!(
+            Command::whole(64).with_report().bits(),
+            0x0010_0000_2B30_0040
+        );
         let part = Command::part(100, 300, Place::Further);
         assert_eq!(part.bits(), 300 << 46 | 0x2230_0064);
-        let offloads = Offloads::IP_CHECKSUM.and(Offloads::L4_CHECKSUM).and(Offloads::SEGMENT);
+        let offloads = Offloads::IP_CHECKSUM
+            .and(Offloads::L4_CHECKSUM)
+            .and(Offloads::SEGMENT);
         assert_eq!(offloads.0, 0x0000_0380_8000_0000);
         assert_eq!(Offloads::VLAN.0, 0x0000_0080_4000_0000);
-        let headers = Headers { mac_len: 14, ip: Ip::V4, ip_len: 20, l4: L4::Tcp, l4_len: 32 };
+        let headers = Headers {
+            mac_len: 14,
+            ip: Ip::V4,
+            ip_len: 20,
+            l4: L4::Tcp,
+            l4_len: 32,
+        };
         let context = Context::new(headers, 0x1234, 1460);
         assert_eq!(context.words(), [0x1234_1C14, 0x05B4_2000_2020_0C00]);
         let done = Completion::from_bits(0x1234_05EA_0000_006B);
         assert!(done.is_done() && done.is_last() && !done.is_damaged());
         assert_eq!((done.len(), done.vlan()), (1514, Some(0x1234)));
-        assert_eq!((done.ip_checksum(), done.l4_checksum()), (Some(true), Some(true)));
-        assert_eq!(Completion::from_bits(0x8000_0040).ip_checksum(), Some(false));
-        assert_eq!(Completion::from_bits(0x4000_0020).l4_checksum(), Some(false));
-        assert_eq!(Classification::from_bits(0xABCD_1234_0000_0001).rss_hash(), Some(0xABCD_1234));
+        assert_eq!(
+            (done.ip_checksum(), done.l4_checksum()),
+            (Some(true), Some(true))
+        );
+        assert_eq!(
+            Completion::from_bits(0x8000_0040).ip_checksum(),
+            Some(false)
+        );
+        assert_eq!(
+            Completion::from_bits(0x4000_0020).l4_checksum(),
+            Some(false)
+        );
+        assert_eq!(
+            Classification::from_bits(0xABCD_1234_0000_0001).rss_hash(),
+            Some(0xABCD_1234)
+        );
     }
 
     proptest! {

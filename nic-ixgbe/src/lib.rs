@@ -20,3 +20,18 @@ pub const MAX_RING: u32 = 8192;
 const fn slot(position: parakernel_core::ring::Position, entries: usize) -> usize {
     position.as_u32() as usize & (entries - 1)
 }
+
+/// Descriptors in a cache line.
+const LINE: usize = 4;
+
+/// Whole lines of a run, and what is left.
+#[inline]
+fn lines<T>(slots: Option<&[T]>) -> (&[[T; LINE]], &[T]) {
+    slots.unwrap_or_default().as_chunks()
+}
+
+/// The same, to write.
+#[inline]
+fn lines_mut<T>(slots: Option<&mut [T]>) -> (&mut [[T; LINE]], &mut [T]) {
+    slots.unwrap_or_default().as_chunks_mut()
+}

@@ -13,8 +13,10 @@ use parakernel_core::{
 };
 
 use crate::{
+    LINE,
     descriptor::{Completion, RxDescriptor},
     error::RingError,
+    lines, lines_mut,
     offload::{HEADER_LEN, Metadata, Received},
     slot,
 };
@@ -28,6 +30,42 @@ pub const fn buffer_size(capacity: usize) -> Option<u32> {
         0 => None,
         1..16 => Some(size_kib as u32 * 1024),
         _ => Some(16 * 1024),
+    }
+}
+
+/// What does not change from frame to frame.
+struct Swap {
+    posted: u32,
+    base: u64,
+    stride: u64,
+}
+
+impl Swap {
+    #[inline]
+    fn new(posted: u32, arena: &Arena<'_>) -> Self {
+        Self {
+            posted,
+            base: arena.buffer_iova(0).as_u64(),
+            stride: arena.layout().stride.into(),
+        }
+    }
+
+    /// Takes the frame of a slot, armed word and both descriptors, into `place` and arms `fresh`; `false` where that is
+    /// no whole good frame of one buffer.
+    #[inline]
+    fn one(
+        &self,
+        (armed, done, ring): (&mut u32, &RxDescriptor, &RxDescriptor),
+        fresh: u32,
+        place: &mut u32,
+    ) -> bool {
+        let Some(len) = done.completion().whole_frame(self.posted) else {
+            return false;
+        };
+        *place = *armed | len << 16;
+        *armed = fresh & 0xFFFF;
+        ring.arm(self.base + u64::from(fresh & 0xFFFF) * self.stride);
+        true
     }
 }
 
@@ -62,7 +100,9 @@ pub struct Receiver<'a, D, const N: usize> {
 impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     #[expect(clippy::cast_possible_truncation, reason = "rings are that short")]
     const ENTRIES: u32 = {
-        assert!(N.is_power_of_two() && N >= crate::MIN_RING as usize && N <= crate::MAX_RING as usize);
+        assert!(
+            N.is_power_of_two() && N >= crate::MIN_RING as usize && N <= crate::MAX_RING as usize
+        );
         N as u32
     };
 
@@ -145,12 +185,26 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         }
     }
 
+    /// Whether the device has let go of the buffer at `position`.
+    #[inline]
+    fn is_done(&self, position: Position) -> bool {
+        self.completions[slot(position, N)].completion().is_done()
+    }
+
     /// Takes frames of one buffer each, and arms a fresh one in the place of each; at most `limit`, as long as they are
     /// that and good. Returns the number of frames.
     #[inline]
-    fn poll_whole(&mut self, limit: usize, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> u32 {
+    fn poll_whole(
+        &mut self,
+        limit: usize,
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+    ) -> u32 {
         let fresh = pool.next_words(limit).unwrap_or_default();
-        let places = frames.vacant_words().get_mut(..fresh.len()).unwrap_or_default();
+        let places = frames
+            .vacant_words()
+            .get_mut(..fresh.len())
+            .unwrap_or_default();
         let start = slot(self.next, N);
         // The ring's end cuts the batch in two runs without a wrap in them.
         let first = fresh.len().min(N - start);
@@ -162,7 +216,10 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
             // SAFETY: as above.
             taken += unsafe { self.swap_run(0, fresh_second, places_second, pool.arena()) };
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most the ring's entries")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
         let count = taken as u32;
         self.next = self.next.advanced(count);
         self.filled = self.filled.advanced(count);
@@ -173,8 +230,8 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         count
     }
 
-    /// Takes the frames in the slots from `start` on into `places`, and arms `fresh` there. A function of its own, so
-    /// that the loop has the registers to itself.
+    /// Takes the frames in the slots from `start` on into `places`, and arms `fresh` there, a cache line of descriptors at
+    /// a time. A function of its own, so that the loop has the registers to itself.
     ///
     /// # Safety
     ///
@@ -188,23 +245,56 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         places: &mut [u32],
         arena: &Arena<'_>,
     ) -> usize {
-        let posted = self.posted;
-        let (base, stride) = (arena.buffer_iova(0).as_u64(), u64::from(arena.layout().stride));
-        let armed = self.armed.get_mut(start..).unwrap_or_default();
-        let completions = self.completions.get(start..).unwrap_or_default();
-        let submissions = self.submissions.get(start..).unwrap_or_default();
-        let ring = armed.iter_mut().zip(completions).zip(submissions);
+        let swap = Swap::new(self.posted, arena);
+        let end = start + fresh.len();
+        let (armed, armed_rest) = lines_mut(self.armed.get_mut(start..end));
+        let (done, done_rest) = lines(self.completions.get(start..end));
+        let (ring, ring_rest) = lines(self.submissions.get(start..end));
+        let (fresh, fresh_rest) = fresh.as_chunks::<LINE>();
+        let (places, places_rest) = places.as_chunks_mut::<LINE>();
         let mut taken = 0;
-        for (((armed, completed), submission), (&word, place)) in ring.zip(fresh.iter().zip(places)) {
-            let Some(len) = completed.completion().whole_frame(posted) else {
+        let slots = armed.iter_mut().zip(done).zip(ring);
+        for (((armed, done), ring), (fresh, places)) in slots.zip(fresh.iter().zip(places)) {
+            for lane in 0..LINE {
+                let slot = (&mut armed[lane], &done[lane], &ring[lane]);
+                if !swap.one(slot, fresh[lane], &mut places[lane]) {
+                    return taken + lane;
+                }
+            }
+            taken += LINE;
+        }
+        let slots = armed_rest.iter_mut().zip(done_rest).zip(ring_rest);
+        let words = fresh_rest.iter().zip(places_rest);
+        for (((armed, done), ring), (&fresh, place)) in slots.zip(words) {
+            if !swap.one((armed, done, ring), fresh, place) {
                 break;
-            };
-            *place = *armed | len << 16;
-            *armed = word & 0xFFFF;
-            submission.arm(base + u64::from(word & 0xFFFF) * stride);
+            }
             taken += 1;
         }
         taken
+    }
+
+    /// Takes one frame of one buffer, as when no more has come: what [`poll_whole`](Self::poll_whole) does, without what
+    /// only pays for many. Returns the number of frames.
+    #[inline]
+    fn poll_single(&mut self, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> u32 {
+        let index = slot(self.next, N);
+        let Some(len) = self.completions[index]
+            .completion()
+            .whole_frame(self.posted)
+        else {
+            return 0;
+        };
+        let Some(fresh) = pool.take() else { return 0 };
+        self.submissions[index].arm(pool.arena().buffer_iova(fresh.index()).as_u64());
+        let word = core::mem::replace(&mut self.armed[index], fresh.cleared().into_word());
+        // SAFETY: by the invariant the word is a segment that exists nowhere else, and its place is taken now.
+        let segment = unsafe { Segment::from_word(word | len << 16) };
+        let pushed = frames.push(segment);
+        debug_assert!(pushed.is_ok(), "room was checked before");
+        self.next = self.next.after();
+        self.filled = self.filled.after();
+        1
     }
 
     /// Takes up to `budget` frames before `end`, of whatever number of buffers, and arms what is free.
@@ -271,10 +361,19 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         fence(Acquire);
         let classification = self.completions[slot(self.next, N)].classification();
         for number in 1..=count {
-            let len = self.completions[slot(self.next, N)].completion().len().min(self.posted);
-            let mut segment = self.take_next().with_len(len as usize).with_more(number < count);
+            let len = self.completions[slot(self.next, N)]
+                .completion()
+                .len()
+                .min(self.posted);
+            let mut segment = self
+                .take_next()
+                .with_len(len as usize)
+                .with_more(number < count);
             if number == 1 && self.metadata == Metadata::Header {
-                let received = Received { classification, completion: last };
+                let received = Received {
+                    classification,
+                    completion: last,
+                };
                 if let Some(header) = pool.arena().header_array_mut(&mut segment) {
                     *header = received.to_bytes();
                 }
@@ -330,10 +429,19 @@ impl<D: Doorbell, const N: usize> RxQueue for Receiver<'_, D, N> {
         let end = start.advanced(ready);
         let mut taken = 0;
         if self.armed() == Self::ENTRIES && self.metadata == Metadata::None {
-            let limit = budget.min(frames.room()).min(pool.free()).min(ready as usize);
-            taken = self.poll_whole(limit, pool, frames) as usize;
+            let limit = budget
+                .min(frames.room())
+                .min(pool.free())
+                .min(ready as usize);
+            taken = if limit > 1 && self.is_done(start.after()) {
+                self.poll_whole(limit, pool, frames) as usize
+            } else if limit > 0 {
+                self.poll_single(pool, frames) as usize
+            } else {
+                0
+            };
         }
-        if taken < budget && self.next != end && self.completions[slot(self.next, N)].completion().is_done() {
+        if taken < budget && self.next != end && self.is_done(self.next) {
             taken += self.poll_general(end, pool, frames, budget - taken)?;
         }
         if self.next != start {

@@ -13,8 +13,10 @@ use parakernel_core::{
 };
 
 use crate::{
+    LINE,
     descriptor::{Command, Context, Offloads, Place, TxDescriptor},
     error::RingError,
+    lines, lines_mut,
     offload::{HEADER_LEN, Metadata, Request},
     slot,
 };
@@ -65,7 +67,9 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     const NONE: u32 = u32::MAX;
     #[expect(clippy::cast_possible_truncation, reason = "rings are that short")]
     const ENTRIES: u32 = {
-        assert!(N.is_power_of_two() && N >= crate::MIN_RING as usize && N <= crate::MAX_RING as usize);
+        assert!(
+            N.is_power_of_two() && N >= crate::MIN_RING as usize && N <= crate::MAX_RING as usize
+        );
         N as u32
     };
 
@@ -127,53 +131,97 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
     #[inline]
     fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
-        loop {
+        while !frames.is_empty() {
             let start = slot(self.head, N);
             let limit = (self.room() as usize).min(N - start).min(REPORT_EVERY);
             let segments = frames.segments();
             let run = segments.get(..limit).unwrap_or(segments);
             let written = self.write_run(start, run);
-            #[expect(clippy::cast_possible_truncation, reason = "at most the ring's entries")]
+            let Some(last) = written.checked_sub(1).and_then(|last| run.get(last)) else {
+                return;
+            };
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "at most the ring's entries"
+            )]
             let count = written as u32;
+            self.report(self.head.advanced(count - 1), last);
             self.head = self.head.advanced(count);
             // SAFETY: so many segments were moved into `in_flight`.
             unsafe { frames.remove(written) };
-            if written < limit || written == 0 {
+            if written < limit {
                 return;
             }
         }
     }
 
-    /// Writes the descriptors from slot `start` on, the last of them with a report. A function of its own, so that the
-    /// loop has the registers to itself.
+    /// Writes descriptors from slot `start` on, a cache line at a time, up to the first segment that is no whole frame; how
+    /// many. A function of its own, so that the loop has the registers to itself.
     #[inline(never)]
     fn write_run(&mut self, start: usize, run: &[Segment]) -> usize {
         let (base, stride) = (
             self.arena.buffer_iova(0).as_u64(),
             u64::from(self.arena.layout().stride),
         );
-        let submissions = self.submissions.get(start..).unwrap_or_default();
-        let in_flight = self.in_flight.get_mut(start..).unwrap_or_default();
-        let mut written = 0_usize;
-        let mut command = Command::whole(0);
-        for ((segment, submission), kept) in run.iter().zip(submissions).zip(in_flight) {
-            let len = segment.whole_len();
-            // One compare for both ends: a length below the shortest wraps to a huge one.
-            if len.wrapping_sub(MIN_LEN) > Command::MAX_LEN - MIN_LEN {
-                break;
+        let end = start + run.len();
+        let (ring, ring_rest) = lines(self.submissions.get(start..end));
+        let (kept, kept_rest) = lines_mut(self.in_flight.get_mut(start..end));
+        let (run, run_rest) = run.as_chunks::<LINE>();
+        let mut written = 0;
+        'all: {
+            for ((segments, ring), kept) in run.iter().zip(ring).zip(kept) {
+                for lane in 0..LINE {
+                    if !write(
+                        &segments[lane],
+                        (base, stride),
+                        &ring[lane],
+                        &mut kept[lane],
+                    ) {
+                        written += lane;
+                        break 'all;
+                    }
+                }
+                written += LINE;
             }
-            let index = u32::from(segment.index());
-            *kept = index;
-            command = Command::whole(len);
-            submission.write(base + u64::from(index) * stride, command);
-            written += 1;
-        }
-        if let Some(last) = written.checked_sub(1)
-            && let Some(submission) = submissions.get(last)
-        {
-            submission.write_command(command.with_report());
+            for ((segment, ring), kept) in run_rest.iter().zip(ring_rest).zip(kept_rest) {
+                if !write(segment, (base, stride), ring, kept) {
+                    break;
+                }
+                written += 1;
+            }
         }
         written
+    }
+
+    /// Asks for a report of the descriptor at `at`, that of a whole frame whose segment is still to be seen in `segment`.
+    #[inline]
+    fn report(&self, at: Position, segment: &Segment) {
+        let command = Command::whole(segment.whole_len()).with_report();
+        self.submissions[slot(at, N)].write_command(command);
+    }
+
+    /// Writes the only frame in the list: what [`submit_whole`](Self::submit_whole) does, without what only pays for many.
+    #[inline]
+    fn submit_single(&mut self, frames: &mut SegmentList<'_>) {
+        let [segment] = frames.segments() else { return };
+        let index = slot(self.head, N);
+        let place = (
+            self.arena.buffer_iova(0).as_u64(),
+            self.arena.layout().stride.into(),
+        );
+        if self.room() > 0
+            && write(
+                segment,
+                place,
+                &self.submissions[index],
+                &mut self.in_flight[index],
+            )
+        {
+            self.report(self.head, segment);
+            self.head = self.head.after();
+            // SAFETY: the segment was moved into `in_flight`.
+            unsafe { frames.remove(1) };
+        }
     }
 
     /// Writes frames one by one, with what their headers ask for, as long as there is room.
@@ -270,7 +318,11 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         let head = self.completion.load(Relaxed);
         let head = u32::from_le(head);
         let done = head.wrapping_sub(self.freed.as_u32()) & (Self::ENTRIES - 1);
-        let given = self.doorbell.accepted(self.head).since(self.freed).min(outstanding);
+        let given = self
+            .doorbell
+            .accepted(self.head)
+            .since(self.freed)
+            .min(outstanding);
         if head >= Self::ENTRIES || done > given {
             return Err(RingError::Head { head, outstanding });
         }
@@ -291,7 +343,10 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         // SAFETY: so many words of segments were copied out of `in_flight`, whose positions are passed; they are cleared,
         // as none of these was special.
         unsafe { pool.add(count) };
-        #[expect(clippy::cast_possible_truncation, reason = "at most the ring's entries")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
         let count = count as u32;
         self.freed = self.freed.advanced(count);
         self.sent += u64::from(count);
@@ -299,7 +354,7 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     }
 
     /// Takes back `count` descriptors one by one; the number of segments.
-    #[cold]
+    #[inline]
     fn free_each(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
         let mut segments = 0;
         for _ in 0..count {
@@ -323,8 +378,10 @@ impl<D: Doorbell, const N: usize> TxQueue for Sender<'_, D, N> {
 
     fn submit(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, RingError> {
         let start = self.head;
-        if self.metadata == Metadata::None {
-            self.submit_whole(frames);
+        match (self.metadata, frames.len()) {
+            (Metadata::None, 1) => self.submit_single(frames),
+            (Metadata::None, _) => self.submit_whole(frames),
+            (Metadata::Header, _) => {}
         }
         let count = self.head.since(start) as usize;
         let result = if frames.is_empty() {
@@ -345,14 +402,37 @@ impl<D: Doorbell, const N: usize> TxQueue for Sender<'_, D, N> {
         }
         fence(Acquire);
         let freed = match self.special {
+            None if done == 1 => self.free_each(1, pool),
             None => self.free_run(done, pool),
             Some(_) => self.free_each(done, pool),
         };
         // One that was passed lies "ahead" by more than the device has.
         let in_flight = self.in_flight();
-        self.special = self.special.filter(|at| (1..=in_flight).contains(&at.since(self.freed)));
+        self.special = self
+            .special
+            .filter(|at| (1..=in_flight).contains(&at.since(self.freed)));
         Ok(freed as usize)
     }
+}
+
+/// Writes the descriptor of a segment that is a whole frame, in an arena with that base and stride, and keeps its word;
+/// `false` where it is none, or has a length that no frame may have.
+#[inline]
+fn write(
+    segment: &Segment,
+    (base, stride): (u64, u64),
+    descriptor: &TxDescriptor,
+    kept: &mut u32,
+) -> bool {
+    let len = segment.whole_len();
+    // One compare for both ends: a length below the shortest wraps to a huge one.
+    if len.wrapping_sub(MIN_LEN) > Command::MAX_LEN - MIN_LEN {
+        return false;
+    }
+    let index = u32::from(segment.index());
+    *kept = index;
+    descriptor.write(base + u64::from(index) * stride, Command::whole(len));
+    true
 }
 
 /// Fills `to` from the beginning of `from`.

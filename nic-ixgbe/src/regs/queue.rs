@@ -142,7 +142,13 @@ mod tests {
     /// The figures of §8.2.2, as literals.
     #[test]
     fn both_banks_lie_where_the_datasheet_has_them() {
-        let receive = [(0, 0x1000), (15, 0x13C0), (63, 0x1FC0), (64, 0xD000), (127, 0xDFC0)];
+        let receive = [
+            (0, 0x1000),
+            (15, 0x13C0),
+            (63, 0x1FC0),
+            (64, 0xD000),
+            (127, 0xDFC0),
+        ];
         for (queue, base) in receive {
             assert_eq!(RxQueueBlock::base(queue), Some(base));
         }

@@ -54,7 +54,10 @@ impl Bus {
         let last = self.host(at + len as u64 - 1);
         assert!(last >= self.host(at));
         // SAFETY: both ends lie inside the memory.
-        unsafe { self.host(at).copy_to(NonNull::new(bytes.as_mut_ptr()).unwrap(), len) };
+        unsafe {
+            self.host(at)
+                .copy_to(NonNull::new(bytes.as_mut_ptr()).unwrap(), len)
+        };
         bytes
     }
 
@@ -62,7 +65,10 @@ impl Bus {
         let last = self.host(at + bytes.len() as u64 - 1);
         assert!(last >= self.host(at));
         // SAFETY: both ends lie inside the memory, and nobody else looks at it now.
-        unsafe { self.host(at).copy_from(NonNull::from(bytes).cast(), bytes.len()) };
+        unsafe {
+            self.host(at)
+                .copy_from(NonNull::from(bytes).cast(), bytes.len())
+        };
     }
 
     pub(crate) fn word(self, at: u64) -> u64 {
@@ -163,7 +169,8 @@ impl Card {
             self.bus.write(address, part);
             let last = if number + 1 == count { 2 | status } else { 0 };
             self.bus.set_word(at, first);
-            self.bus.set_word(at + 8, 1 | last | (part.len() as u64) << 32);
+            self.bus
+                .set_word(at + 8, 1 | last | (part.len() as u64) << 32);
             self.rdh = (self.rdh + 1) % u32::try_from(N).unwrap();
         }
         true
@@ -203,15 +210,26 @@ impl Card {
         let (mut bytes, mut count) = (Vec::new(), 0);
         loop {
             let [address, second] = words;
-            assert_eq!(second >> 20 & 0xF, 3, "a data descriptor in the middle of a packet");
-            assert_eq!(second & (0xF << 16 | 1 << 26 | 1 << 28 | 0xF << 32), 0, "reserved bits");
+            assert_eq!(
+                second >> 20 & 0xF,
+                3,
+                "a data descriptor in the middle of a packet"
+            );
+            assert_eq!(
+                second & (0xF << 16 | 1 << 26 | 1 << 28 | 0xF << 32),
+                0,
+                "reserved bits"
+            );
             assert_eq!(second & (1 << 25 | 1 << 29), 1 << 25 | 1 << 29);
             let len = (second & 0xFFFF) as usize;
             assert!(len > 0 && len <= 15_872);
             bytes.extend(self.bus.read(address, len));
             count += 1;
             self.unreported += 1;
-            assert!(self.unreported <= 40, "the chip's descriptors fill up without a report");
+            assert!(
+                self.unreported <= 40,
+                "the chip's descriptors fill up without a report"
+            );
             let is_last = second & 1 << 24 != 0;
             if second & 1 << 27 != 0 {
                 assert!(is_last, "a report in the middle of a packet");
@@ -225,10 +243,18 @@ impl Card {
         }
         assert!(count <= 40 && bytes.len() >= 17);
         let context = (offloads != 0).then(|| (self.context.unwrap(), offloads));
-        let headers = context.filter(|_| offloads & 1 << 31 != 0).map_or(0, |([a, b], _)| {
-            (a & 0x1FF) + (a >> 9 & 0x7F) + (b >> 40 & 0xFF)
-        });
+        let headers = context
+            .filter(|_| offloads & 1 << 31 != 0)
+            .map_or(0, |([a, b], _)| {
+                (a & 0x1FF) + (a >> 9 & 0x7F) + (b >> 40 & 0xFF)
+            });
         assert_eq!(payload, bytes.len() - usize::try_from(headers).unwrap());
-        (Some(Sent { bytes, offloads: context }), count)
+        (
+            Some(Sent {
+                bytes,
+                offloads: context,
+            }),
+            count,
+        )
     }
 }

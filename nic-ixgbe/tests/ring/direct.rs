@@ -138,7 +138,12 @@ proptest! {
 
 #[test]
 fn a_full_ring_tells_the_device_of_all_but_one() {
-    let Rig { mut card, mut rx, mut tx, mut pool } = rig(Metadata::None);
+    let Rig {
+        mut card,
+        mut rx,
+        mut tx,
+        mut pool,
+    } = rig(Metadata::None);
     assert_eq!(rx.arm(&mut pool), N);
     assert_eq!(card.armed(), N - 1);
     for number in 0..N - 1 {
@@ -154,7 +159,12 @@ fn a_full_ring_tells_the_device_of_all_but_one() {
 
 #[test]
 fn a_damaged_frame_is_dropped_and_counted() {
-    let Rig { mut card, mut rx, mut pool, .. } = rig(Metadata::None);
+    let Rig {
+        mut card,
+        mut rx,
+        mut pool,
+        ..
+    } = rig(Metadata::None);
     rx.arm(&mut pool);
     let free = pool.free();
     assert!(card.receive(&frame(1, 100)));
@@ -167,7 +177,12 @@ fn a_damaged_frame_is_dropped_and_counted() {
 
 #[test]
 fn a_frame_stays_where_there_is_no_room_or_no_buffer_for_it() {
-    let Rig { mut card, mut rx, mut pool, .. } = rig(Metadata::None);
+    let Rig {
+        mut card,
+        mut rx,
+        mut pool,
+        ..
+    } = rig(Metadata::None);
     rx.arm(&mut pool);
     assert!(card.receive(&frame(1, 3000)));
     let mut words = [0; 2];
@@ -186,7 +201,12 @@ fn a_frame_stays_where_there_is_no_room_or_no_buffer_for_it() {
 #[test]
 fn a_length_that_was_not_posted_is_refused() {
     for len in [0_u64, 1025, 0xFFFF] {
-        let Rig { card, mut rx, mut pool, .. } = rig(Metadata::None);
+        let Rig {
+            card,
+            mut rx,
+            mut pool,
+            ..
+        } = rig(Metadata::None);
         rx.arm(&mut pool);
         card.bus.set_word(RX_RING + 8, 3 | len << 32);
         let mut words = [0; 4];
@@ -198,7 +218,12 @@ fn a_length_that_was_not_posted_is_refused() {
 
 #[test]
 fn a_frame_without_an_end_is_refused() {
-    let Rig { card, mut rx, mut pool, .. } = rig(Metadata::None);
+    let Rig {
+        card,
+        mut rx,
+        mut pool,
+        ..
+    } = rig(Metadata::None);
     rx.arm(&mut pool);
     for slot in 0..N as u64 {
         card.bus.set_word(RX_RING + 16 * slot + 8, 1 | 1024 << 32);
@@ -210,8 +235,20 @@ fn a_frame_without_an_end_is_refused() {
 
 #[test]
 fn a_head_beyond_what_was_given_is_refused() {
-    for (head, is_right) in [(0_u32, true), (3, true), (4, false), (15, false), (16, false), (u32::MAX, false)] {
-        let Rig { card, mut tx, mut pool, .. } = rig(Metadata::None);
+    for (head, is_right) in [
+        (0_u32, true),
+        (3, true),
+        (4, false),
+        (15, false),
+        (16, false),
+        (u32::MAX, false),
+    ] {
+        let Rig {
+            card,
+            mut tx,
+            mut pool,
+            ..
+        } = rig(Metadata::None);
         for number in 0..3 {
             assert!(submit(&mut tx, &mut pool, &frame(number, 60), 60, [0; 16]).unwrap());
         }
@@ -224,7 +261,12 @@ fn a_head_beyond_what_was_given_is_refused() {
 
 #[test]
 fn what_can_never_be_sent_is_refused_and_stays() {
-    let Rig { mut tx, mut pool, mut card, .. } = rig(Metadata::None);
+    let Rig {
+        mut tx,
+        mut pool,
+        mut card,
+        ..
+    } = rig(Metadata::None);
     for (len, part) in [(16, 16), (16, 1), (17 * CAPACITY, CAPACITY)] {
         let count = len.div_ceil(part);
         let result = submit(&mut tx, &mut pool, &frame(1, len), part, [0; 16]);
@@ -237,16 +279,39 @@ fn what_can_never_be_sent_is_refused_and_stays() {
 
 #[test]
 fn offloads_go_by_a_context_that_is_set_once() {
-    let Rig { mut card, mut tx, mut pool, .. } = rig(Metadata::Header);
-    let headers = Headers { mac_len: 14, ip: Ip::V4, ip_len: 20, l4: L4::Tcp, l4_len: 20 };
+    let Rig {
+        mut card,
+        mut tx,
+        mut pool,
+        ..
+    } = rig(Metadata::Header);
+    let headers = Headers {
+        mac_len: 14,
+        ip: Ip::V4,
+        ip_len: 20,
+        l4: L4::Tcp,
+        l4_len: 20,
+    };
     let request = Request::segments(headers, 500).with_vlan(7);
     for number in 0..2 {
-        assert!(submit(&mut tx, &mut pool, &frame(number, 1500), 800, request.to_bytes()).unwrap());
+        assert!(
+            submit(
+                &mut tx,
+                &mut pool,
+                &frame(number, 1500),
+                800,
+                request.to_bytes()
+            )
+            .unwrap()
+        );
     }
     assert!(submit(&mut tx, &mut pool, &frame(2, 100), 800, [0; 16]).unwrap());
     // Five data descriptors and one context.
     assert_eq!(card.tdt.0.get(), 6);
-    let context = [7 << 16 | 14 << 9 | 20, 500 << 48 | 20 << 40 | 1 << 29 | 2 << 20 | 1 << 11 | 1 << 10];
+    let context = [
+        7 << 16 | 14 << 9 | 20,
+        500 << 48 | 20 << 40 | 1 << 29 | 2 << 20 | 1 << 11 | 1 << 10,
+    ];
     let offloads = Some((context, 1 << 30 | 1 << 31 | 1 << 39 | 1 << 40 | 1 << 41));
     let sent = card.send(100);
     let seen: Vec<_> = sent.iter().map(|sent| sent.offloads).collect();
@@ -258,9 +323,18 @@ fn offloads_go_by_a_context_that_is_set_once() {
 
 #[test]
 fn a_header_tells_what_the_device_found() {
-    let Rig { mut card, mut rx, mut pool, .. } = rig(Metadata::Header);
+    let Rig {
+        mut card,
+        mut rx,
+        mut pool,
+        ..
+    } = rig(Metadata::Header);
     rx.arm(&mut pool);
-    assert!(card.receive_as(&frame(1, 1500), 1 << 3 | 1 << 6 | 5 << 48, 0x1234_5678_0000_0002));
+    assert!(card.receive_as(
+        &frame(1, 1500),
+        1 << 3 | 1 << 6 | 5 << 48,
+        0x1234_5678_0000_0002
+    ));
     let mut words = [0; 4];
     let mut list = SegmentList::new(&mut words);
     assert_eq!(rx.poll(&mut pool, &mut list, 8), Ok(1));

@@ -4,7 +4,10 @@
     unsafe_code,
     reason = "lends memory to rings and arenas, and plays a device that writes to it"
 )]
-#![expect(clippy::panic, reason = "a device rejects a driver that breaks its rules")]
+#![expect(
+    clippy::panic,
+    reason = "a device rejects a driver that breaks its rules"
+)]
 
 mod card;
 mod direct;

@@ -65,7 +65,9 @@ pub(crate) fn submit(
     for (number, bytes) in frame.chunks(part).enumerate() {
         let mut segment = pool.take().unwrap().with_len(bytes.len());
         pool.arena().bytes_mut(&mut segment).copy_from_slice(bytes);
-        pool.arena().header_mut(&mut segment).copy_from_slice(&header);
+        pool.arena()
+            .header_mut(&mut segment)
+            .copy_from_slice(&header);
         list.push(segment.with_more(number + 1 < count)).unwrap();
     }
     let result = tx.submit(&mut list);
