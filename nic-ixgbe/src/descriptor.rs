@@ -304,6 +304,37 @@ impl Command {
         Self(self.0 | Self::RS)
     }
 
+    /// The same without one.
+    #[inline]
+    #[must_use]
+    pub const fn without_report(self) -> Self {
+        Self(self.0 & !Self::RS)
+    }
+
+    /// The same with another length of the buffer.
+    #[inline]
+    #[must_use]
+    pub const fn with_len(self, len: u32) -> Self {
+        Self(self.0 & !Self::DTALEN | len as u64 & Self::DTALEN)
+    }
+
+    /// The same at another place of its packet.
+    #[inline]
+    #[must_use]
+    pub const fn ending(self, place: Place) -> Self {
+        match place {
+            Place::Further => Self(self.0 & !Self::EOP),
+            Place::Last => Self(self.0 | Self::EOP),
+        }
+    }
+
+    /// What all descriptors of a packet say alike: everything but their lengths, the end and reports.
+    #[inline]
+    #[must_use]
+    pub const fn common(self) -> u64 {
+        self.0 & !(Self::DTALEN | Self::EOP | Self::RS)
+    }
+
     /// The same with offloads.
     #[inline]
     #[must_use]

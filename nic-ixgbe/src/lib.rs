@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 
+pub mod checked;
 pub mod descriptor;
 pub mod doorbell;
 pub mod error;
@@ -8,6 +9,7 @@ pub mod offload;
 pub mod regs;
 pub mod rx;
 pub mod tx;
+pub mod validate;
 
 /// The shortest ring, in entries: 128 bytes (§8.2.3.8.3).
 pub const MIN_RING: u32 = 8;

@@ -23,10 +23,11 @@ use crate::{
 
 /// After how many descriptors a report is asked for, at the latest: the device keeps up to 40 of a queue on its chip
 /// (§7.2.3.5), and what is not reported is not reclaimed.
-const REPORT_EVERY: usize = 32;
+pub(crate) const REPORT_EVERY: u32 = 32;
 
-/// The most descriptors of a packet, a context included: what the chip keeps of a queue (§7.2.3.5).
-pub const MAX_DESCRIPTORS: usize = 40;
+/// The most descriptors of a packet, a context included: the chip keeps 40 of a queue (§7.2.3.5), and the kernel may add
+/// one.
+pub const MAX_DESCRIPTORS: usize = 39;
 
 /// The shortest packet, in bytes: what is shorter the device may choke on, padded or not (§7.2.1.1).
 pub const MIN_LEN: u32 = 17;
@@ -133,7 +134,9 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
         while !frames.is_empty() {
             let start = slot(self.head, N);
-            let limit = (self.room() as usize).min(N - start).min(REPORT_EVERY);
+            let limit = (self.room() as usize)
+                .min(N - start)
+                .min(REPORT_EVERY as usize);
             let segments = frames.segments();
             let run = segments.get(..limit).unwrap_or(segments);
             let written = self.write_run(start, run);

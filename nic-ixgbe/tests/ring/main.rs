@@ -10,5 +10,6 @@
 )]
 
 mod card;
+mod checked;
 mod direct;
 mod rig;
