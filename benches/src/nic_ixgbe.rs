@@ -8,16 +8,23 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parakernel_core::{
-    memory::{ArenaLayout, PAGE_SIZE, Pool, SegmentList, SharedMemory},
+    memory::{ArenaLayout, PAGE_SIZE, Pool, RegionTable, SegmentList, SharedMemory},
     mmio::{MappedRegisters, Registers as _},
     queue::{RxQueue, TxQueue},
-    ring::RingSize,
+    ring::{Position, RingSize},
 };
-use parakernel_nic_ixgbe::{doorbell::Tail, offload::Metadata, rx::Receiver, tx::Sender};
+use parakernel_nic_ixgbe::{
+    checked::{AnySource, CheckedReceiver, CheckedSender, Progress},
+    doorbell::Tail,
+    offload::Metadata,
+    rx::Receiver,
+    tx::Sender,
+    validate::Limits,
+};
 
 use crate::{
     Phase,
-    memory::{IOVA, leak, pool},
+    memory::{IOVA, leak, pool, regions},
 };
 
 const N: usize = 512;
@@ -182,5 +189,113 @@ impl Phase for SendOnly {
         let sent = rig.tx.submit(&mut rig.list).unwrap();
         rig.tx.reclaim(&mut rig.pool).unwrap();
         sent
+    }
+}
+
+/// A ring of a process, written as its data half writes it.
+struct Shadow {
+    words: &'static [AtomicU64],
+    memory: SharedMemory<'static>,
+    tail: u32,
+}
+
+impl Shadow {
+    fn new() -> Self {
+        let (memory, _) = leak(16 * N);
+        Self {
+            words: memory.slice(0, 2 * N).unwrap(),
+            memory,
+            tail: 0,
+        }
+    }
+
+    fn write(&mut self, count: usize, second: u64) {
+        for _ in 0..count {
+            let slot = self.tail as usize % N;
+            let address = IOVA.as_u64() + slot as u64 * u64::from(LAYOUT.stride);
+            self.words[2 * slot].store(address, Relaxed);
+            self.words[2 * slot + 1].store(second, Relaxed);
+            self.tail = self.tail.wrapping_add(1);
+        }
+    }
+}
+
+/// One receive descriptor, kernel side: entry copied, checked, translated, written.
+pub(crate) struct ValidateReceive {
+    kernel: CheckedReceiver<'static, Bell, N>,
+    device: Receive,
+    shadow: Shadow,
+    regions: RegionTable<'static>,
+}
+
+impl Phase for ValidateReceive {
+    fn new() -> Self {
+        let (registers, bell) = bell();
+        let (ring, _) = leak(16 * N);
+        let mut shadow = Shadow::new();
+        let mut kernel = CheckedReceiver::new(ring, shadow.memory, bell, 2048).unwrap();
+        let regions = regions(IOVA, LAYOUT.bytes());
+        shadow.write(N - 1, 0);
+        let tail = Position::new(shadow.tail);
+        kernel.service(tail, &regions, 1024).unwrap();
+        Self {
+            kernel,
+            device: Receive::new(ring, registers),
+            shadow,
+            regions,
+        }
+    }
+
+    fn prepare(&mut self, batch: usize) {
+        self.device.fill(batch);
+        self.shadow.write(batch, 0);
+    }
+
+    fn measured(&mut self, batch: usize) -> usize {
+        let tail = Position::new(self.shadow.tail);
+        let accepted = self.kernel.service(tail, &self.regions, 1024).unwrap();
+        if accepted == tail { batch } else { 0 }
+    }
+}
+
+/// One transmit descriptor, kernel side: progress taken note of, entry copied, checked, translated, written.
+pub(crate) struct ValidateTransmit {
+    kernel: CheckedSender<'static, Bell, N, N>,
+    head: &'static AtomicU32,
+    tail: &'static MappedRegisters,
+    shadow: Shadow,
+    regions: RegionTable<'static>,
+}
+
+impl Phase for ValidateTransmit {
+    fn new() -> Self {
+        let (tail, bell) = bell();
+        let ((ring, _), (head, _)) = (leak(16 * N), leak(64));
+        let shadow = Shadow::new();
+        let limits = Limits {
+            max_frame: 1514,
+            vlan: None,
+        };
+        let progress = Progress::Device;
+        let kernel = CheckedSender::new((ring, head), shadow.memory, progress, bell, limits);
+        Self {
+            kernel: kernel.unwrap(),
+            head: head.view(0).unwrap(),
+            tail,
+            shadow,
+            regions: regions(IOVA, LAYOUT.bytes()),
+        }
+    }
+
+    fn prepare(&mut self, batch: usize) {
+        self.head.store(self.tail.read32(0x18), Relaxed);
+        // Advanced data, end of packet, CRC, 64 bytes.
+        self.shadow.write(batch, 64 << 46 | 0x2330_0040);
+    }
+
+    fn measured(&mut self, batch: usize) -> usize {
+        let tail = Position::new(self.shadow.tail);
+        let service = self.kernel.service(tail, &self.regions, &AnySource, 1024);
+        if service.unwrap() == tail { batch } else { 0 }
     }
 }

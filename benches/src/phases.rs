@@ -9,6 +9,8 @@ pub const PHASES: &[Entry] = &[
     entry::<nic_ixgbe::Forward>("nic-ixgbe/forward"),
     entry::<nic_ixgbe::ReceiveOnly>("nic-ixgbe/rx"),
     entry::<nic_ixgbe::SendOnly>("nic-ixgbe/tx"),
+    entry::<nic_ixgbe::ValidateReceive>("nic-ixgbe/validate-rx"),
+    entry::<nic_ixgbe::ValidateTransmit>("nic-ixgbe/validate-tx"),
     entry::<nic_virtio::Forward>("nic-virtio/split-forward"),
     entry::<nic_virtio::ValidateReceive>("nic-virtio/validate-rx"),
     entry::<nic_virtio::ValidateTransmit>("nic-virtio/validate-tx"),

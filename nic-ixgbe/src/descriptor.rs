@@ -412,7 +412,9 @@ pub struct Offloads(u64);
 impl Offloads {
     /// Nothing.
     pub const NONE: Self = Self(0);
-    /// Insert the IPv4 header's checksum. With `CC`, as every offload: the context is to be looked at.
+    /// Look at the context; with every other offload.
+    pub const CONTEXT: Self = Self(Command::CC);
+    /// Insert the IPv4 header's checksum.
     pub const IP_CHECKSUM: Self = Self(Command::IXSM | Command::CC);
     /// Insert the TCP or UDP checksum.
     pub const L4_CHECKSUM: Self = Self(Command::TXSM | Command::CC);

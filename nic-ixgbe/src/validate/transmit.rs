@@ -256,7 +256,8 @@ impl<const N: usize> TransmitValidator<N> {
         let headers = context.headers();
         let asks = |offload| offloads.contains(offload);
         let tag = context.vlan() & 0xFFF;
-        let is_right = header_bytes(offloads, headers).is_some()
+        let is_right = asks(Offloads::CONTEXT)
+            && header_bytes(offloads, headers).is_some()
             && (!asks(Offloads::IP_CHECKSUM) || headers.ip == Ip::V4)
             && (!asks(Offloads::VLAN) || self.limits.vlan == Some(tag))
             && (!asks(Offloads::SEGMENT) || self.may_segment(offloads, context));

@@ -402,6 +402,9 @@ fn every_rule_of_offloads_is_enforced() {
     bad(&[[headers(20, 14), context(1 << 10, 20, 500)], packet(TSE)]);
     bad(&[[headers(40, 14), context(1 << 11, 20, 500)], packet(TSE)]);
     bad(&[tso, packet(1 << 31 | 1 << 39)]);
+    // An offload that does not look at the context, whatever that says.
+    bad(&[tso, data(IOVA, 100, 100, EOP | 1 << 40)]);
+    bad(&[tso, packet(TSE & !(1 << 39))]);
     bad(&[tso, data(IOVA, 1054, 1054, EOP | TSE)]);
     bad(&[tso, data(IOVA, 54, 0, EOP | TSE)]);
     // IPsec, FCoE, SCTP, another context's index, reserved bits.
