@@ -106,7 +106,6 @@ impl Completion {
     /// Bytes in the buffer.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "a field of 16 bits")]
     pub const fn len(self) -> u32 {
         (self.0 >> Self::LENGTH) as u32 & 0xFFFF
     }
@@ -498,8 +497,8 @@ impl Context {
         Self([first, second])
     }
 
-    /// The context that these words are, where they are one with nothing in it that no process may say: context 0, no
-    /// IPsec, no FCoE, no SCTP.
+    /// The context that these words are, where they are one with nothing in it that no process may say: context 0, nothing
+    /// of security, storage or SCTP.
     #[must_use]
     pub const fn parse(raw: RawDescriptor) -> Option<Self> {
         let [first, second] = raw.0;

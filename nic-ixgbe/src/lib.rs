@@ -3,11 +3,18 @@
 
 pub mod checked;
 pub mod descriptor;
+pub mod device;
 pub mod doorbell;
 pub mod error;
+pub mod id;
+pub mod interrupt;
+pub mod link;
 pub mod offload;
+pub mod pool;
 pub mod regs;
 pub mod rx;
+pub mod stats;
+pub mod steering;
 pub mod tx;
 pub mod validate;
 

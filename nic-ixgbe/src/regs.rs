@@ -56,7 +56,7 @@ registers! {
 
     /// Extended SDP Control, §8.2.3.1.4.
     pub Esdp: u32 @ 0x0_0020, read_write {
-        /// SDP2's value: low while an SFP+ module is in the cage, on Intel's boards.
+        /// SDP2's value: set while an SFP+ module is in the cage, on Intel's boards.
         SDP2_DATA: bit 2,
         /// SDP3's value: the transmitter of the module is off while set.
         SDP3_DATA: bit 3,

@@ -56,8 +56,8 @@ impl Bus {
         // SAFETY: both ends lie inside the memory.
         unsafe {
             self.host(at)
-                .copy_to(NonNull::new(bytes.as_mut_ptr()).unwrap(), len)
-        };
+                .copy_to(NonNull::new(bytes.as_mut_ptr()).unwrap(), len);
+        }
         bytes
     }
 
@@ -67,7 +67,7 @@ impl Bus {
         // SAFETY: both ends lie inside the memory, and nobody else looks at it now.
         unsafe {
             self.host(at)
-                .copy_from(NonNull::from(bytes).cast(), bytes.len())
+                .copy_from(NonNull::from(bytes).cast(), bytes.len());
         };
     }
 

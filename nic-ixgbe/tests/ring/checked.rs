@@ -1,5 +1,11 @@
 //! The same data half with the kernel in between, and what a process that writes its own entries gets.
 
+#![expect(
+    clippy::too_many_lines,
+    clippy::panic_in_result_fn,
+    reason = "one rule after the other; what does not fit is a failed test"
+)]
+
 use std::{cell::Cell, collections::VecDeque, net::Ipv4Addr, rc::Rc, sync::atomic::AtomicU32};
 
 use parakernel_core::{
@@ -229,7 +235,7 @@ fn run<const HARDWARE: usize, S: SourceCheck>(
                 }
             }
             Step::DeviceSends(budget) => {
-                left.extend(card.send(budget).into_iter().map(|sent| sent.bytes))
+                left.extend(card.send(budget).into_iter().map(|sent| sent.bytes));
             }
             Step::Reclaim => {
                 process.tx.reclaim(&mut process.pool).unwrap();
@@ -326,7 +332,7 @@ fn every_rule_of_a_plain_frame_is_enforced() {
         assert!(
             matches!(transmit(&[entry]), Err(Fault::Process(_))),
             "{entry:x?}"
-        )
+        );
     };
     let end = IOVA + REGISTERED;
     for len in [17, 60, 1514] {
