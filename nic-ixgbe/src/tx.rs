@@ -42,7 +42,7 @@ const MAX_PAYLOAD: u32 = 0x3_FFFF;
 ///
 /// # Invariants
 ///
-/// The slots of positions `freed..head` hold words of segments that exist nowhere else, or [`NONE`](Self::NONE).
+/// The slots of positions `freed..head` hold words of segments that exist nowhere else, or `NONE`.
 #[derive(Debug)]
 pub struct Sender<'a, D, const N: usize> {
     submissions: &'a [TxDescriptor; N],
