@@ -8,6 +8,8 @@
 //! difference in items. What is done once, such as the first touch of a table, cancels.
 
 mod control;
+mod memory;
+mod nic_ixgbe;
 mod nic_virtio;
 mod nothing;
 mod nvme;

@@ -5,18 +5,11 @@
     reason = "a bench that cannot be set up has nothing to say"
 )]
 
-use core::{
-    ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
-};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use parakernel_core::{
-    address::{BusAddress, Direction, Iova, NodeId},
-    handle::{ProcessId, Slot},
-    memory::{
-        Arena, ArenaLayout, DmaBlock, Extent, ExtentSlot, PAGE_SIZE, PageSlot, Pool, Region,
-        RegionStorage, RegionTable, SegmentList, SharedMemory,
-    },
+    address::Iova,
+    memory::{ArenaLayout, PAGE_SIZE, Pool, RegionTable, SegmentList, SharedMemory},
     mmio::MappedRegisters,
     queue::{RxQueue, TxQueue},
     ring::Position,
@@ -30,7 +23,10 @@ use parakernel_nic_virtio::{
     virtqueue::{Events, Order, split::Split},
 };
 
-use crate::Phase;
+use crate::{
+    Phase,
+    memory::{IOVA, block, leak, pool, regions},
+};
 
 const N: usize = 512;
 const LAYOUT: ArenaLayout = ArenaLayout {
@@ -44,24 +40,6 @@ const LEN: u64 = 12 + 64;
 
 type Ring = Split<'static, N>;
 type Bell = Notifier<Ring, MappedRegisters>;
-
-/// Memory for good, aligned to a page and zeroed.
-fn leak(bytes: usize) -> (SharedMemory<'static>, NonNull<u8>) {
-    #[repr(align(4096))]
-    #[derive(Clone)]
-    struct Page([u8; PAGE_SIZE]);
-    let pages = vec![Page([0; PAGE_SIZE]); bytes.div_ceil(PAGE_SIZE)].leak();
-    assert_eq!(pages[0].0[0], 0);
-    let base = NonNull::from(pages).cast();
-    // SAFETY: leaked, so it stays; whoever gets the pointer too uses either of the two.
-    (unsafe { SharedMemory::new(base, bytes) }, base)
-}
-
-/// Whoever reads this ring finds it where the CPU does.
-fn block(memory: SharedMemory<'static>, base: NonNull<u8>) -> DmaBlock<'static> {
-    // SAFETY: no device; the addresses are only compared.
-    unsafe { DmaBlock::new(memory, BusAddress::new(base.addr().get() as u64)) }
-}
 
 /// The device's side of a ring: raw indices and elements.
 #[derive(Clone, Copy)]
@@ -114,15 +92,6 @@ fn ring() -> (Ring, Bell, Device, SharedMemory<'static>) {
     (ring, bell, Device::new(memory), memory)
 }
 
-fn pool() -> (Pool<'static>, Iova) {
-    let (_, base) = leak(LAYOUT.bytes());
-    let iova = Iova::new(0x10_0000);
-    // SAFETY: leaked, and used through this arena only.
-    let arena = unsafe { Arena::new(base, iova, LAYOUT) }.unwrap();
-    let words = vec![0; usize::from(LAYOUT.count)].leak();
-    (Pool::new(arena, words), iova)
-}
-
 /// Receive, touch one byte, send, reclaim.
 pub(crate) struct Forward {
     rx: Receiver<Ring, Bell, N>,
@@ -136,7 +105,7 @@ pub(crate) struct Forward {
 
 impl Phase for Forward {
     fn new() -> Self {
-        let (mut pool, _) = pool();
+        let mut pool = pool(IOVA, LAYOUT);
         let (rx_ring, rx_bell, rx_device, _) = ring();
         let (tx_ring, tx_bell, tx_device, _) = ring();
         let options = (Order::Any, Spread::Single);
@@ -173,29 +142,6 @@ impl Phase for Forward {
         tx.reclaim(pool).unwrap();
         received.min(sent)
     }
-}
-
-/// The regions of a process whose buffers all lie in one extent.
-fn regions(iova: Iova) -> RegionTable<'static> {
-    let len = LAYOUT.bytes().next_multiple_of(PAGE_SIZE);
-    let storage = RegionStorage {
-        regions: (0..4).map(|_| Slot::EMPTY).collect::<Vec<_>>().leak(),
-        extents: vec![ExtentSlot::EMPTY; 4].leak(),
-        pages: vec![PageSlot::EMPTY; len / PAGE_SIZE].leak(),
-    };
-    let mut table = RegionTable::new(ProcessId::new(1, 1), iova, storage, &[]).unwrap();
-    let region = Region {
-        iova,
-        len: len as u64,
-        direction: Direction::Bidirectional,
-        node: NodeId::new(0),
-    };
-    let extent = Extent {
-        bus: BusAddress::new(0x4000_0000),
-        len: len as u64,
-    };
-    table.insert(region, &[extent]).unwrap();
-    table
 }
 
 /// The process's side of a checked ring: descriptors, written as its data half writes them.
@@ -241,8 +187,8 @@ impl Phase for ValidateReceive {
         let mut shadow = Shadow::new();
         let posted = 12 + 2048;
         let mut kernel = CheckedReceiver::new(hardware, bell, shadow.memory, posted).unwrap();
-        let iova = Iova::new(0x10_0000);
-        let regions = regions(iova);
+        let iova = IOVA;
+        let regions = regions(iova, LAYOUT.bytes());
         shadow.write(N, iova, 0);
         kernel
             .service(Position::new(shadow.tail), &regions, 1024)
@@ -285,12 +231,12 @@ impl Phase for ValidateTransmit {
         assert!(memory.view::<AtomicU8>(0).is_some());
         let tables = Tables::new(block(memory, base)).unwrap();
         let kernel = CheckedSender::new((hardware, bell), shadow.memory, None, tables, 1518);
-        let iova = Iova::new(0x10_0000);
+        let iova = IOVA;
         Self {
             kernel: kernel.unwrap(),
             device,
             shadow,
-            regions: regions(iova),
+            regions: regions(iova, LAYOUT.bytes()),
             iova,
         }
     }

@@ -1,11 +1,16 @@
 //! All phases by name.
 
-use crate::{Entry, control::Control, entry, nic_virtio, nothing::Nothing, nvme, peer};
+use crate::{Entry, control::Control, entry, nic_ixgbe, nic_virtio, nothing::Nothing, nvme, peer};
 
 /// Every phase, in the order of the report.
 pub const PHASES: &[Entry] = &[
     entry::<Nothing>("harness/nothing"),
     entry::<Control>("harness/control"),
+    entry::<nic_ixgbe::Forward>("nic-ixgbe/forward"),
+    entry::<nic_ixgbe::ReceiveOnly>("nic-ixgbe/rx"),
+    entry::<nic_ixgbe::SendOnly>("nic-ixgbe/tx"),
+    entry::<nic_ixgbe::ValidateReceive>("nic-ixgbe/validate-rx"),
+    entry::<nic_ixgbe::ValidateTransmit>("nic-ixgbe/validate-tx"),
     entry::<nic_virtio::Forward>("nic-virtio/split-forward"),
     entry::<nic_virtio::ValidateReceive>("nic-virtio/validate-rx"),
     entry::<nic_virtio::ValidateTransmit>("nic-virtio/validate-tx"),

@@ -8,6 +8,8 @@ mod archive;
 mod checked_queues;
 mod elf;
 mod frame;
+mod ixgbe_rx_validator;
+mod ixgbe_tx_validator;
 mod kv_parser;
 mod manifest;
 mod nvme_driver;
@@ -28,6 +30,8 @@ pub const ALL: &[Target] = &[
     checked_queues::TARGET,
     elf::TARGET,
     frame::TARGET,
+    ixgbe_rx_validator::TARGET,
+    ixgbe_tx_validator::TARGET,
     kv_parser::TARGET,
     manifest::TARGET,
     nvme_driver::TARGET,

@@ -1,2 +1,46 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
+
+pub mod checked;
+pub mod descriptor;
+pub mod device;
+pub mod doorbell;
+pub mod error;
+pub mod id;
+pub mod interrupt;
+pub mod link;
+pub mod offload;
+pub mod pool;
+pub mod regs;
+pub mod rx;
+pub mod stats;
+pub mod steering;
+pub mod tx;
+pub mod validate;
+
+/// The shortest ring, in entries: 128 bytes (§8.2.3.8.3).
+pub const MIN_RING: u32 = 8;
+
+/// The longest ring that was validated by the maker, in entries (§8.2.3.8.3).
+pub const MAX_RING: u32 = 8192;
+
+/// Slot of the entry at `position` in a ring of `entries`, a power of two.
+#[inline]
+const fn slot(position: parakernel_core::ring::Position, entries: usize) -> usize {
+    position.as_u32() as usize & (entries - 1)
+}
+
+/// Descriptors in a cache line.
+const LINE: usize = 4;
+
+/// Whole lines of a run, and what is left.
+#[inline]
+fn lines<T>(slots: Option<&[T]>) -> (&[[T; LINE]], &[T]) {
+    slots.unwrap_or_default().as_chunks()
+}
+
+/// The same, to write.
+#[inline]
+fn lines_mut<T>(slots: Option<&mut [T]>) -> (&mut [[T; LINE]], &mut [T]) {
+    slots.unwrap_or_default().as_chunks_mut()
+}

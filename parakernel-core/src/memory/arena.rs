@@ -77,7 +77,16 @@ impl Segment {
     #[must_use]
     pub const fn is_whole_frame(&self) -> bool {
         // Length and flags in one compare: a flag makes the number too large, and no byte at all makes it wrap.
-        (self.0 >> Self::LEN_SHIFT).wrapping_sub(1) < Self::LEN_MASK
+        self.whole_len().wrapping_sub(1) < Self::LEN_MASK
+    }
+
+    /// The length of a segment that is a whole frame and starts at its usual place; of any other a number above
+    /// [`MAX_LEN`](Self::MAX_LEN). For queues, which compare it with their limits at once.
+    #[inline]
+    #[must_use]
+    pub const fn whole_len(&self) -> u32 {
+        // The flags lie above the length.
+        self.0 >> Self::LEN_SHIFT
     }
 
     /// Whether the frame goes on in the next segment.

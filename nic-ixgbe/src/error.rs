@@ -1,0 +1,276 @@
+//! What can go wrong, one type per operation.
+
+use core::fmt;
+
+use parakernel_core::{
+    error::{Error, ErrorKind},
+    steering::Mac,
+    time::Timeout,
+};
+
+/// Implements `core::error::Error` and the family's own, from a `kind` function.
+macro_rules! error {
+    ($name:ident) => {
+        impl core::error::Error for $name {}
+
+        impl Error for $name {
+            fn kind(&self) -> ErrorKind {
+                self.kind()
+            }
+        }
+    };
+}
+
+/// What a device did to a ring that it may not. The queue is of no more use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum RingError {
+    /// A head that lies beyond what the device was given, or beyond the ring.
+    Head {
+        /// What the device wrote.
+        head: u32,
+        /// Descriptors that it had.
+        outstanding: u32,
+    },
+    /// A length of 0, or above that of a buffer.
+    Length {
+        /// What the device said it wrote, in bytes.
+        len: u32,
+        /// What it could have written.
+        posted: u32,
+    },
+    /// A frame that goes on through every buffer that the device had.
+    Endless,
+    /// A frame to send that has no byte, more segments than the ring has room for, a segment that is too long, or an
+    /// offload that does not fit its length.
+    Frame {
+        /// Its number of segments.
+        segments: usize,
+    },
+}
+
+impl RingError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Frame { .. } => ErrorKind::InvalidArgument,
+            Self::Head { .. } | Self::Length { .. } | Self::Endless => ErrorKind::Protocol,
+        }
+    }
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head { head, outstanding } => write!(
+                f,
+                "the device wrote head {head} with {outstanding} descriptors outstanding"
+            ),
+            Self::Length { len, posted } => {
+                write!(f, "the device wrote {len} bytes into a buffer of {posted}")
+            }
+            Self::Endless => f.write_str("a frame does not end within the ring"),
+            Self::Frame { segments } => write!(f, "a frame of {segments} segments cannot be sent"),
+        }
+    }
+}
+
+error!(RingError);
+
+/// Why a port could not be brought up, or reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum InitError {
+    /// The register file is shorter than the port's, §8.1.
+    Registers {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The registers read as all ones: there is no port, or no longer.
+    Removed,
+    /// The port did not come out of reset.
+    Reset(Timeout),
+    /// The EEPROM was not read.
+    Eeprom(Timeout),
+    /// There is no EEPROM, or none that is valid.
+    NoEeprom,
+    /// The firmware found the EEPROM, or itself, at fault.
+    Firmware {
+        /// What it says, §8.2.3.4.10.
+        code: u8,
+    },
+    /// DMA was not initialised.
+    Dma(Timeout),
+    /// The firmware did not give the MAC's registers back.
+    Semaphore(Timeout),
+    /// The receive path was not emptied.
+    ReceivePath(Timeout),
+    /// The EEPROM holds an address that no station may have.
+    Mac(Mac),
+    /// Frames cannot be so long.
+    MaxFrame(u16),
+}
+
+impl InitError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Registers { .. } => ErrorKind::Unsupported,
+            Self::Removed => ErrorKind::Removed,
+            Self::Reset(_)
+            | Self::Eeprom(_)
+            | Self::Dma(_)
+            | Self::Semaphore(_)
+            | Self::ReceivePath(_) => ErrorKind::Timeout,
+            Self::NoEeprom | Self::Firmware { .. } => ErrorKind::Device,
+            Self::Mac(_) => ErrorKind::Protocol,
+            Self::MaxFrame(_) => ErrorKind::InvalidArgument,
+        }
+    }
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registers { len } => write!(f, "{len} bytes of registers are too few"),
+            Self::Removed => f.write_str("the port is gone"),
+            Self::Reset(timeout) => write!(f, "the port did not come out of reset: {timeout}"),
+            Self::Eeprom(timeout) => write!(f, "the EEPROM was not read: {timeout}"),
+            Self::NoEeprom => f.write_str("there is no valid EEPROM"),
+            Self::Firmware { code } => write!(f, "the firmware reports error {code:#x}"),
+            Self::Dma(timeout) => write!(f, "DMA was not initialised: {timeout}"),
+            Self::Semaphore(timeout) => write!(f, "the firmware keeps the MAC: {timeout}"),
+            Self::ReceivePath(timeout) => write!(f, "the receive path stays full: {timeout}"),
+            Self::Mac(mac) => write!(f, "{mac} is no station's address"),
+            Self::MaxFrame(len) => write!(f, "frames of {len} bytes are too long"),
+        }
+    }
+}
+
+error!(InitError);
+
+/// Why a queue pair could not be claimed or released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum PairError {
+    /// The port has no such pair.
+    NoSuchPair(u8),
+    /// The pair is not in the state that the operation starts from.
+    WrongState,
+    /// A queue did not start or stop: the pair is quarantined with its memory until the port is reset.
+    Quarantined(Timeout),
+    /// The registers read as all ones.
+    Removed,
+}
+
+impl PairError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchPair(_) | Self::WrongState => ErrorKind::InvalidArgument,
+            Self::Quarantined(_) => ErrorKind::Timeout,
+            Self::Removed => ErrorKind::Removed,
+        }
+    }
+}
+
+impl fmt::Display for PairError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchPair(pair) => write!(f, "there is no queue pair {pair}"),
+            Self::WrongState => f.write_str("the queue pair is in another state"),
+            Self::Quarantined(timeout) => write!(f, "a queue did not obey: {timeout}"),
+            Self::Removed => f.write_str("the port is gone"),
+        }
+    }
+}
+
+error!(PairError);
+
+/// Why a pool was not opened, or a rate not set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The port was not brought up with pools.
+    NoPools,
+    /// There is no such pool, or it is the kernel's.
+    NoSuchPool(u8),
+    /// An address that no station may have.
+    Mac(Mac),
+    /// All VLAN filters are in use.
+    NoVlanFilter,
+    /// A rate of nothing, or too far below the link's.
+    Rate {
+        /// The rate.
+        rate_mbps: u32,
+    },
+}
+
+impl PoolError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoPools => ErrorKind::Unsupported,
+            Self::NoSuchPool(_) | Self::Mac(_) | Self::Rate { .. } => ErrorKind::InvalidArgument,
+            Self::NoVlanFilter => ErrorKind::Exhausted,
+        }
+    }
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPools => f.write_str("the port has no pools"),
+            Self::NoSuchPool(pool) => write!(f, "there is no pool {pool} to open"),
+            Self::Mac(mac) => write!(f, "{mac} is no station's address"),
+            Self::NoVlanFilter => f.write_str("all VLAN filters are in use"),
+            Self::Rate { rate_mbps } => write!(f, "{rate_mbps} Mb/s is no rate that can be set"),
+        }
+    }
+}
+
+error!(PoolError);
+
+/// Why steering was not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum SteerError {
+    /// No filter matches exactly these frames.
+    Unsupported,
+    /// The queue is none that frames can be led to.
+    NoSuchQueue,
+    /// All filters are those of rules in force.
+    Full,
+}
+
+impl SteerError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unsupported => ErrorKind::Unsupported,
+            Self::NoSuchQueue => ErrorKind::InvalidArgument,
+            Self::Full => ErrorKind::Exhausted,
+        }
+    }
+}
+
+impl fmt::Display for SteerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsupported => "no filter matches exactly these frames",
+            Self::NoSuchQueue => "there is no such queue to lead frames to",
+            Self::Full => "all filters are in use",
+        })
+    }
+}
+
+error!(SteerError);

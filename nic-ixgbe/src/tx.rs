@@ -1,0 +1,456 @@
+//! Sending: the data half of a transmit queue, the same in every access mode.
+#![expect(
+    unsafe_code,
+    reason = "moves segments between list, ring and pool as words"
+)]
+
+use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, fence};
+
+use parakernel_core::{
+    memory::{Arena, Pool, Segment, SegmentList, SharedMemory},
+    queue::{Doorbell, TxQueue},
+    ring::Position,
+};
+
+use crate::{
+    LINE,
+    descriptor::{Command, Context, Offloads, Place, TxDescriptor},
+    error::RingError,
+    lines, lines_mut,
+    offload::{HEADER_LEN, Metadata, Request},
+    slot,
+};
+
+/// After how many descriptors a report is asked for, at the latest: the device keeps up to 40 of a queue on its chip
+/// (§7.2.3.5), and what is not reported is not reclaimed.
+pub(crate) const REPORT_EVERY: u32 = 32;
+
+/// The most descriptors of a packet, a context included: the chip keeps 40 of a queue (§7.2.3.5), and the kernel may add
+/// one.
+pub const MAX_DESCRIPTORS: usize = 39;
+
+/// The shortest packet, in bytes: what is shorter the device may choke on, padded or not (§7.2.1.1).
+pub const MIN_LEN: u32 = 17;
+
+/// The longest packet, or payload with segmentation, in bytes: a field of 18 bits (§7.2.3.2.4).
+const MAX_PAYLOAD: u32 = 0x3_FFFF;
+
+/// A transmit queue of `N` entries, of which the device has at most `N - 1`: a tail that equals the head says that there
+/// are none (§7.2.3.3).
+///
+/// The device tells how far it came by writing its head to a word in memory (§7.2.3.5.2), so descriptors are only written.
+///
+/// # Invariants
+///
+/// The slots of positions `freed..head` hold words of segments that exist nowhere else, or `NONE`.
+#[derive(Debug)]
+pub struct Sender<'a, D, const N: usize> {
+    submissions: &'a [TxDescriptor; N],
+    /// How far the device came.
+    completion: &'a AtomicU32,
+    doorbell: D,
+    arena: Arena<'a>,
+    in_flight: [u32; N],
+    /// Where the next descriptor will be written.
+    head: Position,
+    /// Descriptors before this are free again.
+    freed: Position,
+    /// The last position that was not a whole frame of its own: from behind it on, words are only copied.
+    special: Option<Position>,
+    /// What the device's context 0 was set to last.
+    context: Option<Context>,
+    metadata: Metadata,
+    sent: u64,
+}
+
+impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
+    /// A slot with a context, which has no buffer. No segment is this word: segments are kept without their length.
+    const NONE: u32 = u32::MAX;
+    #[expect(clippy::cast_possible_truncation, reason = "rings are that short")]
+    const ENTRIES: u32 = {
+        assert!(
+            N.is_power_of_two() && N >= crate::MIN_RING as usize && N <= crate::MAX_RING as usize
+        );
+        N as u32
+    };
+
+    /// An empty queue for segments of `arena`, whose device writes its head to the word at the start of `completion`.
+    ///
+    /// `None` where the arena's header does not fit `metadata`, or the memory is too small or not aligned.
+    #[must_use]
+    pub fn new(
+        submissions: SharedMemory<'a>,
+        completion: SharedMemory<'a>,
+        doorbell: D,
+        arena: Arena<'a>,
+        metadata: Metadata,
+    ) -> Option<Self> {
+        if metadata == Metadata::Header && arena.layout().header as usize != HEADER_LEN {
+            return None;
+        }
+        Some(Self {
+            submissions: submissions.view(0)?,
+            completion: completion.view(0)?,
+            doorbell,
+            arena,
+            in_flight: [Self::NONE; N],
+            head: Position::START,
+            freed: Position::START,
+            special: None,
+            context: None,
+            metadata,
+            sent: 0,
+        })
+    }
+
+    /// Number of frames that were sent and reclaimed.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Number of descriptors that the device has.
+    #[must_use]
+    pub const fn in_flight(&self) -> u32 {
+        self.head.since(self.freed)
+    }
+
+    /// Number of descriptors that fit.
+    #[must_use]
+    pub const fn room(&self) -> u32 {
+        Self::ENTRIES - 1 - self.in_flight()
+    }
+
+    /// Gives the buffers of a queue that was stopped back to `pool`, and returns the doorbell.
+    ///
+    /// Only after the device has confirmed that the queue is off: until then it may read them.
+    pub fn dismantle(mut self, pool: &mut Pool<'_>) -> D {
+        self.free_each(self.in_flight(), pool);
+        self.doorbell
+    }
+
+    /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
+    #[inline]
+    fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
+        while !frames.is_empty() {
+            let start = slot(self.head, N);
+            let limit = (self.room() as usize)
+                .min(N - start)
+                .min(REPORT_EVERY as usize);
+            let segments = frames.segments();
+            let run = segments.get(..limit).unwrap_or(segments);
+            let written = self.write_run(start, run);
+            let Some(last) = written.checked_sub(1).and_then(|last| run.get(last)) else {
+                return;
+            };
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "at most the ring's entries"
+            )]
+            let count = written as u32;
+            self.report(self.head.advanced(count - 1), last);
+            self.head = self.head.advanced(count);
+            // SAFETY: so many segments were moved into `in_flight`.
+            unsafe { frames.remove(written) };
+            if written < limit {
+                return;
+            }
+        }
+    }
+
+    /// Writes descriptors from slot `start` on, a cache line at a time, up to the first segment that is no whole frame; how
+    /// many. A function of its own, so that the loop has the registers to itself.
+    #[inline(never)]
+    fn write_run(&mut self, start: usize, run: &[Segment]) -> usize {
+        let (base, stride) = (
+            self.arena.buffer_iova(0).as_u64(),
+            u64::from(self.arena.layout().stride),
+        );
+        let end = start + run.len();
+        let (ring, ring_rest) = lines(self.submissions.get(start..end));
+        let (kept, kept_rest) = lines_mut(self.in_flight.get_mut(start..end));
+        let (run, run_rest) = run.as_chunks::<LINE>();
+        let mut written = 0;
+        'all: {
+            for ((segments, ring), kept) in run.iter().zip(ring).zip(kept) {
+                for lane in 0..LINE {
+                    if !write(
+                        &segments[lane],
+                        (base, stride),
+                        &ring[lane],
+                        &mut kept[lane],
+                    ) {
+                        written += lane;
+                        break 'all;
+                    }
+                }
+                written += LINE;
+            }
+            for ((segment, ring), kept) in run_rest.iter().zip(ring_rest).zip(kept_rest) {
+                if !write(segment, (base, stride), ring, kept) {
+                    break;
+                }
+                written += 1;
+            }
+        }
+        written
+    }
+
+    /// Asks for a report of the descriptor at `at`, that of a whole frame whose segment is still to be seen in `segment`.
+    #[inline]
+    fn report(&self, at: Position, segment: &Segment) {
+        let command = Command::whole(segment.whole_len()).with_report();
+        self.submissions[slot(at, N)].write_command(command);
+    }
+
+    /// Writes the only frame in the list: what [`submit_whole`](Self::submit_whole) does, without what only pays for many.
+    #[inline]
+    fn submit_single(&mut self, frames: &mut SegmentList<'_>) {
+        let [segment] = frames.segments() else { return };
+        let index = slot(self.head, N);
+        let place = (
+            self.arena.buffer_iova(0).as_u64(),
+            self.arena.layout().stride.into(),
+        );
+        if self.room() > 0
+            && write(
+                segment,
+                place,
+                &self.submissions[index],
+                &mut self.in_flight[index],
+            )
+        {
+            self.report(self.head, segment);
+            self.head = self.head.after();
+            // SAFETY: the segment was moved into `in_flight`.
+            unsafe { frames.remove(1) };
+        }
+    }
+
+    /// Writes frames one by one, with what their headers ask for, as long as there is room.
+    #[cold]
+    fn submit_general(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, RingError> {
+        let mut count = 0;
+        while self.submit_frame(frames)? {
+            count += 1;
+            if self.metadata == Metadata::None {
+                let before = self.head;
+                self.submit_whole(frames);
+                count += self.head.since(before) as usize;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Writes the first of `frames`; `false` where there is none, or no room for it.
+    fn submit_frame(&mut self, frames: &mut SegmentList<'_>) -> Result<bool, RingError> {
+        let count = frames.first_frame();
+        let segments = frames.segments().get(..count).unwrap_or_default();
+        let Some(first) = segments.first() else {
+            return Ok(false);
+        };
+        let request = self.request(first);
+        let bytes: usize = segments.iter().map(Segment::len).sum();
+        let error = RingError::Frame { segments: count };
+        let bytes = u32::try_from(bytes).map_err(|_| error)?;
+        let payload = payload(request, bytes).ok_or(error)?;
+        let is_odd =
+            |segment: &Segment| segment.is_empty() || segment.len() > Command::MAX_LEN as usize;
+        // One more for a context.
+        let descriptors = count + 1;
+        if segments.iter().any(is_odd) || descriptors > MAX_DESCRIPTORS.min(N - 1) {
+            return Err(error);
+        }
+        if descriptors > self.room() as usize {
+            return Ok(false);
+        }
+        self.set_context(request);
+        let offloads = request.map_or(Offloads::NONE, |request| request.offloads);
+        for _ in 0..count {
+            let Some(segment) = frames.pop() else { break };
+            self.write_part(segment, payload, offloads);
+        }
+        self.special = Some(self.head);
+        Ok(true)
+    }
+
+    /// What the header before a frame asks for.
+    fn request(&self, first: &Segment) -> Option<Request> {
+        if self.metadata == Metadata::None {
+            return None;
+        }
+        let header = self.arena.header(first).first_chunk::<HEADER_LEN>()?;
+        Request::from_bytes(header)
+    }
+
+    /// Sets the device's context 0, unless that is what is asked for.
+    fn set_context(&mut self, request: Option<Request>) {
+        let Some(Request { context, .. }) = request else {
+            return;
+        };
+        if self.context == Some(context) {
+            return;
+        }
+        self.context = Some(context);
+        let index = slot(self.head, N);
+        self.submissions[index].write_context(context);
+        self.in_flight[index] = Self::NONE;
+        self.head = self.head.after();
+    }
+
+    fn write_part(&mut self, segment: Segment, payload: u32, offloads: Offloads) {
+        let index = slot(self.head, N);
+        #[expect(clippy::cast_possible_truncation, reason = "checked before")]
+        let len = segment.len() as u32;
+        let command = if segment.has_more() {
+            Command::part(len, payload, Place::Further)
+        } else {
+            Command::part(len, payload, Place::Last).with_report()
+        };
+        let address = self.arena.iova(&segment).as_u64();
+        self.submissions[index].write(address, command.with_offloads(offloads));
+        let more = segment.has_more();
+        self.in_flight[index] = segment.cleared().with_more(more).into_word();
+        self.head = self.head.after();
+    }
+
+    /// How many descriptors the device is done with.
+    #[inline]
+    fn done(&self) -> Result<u32, RingError> {
+        let outstanding = self.in_flight();
+        let head = self.completion.load(Relaxed);
+        let head = u32::from_le(head);
+        let done = head.wrapping_sub(self.freed.as_u32()) & (Self::ENTRIES - 1);
+        let given = self
+            .doorbell
+            .accepted(self.head)
+            .since(self.freed)
+            .min(outstanding);
+        if head >= Self::ENTRIES || done > given {
+            return Err(RingError::Head { head, outstanding });
+        }
+        Ok(done)
+    }
+
+    /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
+    #[inline]
+    fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
+        let start = slot(self.freed, N);
+        let vacant = pool.vacant_words();
+        let count = vacant.len().min(count as usize);
+        let first = count.min(N - start);
+        let vacant = vacant.get_mut(..count).unwrap_or_default();
+        let (places, more) = vacant.split_at_mut(first.min(vacant.len()));
+        copy(places, self.in_flight.get(start..).unwrap_or_default());
+        copy(more, &self.in_flight);
+        // SAFETY: so many words of segments were copied out of `in_flight`, whose positions are passed; they are cleared,
+        // as none of these was special.
+        unsafe { pool.add(count) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let count = count as u32;
+        self.freed = self.freed.advanced(count);
+        self.sent += u64::from(count);
+        count
+    }
+
+    /// Takes back `count` descriptors one by one; the number of segments.
+    #[inline]
+    fn free_each(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
+        let mut segments = 0;
+        for _ in 0..count {
+            let word = self.in_flight[slot(self.freed, N)];
+            self.freed = self.freed.after();
+            if word == Self::NONE {
+                continue;
+            }
+            // SAFETY: by the invariant the word is a segment that exists nowhere else, and the position is passed now.
+            let segment = unsafe { Segment::from_word(word) };
+            self.sent += u64::from(!segment.has_more());
+            pool.put(segment);
+            segments += 1;
+        }
+        segments
+    }
+}
+
+impl<D: Doorbell, const N: usize> TxQueue for Sender<'_, D, N> {
+    type Error = RingError;
+
+    fn submit(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, RingError> {
+        let start = self.head;
+        match (self.metadata, frames.len()) {
+            (Metadata::None, 1) => self.submit_single(frames),
+            (Metadata::None, _) => self.submit_whole(frames),
+            (Metadata::Header, _) => {}
+        }
+        let count = self.head.since(start) as usize;
+        let result = if frames.is_empty() {
+            Ok(0)
+        } else {
+            self.submit_general(frames)
+        };
+        if self.head != start {
+            self.doorbell.ring(self.head);
+        }
+        result.map(|more| count + more)
+    }
+
+    fn reclaim(&mut self, pool: &mut Pool<'_>) -> Result<usize, RingError> {
+        let done = self.done()?;
+        if done == 0 {
+            return Ok(0);
+        }
+        fence(Acquire);
+        let freed = match self.special {
+            None if done == 1 => self.free_each(1, pool),
+            None => self.free_run(done, pool),
+            Some(_) => self.free_each(done, pool),
+        };
+        // One that was passed lies "ahead" by more than the device has.
+        let in_flight = self.in_flight();
+        self.special = self
+            .special
+            .filter(|at| (1..=in_flight).contains(&at.since(self.freed)));
+        Ok(freed as usize)
+    }
+}
+
+/// Writes the descriptor of a segment that is a whole frame, in an arena with that base and stride, and keeps its word;
+/// `false` where it is none, or has a length that no frame may have.
+#[inline]
+fn write(
+    segment: &Segment,
+    (base, stride): (u64, u64),
+    descriptor: &TxDescriptor,
+    kept: &mut u32,
+) -> bool {
+    let len = segment.whole_len();
+    // One compare for both ends: a length below the shortest wraps to a huge one.
+    if len.wrapping_sub(MIN_LEN) > Command::MAX_LEN - MIN_LEN {
+        return false;
+    }
+    let index = u32::from(segment.index());
+    *kept = index;
+    descriptor.write(base + u64::from(index) * stride, Command::whole(len));
+    true
+}
+
+/// Fills `to` from the beginning of `from`.
+#[inline]
+fn copy(to: &mut [u32], from: &[u32]) {
+    if let Some(from) = from.get(..to.len()) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// What the descriptors of a packet of `bytes` say of its length: all of it, or with segmentation what its headers leave
+/// (§7.2.3.2.4). `None` where that is nothing, too little or too much.
+fn payload(request: Option<Request>, bytes: u32) -> Option<u32> {
+    let segments = request.filter(|request| request.offloads.contains(Offloads::SEGMENT));
+    let headers = segments.map_or(0, |request| request.context.headers().len());
+    let payload = bytes.checked_sub(headers)?;
+    (bytes >= MIN_LEN && (1..=MAX_PAYLOAD).contains(&payload)).then_some(payload)
+}

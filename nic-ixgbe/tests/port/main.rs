@@ -1,0 +1,14 @@
+//! The control half against a port of a few lines that rejects a driver which breaks the datasheet's rules: literal offsets
+//! and bits, none of the driver's constants.
+#![expect(
+    clippy::unwrap_used,
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc,
+    clippy::wildcard_enum_match_arm,
+    reason = "plays a port: what does not fit is a failed test"
+)]
+
+mod bring_up;
+mod fake;
+mod pairs;
+mod rules;
