@@ -34,7 +34,10 @@ fn a_link_that_goes_is_seen_and_comes_back() {
     assert!(device.link().is_up);
     machine.card.set_module(false);
     machine.world.run_for(Duration::from_millis(1));
-    assert_eq!((device.has_module(), device.link().is_up), (Some(false), false));
+    assert_eq!(
+        (device.has_module(), device.link().is_up),
+        (Some(false), false)
+    );
     machine.assert_clean();
 }
 
@@ -55,10 +58,7 @@ fn a_port_is_reset_again_and_again() {
 
 #[test]
 fn what_does_not_happen_is_said() {
-    let cases = [
-        (Fault::SlowReady, "reset"),
-        (Fault::Removal, "removed"),
-    ];
+    let cases = [(Fault::SlowReady, "reset"), (Fault::Removal, "removed")];
     for (fault, name) in cases {
         let machine = Machine::new(4);
         machine.card.faults().inject(fault, When::Always);

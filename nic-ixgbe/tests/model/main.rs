@@ -8,4 +8,5 @@
 mod bring_up;
 mod checked;
 mod rig;
+mod rules;
 mod traffic;

@@ -83,11 +83,7 @@ impl Machine {
     }
 
     /// The same, with the link up.
-    pub(crate) fn with_link<'a>(
-        &self,
-        terms: (Sharing, u16),
-        pairs: &'a mut [Pair],
-    ) -> Card<'a> {
+    pub(crate) fn with_link<'a>(&self, terms: (Sharing, u16), pairs: &'a mut [Pair]) -> Card<'a> {
         let device = self.bring_up(terms, pairs).unwrap();
         poll(self, |_| {
             if device.link().is_up {
@@ -180,11 +176,7 @@ pub(crate) fn claim_rings(
 }
 
 /// Stops `pair`, and waits.
-pub(crate) fn release(
-    machine: &Machine,
-    device: &mut Card<'_>,
-    pair: u8,
-) -> Result<(), PairError> {
+pub(crate) fn release(machine: &Machine, device: &mut Card<'_>, pair: u8) -> Result<(), PairError> {
     device.begin_release(pair, machine.world.now())?;
     poll(machine, |now| device.poll_release(pair, now))
 }
@@ -318,7 +310,8 @@ pub(crate) fn udp(mac: [u8; 6], from: [u8; 4], to: [u8; 4], len: usize) -> Vec<u
 /// The Internet checksum of `bytes`, whose own field is 0.
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2);
-    let words = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)));
+    let words =
+        words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)));
     let mut sum: u32 = words.sum();
     while sum > 0xFFFF {
         sum = (sum >> 16) + (sum & 0xFFFF);
