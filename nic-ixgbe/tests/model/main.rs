@@ -7,6 +7,7 @@
 
 mod bring_up;
 mod checked;
+mod faults;
 mod rig;
 mod rules;
 mod traffic;

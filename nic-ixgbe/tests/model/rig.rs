@@ -5,6 +5,8 @@ use std::{task::Poll, time::Duration};
 
 use parakernel_core::{
     memory::{ArenaLayout, DmaBlock, Pool, SegmentList},
+    mmio::Registers,
+    pci::Config as PciConfig,
     queue::{Doorbell, RxQueue, TxQueue},
     ring::RingSize,
     time::Instant,
@@ -93,6 +95,18 @@ impl Machine {
             }
         });
         device
+    }
+
+    /// Has the first `count` vectors of the card tell of themselves: vector n with 0x40 + n.
+    pub(crate) fn enable_interrupts(&self, count: usize) {
+        let config = PciConfig::new(self.card.config_space()).unwrap();
+        config.msi_x().unwrap().unwrap().set_enabled(true);
+        let table = self.card.bar(4);
+        for vector in 0..count {
+            table.write32(16 * vector, 0xFEE0_0000);
+            table.write32(16 * vector + 8, 0x40 + vector as u32);
+            table.write32(16 * vector + 12, 0);
+        }
     }
 
     /// Lets a second pass, or less.

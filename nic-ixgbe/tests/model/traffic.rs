@@ -5,7 +5,6 @@ use std::time::Duration;
 use parakernel_core::{
     device::QueueIndex,
     handle::RuleId,
-    mmio::Registers,
     queue::TxQueue,
     steering::{Change, IpPrefix, Ipv4Prefix, Matches},
 };
@@ -230,15 +229,7 @@ fn interrupts_come_when_they_are_asked_for() {
     let machine = Machine::new(6);
     let mut pairs = [Pair::EMPTY; 2];
     let mut device = machine.with_link(QUEUES, &mut pairs);
-    let function = machine.card.config_space();
-    let config = parakernel_core::pci::Config::new(function).unwrap();
-    config.msi_x().unwrap().unwrap().set_enabled(true);
-    let table = machine.card.bar(4);
-    for vector in 0..3 {
-        table.write32(16 * vector, 0xFEE0_0000);
-        table.write32(16 * vector + 8, 0x40 + vector as u32);
-        table.write32(16 * vector + 12, 0);
-    }
+    machine.enable_interrupts(3);
     let taken = || -> Vec<u32> {
         machine.world.run_for(Duration::from_millis(1));
         let messages = machine.world.interrupts().take_all();
