@@ -96,6 +96,9 @@ pub struct CheckedSender<'a, D, const N: usize, const H: usize> {
     /// For each entry of the device's ring that ends a packet, where the process's ring stood behind it; of use only where
     /// the rings differ.
     ends: [u32; H],
+    /// Packets taken over, and their bytes.
+    packets: u64,
+    bytes: u64,
 }
 
 impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H> {
@@ -132,6 +135,8 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             posted: Position::START,
             returned: Position::START,
             ends: [0; H],
+            packets: 0,
+            bytes: 0,
         })
     }
 
@@ -145,6 +150,18 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
     #[must_use]
     pub const fn outstanding(&self) -> u32 {
         self.posted.since(self.returned)
+    }
+
+    /// Number of packets that were taken over.
+    #[must_use]
+    pub const fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Bytes of these packets, as the process has them in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Takes over up to `budget` entries before `claim`, and those that belong to the same packet; returns how far it came.
@@ -231,16 +248,18 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
     fn post_run(&mut self, limit: u32, window: &RegionWindow) -> u32 {
         let (hardware, shadow) = (self.hardware, self.shadow);
         let copy = |index: usize| shadow[index & (N - 1)].copy();
-        let write = |index: usize, entry: Validated<TransmitValidator<N>>| {
+        let mut bytes = 0;
+        let mut write = |index: usize, entry: Validated<TransmitValidator<N>>| {
             // Runs hold data descriptors only, each a packet.
             if let Entry::Data { address, command } = entry.into_inner() {
+                bytes += u64::from(command.len());
                 hardware[index & (H - 1)].write(address.as_u64(), command);
             }
         };
         let mut total = 0;
         while total < limit {
             let run = (limit - total).min(REPORT_EVERY);
-            let count = self.validator.check_run(run, window, copy, write);
+            let count = self.validator.check_run(run, window, copy, &mut write);
             self.posted = self.posted.advanced(count);
             total += count;
             if count > 0 && total < limit {
@@ -250,6 +269,8 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
                 break;
             }
         }
+        self.packets += u64::from(total);
+        self.bytes += bytes;
         total
     }
 
@@ -284,6 +305,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
                     self.posted = self.posted.after();
                 }
                 Entry::Data { address, command } => {
+                    self.bytes += u64::from(command.len());
                     if S::LOOKS && first.is_none() {
                         first = Some((at, self.posted, command));
                         self.posted = self.posted.after();
@@ -301,6 +323,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             self.write_head(first, &head);
         }
         self.ends[slot(before(self.posted), H)] = self.validator.next().as_u32();
+        self.packets += 1;
         self.report();
         Ok(())
     }
