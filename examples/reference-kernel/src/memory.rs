@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use parakernel_core::address::{BusAddress, NodeId, PhysAddr};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
+use parakernel_nic_ixgbe::checked::FrameMemory as IxgbeFrameMemory;
 use parakernel_nic_virtio::checked::FrameMemory;
 use parakernel_numa::frames::{FrameAllocator, FrameError, FrameSize, Run, Zone, ZoneStorage};
 use parakernel_numa::topology::{MemoryRange, Topology};
@@ -274,6 +275,12 @@ impl FrameMemory for AllMemory {
         // mapped. The process and devices may write them meanwhile, so they are copied from without a reference.
         unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         true
+    }
+}
+
+impl IxgbeFrameMemory for AllMemory {
+    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+        FrameMemory::read(self, from, into)
     }
 }
 

@@ -22,7 +22,6 @@ use parakernel_nic_virtio::steering::{CLASSES, ClassRules};
 use parakernel_nic_virtio::transport::Transport;
 use parakernel_nic_virtio::virtqueue::{Events, Order};
 
-use super::bus::Bus;
 use crate::memory::FRAME;
 use crate::pci::Function;
 use crate::pci::msix::MsiX;
@@ -30,6 +29,9 @@ use crate::queues::network::{ENTRIES, NetworkQueue};
 use crate::{devices, time};
 
 mod bring_up;
+mod bus;
+
+use bus::Bus;
 
 /// The kernel's own pair, for frames that belong to no rule: the one that every card has.
 pub(crate) const KERNEL_PAIR: u16 = 0;
@@ -50,9 +52,9 @@ struct Place {
     fenced: Option<NetworkQueue>,
 }
 
-/// A network card.
+/// A virtio network card.
 #[derive(Debug)]
-pub(crate) struct NetDevice {
+pub(crate) struct VirtioNet {
     card: Card,
     /// The PCI function, where it is one.
     function: Option<&'static Function>,
@@ -69,7 +71,7 @@ pub(crate) struct NetDevice {
     resets: u32,
 }
 
-impl NetDevice {
+impl VirtioNet {
     /// The node that it hangs on.
     pub(crate) const fn node(&self) -> NodeId {
         self.node
@@ -109,6 +111,11 @@ impl NetDevice {
     /// Whether the card leads frames to queues by exact classes of addresses.
     pub(crate) fn steers(&self) -> bool {
         self.card.can_steer() && self.card.pairs() > 1
+    }
+
+    /// Whether its accesses go through an IOMMU where there is one.
+    pub(super) const fn is_behind_iommu(&self) -> bool {
+        self.features().contains(Features::ACCESS_PLATFORM)
     }
 
     /// Whether rings are packed.
