@@ -1,6 +1,5 @@
 //! The model's side: `mock-hw serve` as a program of its own.
 
-use super::Device;
 use crate::{
     process::{self, Ending, Group},
     workspace::{self, Workspace},
@@ -8,6 +7,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use core::time::Duration;
 use std::{
+    ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -22,24 +22,19 @@ const END: Duration = Duration::from_secs(10);
 
 /// A server that runs.
 #[derive(Debug)]
-pub(super) struct Serving {
+pub(crate) struct Serving {
     group: Group,
     sockets: Vec<PathBuf>,
     said: PathBuf,
 }
 
-/// Where the frames between two cards are captured.
-pub(super) fn capture(folder: &Path, device: Device) -> PathBuf {
-    folder.join(format!("{}.pcap", device.name()))
-}
-
 /// Builds the server; where it is.
-pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     build_in(&workspace.root, &workspace.target)
 }
 
 /// Builds the server of the project, or of a copy of it, at `root`.
-pub(super) fn build_in(root: &Path, target: &Path) -> Result<PathBuf> {
+pub(crate) fn build_in(root: &Path, target: &Path) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
     cargo
         .args(["build", "--quiet", "--package", "parakernel-mock-hw"])
@@ -50,24 +45,36 @@ pub(super) fn build_in(root: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join("debug/mock-hw"))
 }
 
+/// The value of QEMU's `-device` for the model at `socket`, on a bus by name or on the board's own.
+pub(crate) fn device(socket: &Path, bus: Option<&str>) -> String {
+    let mut device = serde_json::json!({
+        "driver": "vfio-user-pci",
+        "socket": { "type": "unix", "path": socket },
+    });
+    if let Some(bus) = bus {
+        device["bus"] = bus.into();
+    }
+    device.to_string()
+}
+
 impl Serving {
-    /// Starts it; it takes clients when this returns.
-    pub(super) fn start(program: &Path, device: Device, folder: &Path) -> Result<Self> {
-        let socket = |n: usize| folder.join(format!("{}-{n}.socket", device.name()));
-        let sockets: Vec<PathBuf> = (1..=device.count()).map(socket).collect();
-        let said = folder.join(format!("{}-model.log", device.name()));
+    /// Starts it with so many models of `device`, and `more` words; it takes clients when this returns. Sockets and what it
+    /// says go to `folder`.
+    pub(crate) fn start(
+        program: &Path,
+        (device, count): (&str, usize),
+        more: &[OsString],
+        folder: &Path,
+    ) -> Result<Self> {
+        let socket = |n: usize| folder.join(format!("{device}-{n}.socket"));
+        let sockets: Vec<PathBuf> = (1..=count).map(socket).collect();
+        let said = folder.join(format!("{device}-model.log"));
         let mut command = Command::new(program);
         command.arg("serve");
         for socket in &sockets {
-            command
-                .args(["--device", device.name(), "--socket"])
-                .arg(socket);
+            command.args(["--device", device, "--socket"]).arg(socket);
         }
-        if device.count() > 1 {
-            command
-                .args(["--wire", "device=2", "--pcap"])
-                .arg(capture(folder, device));
-        }
+        command.args(more);
         let output = File::create(&said)?;
         command
             .stdin(Stdio::null())
@@ -82,7 +89,7 @@ impl Serving {
         Ok(serving)
     }
 
-    pub(super) fn sockets(&self) -> &[PathBuf] {
+    pub(crate) fn sockets(&self) -> &[PathBuf] {
         &self.sockets
     }
 
@@ -102,7 +109,7 @@ impl Serving {
     }
 
     /// The guest is gone: the server has to end by itself. What it objected to.
-    pub(super) fn finish(mut self) -> Result<Vec<String>> {
+    pub(crate) fn finish(mut self) -> Result<Vec<String>> {
         match self.group.wait(END)? {
             Ending::Exited(status) if status.success() => {}
             Ending::Exited(status) => {
