@@ -138,14 +138,14 @@ impl Cast {
         }
     }
 
-    /// Four network processes and two block processes. The rogue process is not among them: it speaks virtio's formats.
+    /// Four network processes, two block processes, and one that tries to break out.
     ///
     /// Two of the addresses are equal modulo 128, which a card that steers by classes could not tell apart.
     pub(crate) fn with_four_servers(settings: Settings) -> Self {
-        let mut cast = Self::of_the_demo(settings).without("rogue");
+        let mut cast = Self::of_the_demo(settings);
         cast.processes.extend([
-            Process::new("echo1", "echo", 3).on_network(130, 0x6563_686f_0000_0004),
-            Process::new("echo2", "echo", 6).on_network(5, 0x6563_686f_0000_0005),
+            Process::new("echo1", "echo", 6).on_network(130, 0x6563_686f_0000_0004),
+            Process::new("echo2", "echo", 7).on_network(5, 0x6563_686f_0000_0005),
         ]);
         cast
     }
