@@ -1,6 +1,6 @@
 //! From a reset to link, and what may go wrong on the way.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use parakernel_core::steering::Mac;
 use parakernel_mock_hw::fault::{Fault, When};

@@ -1,7 +1,8 @@
 //! Queues that the kernel checks, on the model: policies `integrity` and `no-spoof`.
 #![expect(unsafe_code, reason = "makes the arena of a process by hand")]
 
-use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::atomic::AtomicU32};
+use alloc::{collections::VecDeque, rc::Rc};
+use core::{cell::Cell, sync::atomic::AtomicU32};
 
 use parakernel_core::{
     address::{BusAddress, Direction, Iova, NodeId, PhysAddr},

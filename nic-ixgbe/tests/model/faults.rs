@@ -80,7 +80,7 @@ fn lives(machine: &Machine, begins: impl Fn(Stage, &Ixgbe)) {
 
 #[test]
 fn no_fault_makes_the_driver_panic_or_hang() {
-    let mut activated = std::collections::BTreeMap::new();
+    let mut activated = alloc::collections::BTreeMap::new();
     for fault in FAULTS {
         for stage in STAGES {
             for seed in 0..4 {

@@ -1,9 +1,12 @@
 //! The driver on the model of mock-hw, which was written from the datasheet by others and shares no constant with it.
 #![expect(
+    clippy::unwrap_used,
+    clippy::panic,
     clippy::cast_possible_truncation,
-    reason = "small numbers that a test counts"
+    reason = "plays kernel and processes: what does not work is a failed test"
 )]
-#![expect(clippy::panic, reason = "a test that goes on forever is stopped")]
+
+extern crate alloc;
 
 mod bring_up;
 mod checked;

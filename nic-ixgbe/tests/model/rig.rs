@@ -1,7 +1,7 @@
 //! A machine with an 82599, and what a kernel and its processes do with it.
 #![expect(unsafe_code, reason = "cuts rings out of pages")]
 
-use std::{task::Poll, time::Duration};
+use core::{task::Poll, time::Duration};
 
 use parakernel_core::{
     memory::{ArenaLayout, DmaBlock, Pool, SegmentList},
@@ -272,11 +272,14 @@ pub(crate) fn send(
     Ok(sent? == 1)
 }
 
-/// Takes all frames that have arrived, and the header of each one's last part.
+/// A frame, and the header of its first part.
+pub(crate) type Arrived = (Vec<u8>, [u8; 16]);
+
+/// Takes all frames that have arrived, and the header of each one's first part.
 pub(crate) fn receive(
     rx: &mut impl RxQueue<Error = RingError>,
     pool: &mut Pool<'_>,
-) -> Result<Vec<(Vec<u8>, [u8; 16])>, RingError> {
+) -> Result<Vec<Arrived>, RingError> {
     let (mut frames, mut bytes) = (Vec::new(), Vec::new());
     loop {
         let mut words = [0; 64];

@@ -1,4 +1,4 @@
-//! Which frame goes where: five-tuples, EtherTypes, pools.
+//! Which frame goes where: by five-tuples, by types of frames, by pools.
 
 use parakernel_core::{
     device::QueueIndex,
@@ -36,6 +36,51 @@ fn add(number: u32, matches: Matches, queue: u32) -> Change {
     }
 }
 
+/// Rules of four kinds, for queues 1 to 4: an address, another one, a port, a source; and one for a port that no frame
+/// here is for.
+fn rules() -> Vec<Change> {
+    let mut port = host(3);
+    port.protocol = Some(Protocol::Udp);
+    port.ports = PortRange::new(2000, 2000).unwrap();
+    let mut other_port = host(4);
+    other_port.protocol = Some(Protocol::Udp);
+    other_port.ports = PortRange::new(2001, 2001).unwrap();
+    let mut source = host(5);
+    source.source = Some(IpPrefix::V4(Ipv4Prefix::host([10, 9, 9, 9].into())));
+    let rules = (0..).zip([host(1), host(2), port, source]);
+    let rules = rules.map(|(number, matches)| add(number, matches, number));
+    rules.chain([add(9, other_port, 0)]).collect()
+}
+
+/// Frames, and the queue where each is expected.
+fn frames() -> Vec<(Vec<u8>, usize)> {
+    let frame = |from, last, len| udp(MAC, from, [10, 0, 0, last], len);
+    let some = [10, 0, 0, 99];
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut frame = frame(some, if at == 12 { 1 } else { 3 }, 200);
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    // A broadcast to a process's address on the IP level is its own.
+    let mut all = frame(some, 1, 64);
+    all[..6].fill(0xFF);
+    vec![
+        (frame(some, 1, 100), 1),
+        (frame(some, 2, 101), 2),
+        (frame(some, 3, 102), 3),
+        (frame(some, 4, 103), 0),
+        (frame([10, 9, 9, 9], 5, 104), 4),
+        (frame(some, 5, 105), 0),
+        (frame(some, 6, 106), 0),
+        // The first fragment, a later one, and ARP.
+        (changed(20, &[0x20]), 0),
+        (changed(21, &[8]), 0),
+        (changed(12, &[8, 6]), 0),
+        (frame(some, 1, 1514), 1),
+        (all, 1),
+    ]
+}
+
 #[test]
 fn a_flow_goes_to_its_own_queue_and_all_else_to_the_kernel() {
     let machine = Machine::new(1);
@@ -46,83 +91,49 @@ fn a_flow_goes_to_its_own_queue_and_all_else_to_the_kernel() {
     let mut owners: Vec<_> = (0..5)
         .map(|pair| claim(&machine, &mut device, pair, terms(pair)).unwrap())
         .collect();
-    let mut port = host(3);
-    port.protocol = Some(Protocol::Udp);
-    port.ports = PortRange::new(2000, 2000).unwrap();
-    let mut other_port = host(4);
-    other_port.protocol = Some(Protocol::Udp);
-    other_port.ports = PortRange::new(2001, 2001).unwrap();
-    let mut source = host(5);
-    source.source = Some(IpPrefix::V4(Ipv4Prefix::host([10, 9, 9, 9].into())));
-    let rules = [host(1), host(2), port, source];
-    for (number, matches) in (0..).zip(rules) {
-        filters
-            .change(&device, add(number, matches, number))
-            .unwrap();
+    for rule in rules() {
+        filters.change(&device, rule).unwrap();
     }
-    filters.change(&device, add(9, other_port, 0)).unwrap();
-    let frame = |from, last, len| udp(MAC, from, [10, 0, 0, last], len);
-    let some = [10, 0, 0, 99];
-    // Where each frame is expected.
-    let mut fragment = frame(some, 3, 200);
-    fragment[20] = 0x20;
-    let mut later = frame(some, 3, 200);
-    later[21] = 8;
-    let mut arp = frame(some, 1, 64);
-    arp[12..14].copy_from_slice(&[8, 6]);
-    let mut all = frame(some, 1, 64);
-    all[..6].fill(0xFF);
-    let frames = [
-        (frame(some, 1, 100), 1),
-        (frame(some, 2, 101), 2),
-        (frame(some, 3, 102), 3),
-        (frame(some, 4, 103), 0),
-        (frame([10, 9, 9, 9], 5, 104), 4),
-        (frame(some, 5, 105), 0),
-        (frame(some, 6, 106), 0),
-        (fragment, 0),
-        (later, 0),
-        (arp, 0),
-        (frame(some, 1, 1514), 1),
-    ];
+    let frames = frames();
     for (frame, _) in &frames {
         machine.wire.send(frame);
     }
-    machine.wire.send(&all);
     machine.settle();
     for (number, owner) in owners.iter_mut().enumerate() {
-        let mut expected: Vec<_> = frames
-            .iter()
-            .filter(|(_, queue)| *queue == number)
-            .map(|(frame, _)| frame.clone())
-            .collect();
-        if number == 1 {
-            // A broadcast to a process's address on the IP level is its own.
-            expected.push(all.clone());
-        }
+        let expected = frames.iter().filter(|(_, queue)| *queue == number);
+        let expected: Vec<_> = expected.map(|(frame, _)| frame.clone()).collect();
         assert_eq!(owner.receive().unwrap(), expected, "queue {number}");
     }
-    // A rule that is removed leads nowhere, before and after the queue is gone.
-    let remove = Change::Remove {
-        rule: RuleId::new(0, 0),
-    };
-    filters.change(&device, remove).unwrap();
-    machine.wire.send(&frames[0].0);
+    machine.assert_clean();
+}
+
+/// A rule that is removed leads nowhere, before and after the queue is gone, until it comes back with another queue.
+#[test]
+fn a_flow_without_its_rule_goes_nowhere() {
+    let machine = Machine::new(6);
+    let mut pairs = [Pair::EMPTY; 8];
+    let mut device = machine.with_link(QUEUES, &mut pairs);
+    let mut memory = [Filter::UNUSED; 128];
+    let mut filters = Filters::new(&mut memory, 1);
+    let mut owners: Vec<_> = (0..3)
+        .map(|pair| claim(&machine, &mut device, pair, terms(pair)).unwrap())
+        .collect();
+    filters.change(&device, add(0, host(1), 0)).unwrap();
+    let rule = RuleId::new(0, 0);
+    filters.change(&device, Change::Remove { rule }).unwrap();
+    let frame = udp(MAC, [10, 0, 0, 99], [10, 0, 0, 1], 100);
+    machine.wire.send(&frame);
     machine.settle();
     release(&machine, &mut device, 1).unwrap();
     machine.memory.end(Lease(1));
-    machine.wire.send(&frames[0].0);
+    machine.wire.send(&frame);
     machine.settle();
-    assert!(
-        owners
-            .iter_mut()
-            .all(|owner| owner.receive().unwrap().is_empty())
-    );
-    // It comes back with another queue.
+    let mut received = owners.iter_mut().map(|owner| owner.receive().unwrap());
+    assert!(received.all(|frames| frames.is_empty()));
     filters.change(&device, add(0, host(1), 1)).unwrap();
-    machine.wire.send(&frames[0].0);
+    machine.wire.send(&frame);
     machine.settle();
-    assert_eq!(owners[2].receive().unwrap(), [frames[0].0.clone()]);
+    assert_eq!(owners[2].receive().unwrap(), [frame]);
     machine.assert_clean();
 }
 
@@ -246,6 +257,14 @@ enum Step {
     Arrive(u8),
 }
 
+/// How a flow stands there.
+#[derive(Clone, Copy, PartialEq)]
+enum Flow {
+    New,
+    To(u8),
+    Removed,
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..6_u8, 0..3_u8).prop_map(|(flow, queue)| Step::Add(flow, queue)),
@@ -269,8 +288,6 @@ proptest! {
         let mut owners: Vec<_> = (0..4)
             .map(|pair| claim(&machine, &mut device, pair, terms(pair)).unwrap())
             .collect();
-        #[derive(Clone, Copy, PartialEq)]
-        enum Flow { New, To(u8), Removed }
         let mut flows = [Flow::New; 6];
         for step in steps {
             match step {

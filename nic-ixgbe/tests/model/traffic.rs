@@ -1,6 +1,6 @@
 //! Frames, with nobody between rings and card.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use parakernel_core::{
     device::QueueIndex,
@@ -34,7 +34,7 @@ fn frames_pass_as_they_are() {
             machine.settle();
             assert_eq!(
                 owned.receive().unwrap(),
-                std::slice::from_ref(&frame),
+                core::slice::from_ref(&frame),
                 "{round}"
             );
             assert!(owned.send(&frame, 300 + round).unwrap(), "{round}");

@@ -29,10 +29,6 @@ type IxgbeRx = ixgbe_rx::Receiver<'static, IxgbeBell, ENTRIES>;
 type IxgbeTx = ixgbe_tx::Sender<'static, IxgbeBell, ENTRIES>;
 
 /// The kernel's queue pair, in each layout.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each card, and it is not moved"
-)]
 #[derive(Debug)]
 pub(super) enum Pair {
     Split(Rx<SplitRing>, Tx<SplitRing>),

@@ -182,21 +182,24 @@ impl Ring {
     /// number.
     fn used(&self) -> u64 {
         let head = self.read.first().map_or(0, |word| word.load(Acquire));
-        match self.format {
-            RingFormat::Ixgbe => head & u64::from(u32::MAX),
+        if self.format == RingFormat::Ixgbe {
+            head & u64::from(u32::MAX)
+        } else {
             // The used ring's index, behind its flags.
-            _ => head >> 48,
+            head >> 48
         }
     }
 
     /// How many entries the card may have at once.
     #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
     const fn most(&self) -> u32 {
-        match self.format {
-            // A tail that equals the head says that there are none.
-            RingFormat::Ixgbe => self.entries as u32 - 1,
-            _ => self.entries as u32,
-        }
+        // A tail that equals the 82599's head says that there are none.
+        let left = if matches!(self.format, RingFormat::Ixgbe) {
+            1
+        } else {
+            0
+        };
+        self.entries as u32 - left
     }
 }
 
