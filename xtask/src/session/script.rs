@@ -116,8 +116,10 @@ impl Spec {
             more: words,
         };
         let cast = match self.model {
-            Some(_) => Cast::with_four_servers(settings),
-            None => Cast::of_the_demo(settings),
+            Some(_) if !matches!(self.script, Script::Unchecked { .. }) => {
+                Cast::with_four_servers(settings)
+            }
+            _ => Cast::of_the_demo(settings),
         };
         cast.keep(&self.cast)
     }

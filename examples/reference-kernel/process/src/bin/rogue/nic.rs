@@ -190,6 +190,15 @@ impl Ring {
         }
     }
 
+    /// Whether the card has sent all entries before `accepted`.
+    fn has_sent(&self, accepted: u32) -> bool {
+        if self.format == RingFormat::Ixgbe {
+            self.used() == u64::from(accepted) % self.entries as u64
+        } else {
+            self.used() == u64::from(accepted & 0xffff)
+        }
+    }
+
     /// How many entries the card may have at once.
     #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
     const fn most(&self) -> u32 {
@@ -361,15 +370,22 @@ impl Card {
         let end = ROUNDS * entries;
         stage.announce();
         self.transmit.publish(&self.lease, end);
-        let mut rounds = 1;
-        // Each call takes over a ring at most, and none that the card still has.
-        let is_taken = stage.linger_without_calls(|_| {
-            if self.transmit.used() == u64::from(rounds * entries) && rounds < ROUNDS {
-                rounds += 1;
+        // Each call takes over what there is room for, and no entry that the card still has.
+        let look = |_: &mut Process| {
+            let accepted = self.lease.doorbell(self.transmit.side);
+            let accepted = accepted.accepted(Position::new(end)).as_u32();
+            let is_sent = self.transmit.has_sent(accepted);
+            if is_sent && accepted != end {
                 self.transmit.publish(&self.lease, end);
             }
-            self.transmit.used() == u64::from(end)
-        });
+            is_sent && accepted == end
+        };
+        // Of the 82599's ring the kernel says how much was sent, when it is called.
+        let is_taken = if self.transmit.format == RingFormat::Ixgbe {
+            stage.linger(look)
+        } else {
+            stage.linger_without_calls(look)
+        };
         Seen::effect(is_taken, "more frames were sent than were published")
     }
 
