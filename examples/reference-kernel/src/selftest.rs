@@ -54,7 +54,7 @@ enum Expected {
     Stopped,
 }
 
-const CASES: [Case; 25] = [
+const CASES: [Case; 26] = [
     Case("exit", nothing, Expected::Exited),
     Case("exit", map_without_tables, Expected::Exited),
     Case("log", nothing, Expected::Exited),
@@ -79,6 +79,7 @@ const CASES: [Case; 25] = [
     Case("privileged", nothing, Expected::Faulted(GP)),
     Case("illegal", nothing, Expected::Faulted(UD)),
     Case("spin", stop_all, Expected::Stopped),
+    Case("spin-with-ac", stop_all, Expected::Stopped),
     Case("spin", stop_at_once, Expected::Stopped),
 ];
 

@@ -1,11 +1,11 @@
 //! Access to a process's memory, through the kernel's own map of it: no address that a process names is ever
 //! dereferenced.
-#![expect(unsafe_code, reason = "copies from and to a process's frames")]
+#![expect(unsafe_code, reason = "copies from a process's frames")]
 
 use crate::arch::native;
 use crate::arch::paging::{self, Flags, Tables, USER};
 
-/// The memory of a process, as the core that runs it may read and write it.
+/// The memory of a process, as the core that runs it may read it.
 ///
 /// Core 0 may change the tables meanwhile. It frees what it unmapped only after this core has flushed its
 /// translations, which it does when it is not in a system call: a page found here stays what it is until the copy is
@@ -26,22 +26,11 @@ impl UserMemory {
     /// Copies from the process; `to` may be written in part if the range is bad.
     pub(crate) fn read(self, from: u64, to: &mut [u8]) -> Result<(), BadAddress> {
         let len = to.len();
-        self.for_each_part(from, len, Flags::USER_ACCESSIBLE, |part, range| {
+        self.for_each_part(from, len, |part, range| {
             let to = &mut to[range];
             // SAFETY: `part` lies in a mapped frame for as many bytes; the process and devices may write it
             // meanwhile, so it is copied from without a reference.
-            unsafe { core::ptr::copy_nonoverlapping(part.cast_const(), to.as_mut_ptr(), to.len()) };
-        })
-    }
-
-    /// Copies to the process, in part if the range is bad.
-    #[expect(dead_code, reason = "for outcomes, which the control plane delivers")]
-    pub(crate) fn write(self, to: u64, from: &[u8]) -> Result<(), BadAddress> {
-        let flags = Flags::USER_ACCESSIBLE | Flags::WRITABLE;
-        self.for_each_part(to, from.len(), flags, |part, range| {
-            let from = &from[range];
-            // SAFETY: `part` lies in a mapped frame that the process may write, for as many bytes.
-            unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), part, from.len()) };
+            unsafe { core::ptr::copy_nonoverlapping(part, to.as_mut_ptr(), to.len()) };
         })
     }
 
@@ -51,8 +40,7 @@ impl UserMemory {
         self,
         start: u64,
         len: usize,
-        needed: Flags,
-        mut copy: impl FnMut(*mut u8, core::ops::Range<usize>),
+        mut copy: impl FnMut(*const u8, core::ops::Range<usize>),
     ) -> Result<(), BadAddress> {
         let end = start.checked_add(len as u64).ok_or(BadAddress)?;
         if start < USER.start || end > USER.end {
@@ -61,14 +49,14 @@ impl UserMemory {
         let mut at = start;
         while at < end {
             let page = self.0.lookup(at).ok_or(BadAddress)?;
-            if !page.flags.contains(needed) {
+            if !page.flags.contains(Flags::USER_ACCESSIBLE) {
                 return Err(BadAddress);
             }
             let offset = at % page.size.bytes();
             let count = (page.size.bytes() - offset).min(end - at);
             let done = native(at - start);
             let part = paging::physical(page.frame).wrapping_add(native(offset));
-            copy(part, done..done + native(count));
+            copy(part.cast_const(), done..done + native(count));
             at += count;
         }
         Ok(())

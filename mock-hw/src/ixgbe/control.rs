@@ -9,9 +9,11 @@ use super::{
     director::Director,
     eeprom,
     interrupt::{Interrupts, LSC},
+    mailbox::Mailbox,
     receive::Receiver,
     registers::rx,
     transmit::TxQueue,
+    virtual_function::Virtual,
 };
 use crate::fault::Fault;
 
@@ -73,8 +75,11 @@ impl Device {
             .for_each(|queue| *queue = TxQueue::default());
         self.receiver = Receiver::default();
         self.director = Director::default();
+        self.paused_until = Instant::default();
         self.queues_that_drop = 0;
         self.stopping.clear();
+        self.virtuals.iter_mut().for_each(Virtual::reset);
+        self.mailboxes.fill(Mailbox::default());
         self.regs.set(RDRXCTL, DMA_INIT_DONE);
         self.regs.set(AUTOC, AUTOC_FROM_EEPROM);
         self.regs.set(AUTOC2, AUTOC2_FROM_EEPROM);
@@ -103,10 +108,17 @@ impl Device {
         }
         self.finish_stopping(now);
         let stopping = self.stopping.iter().map(|(_, at)| *at).min();
-        [self.resetting, self.link.back, self.link.at, stopping]
-            .into_iter()
-            .flatten()
-            .min()
+        let paused = (self.paused_until > now).then_some(self.paused_until);
+        [
+            self.resetting,
+            self.link.back,
+            self.link.at,
+            stopping,
+            paused,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(super) fn read_ctrl(&self) -> u32 {

@@ -25,6 +25,7 @@ const MAXFRS: usize = 0x0_4268;
 const SECRXCTRL: usize = 0x0_8d00;
 const LXOFFTXC: usize = 0x0_3f68;
 const MPC: usize = 0x0_3fa0;
+const RNBC: usize = 0x0_3fc0;
 const ROC: usize = 0x0_40ac;
 
 const ENABLE: u32 = 1 << 25;
@@ -44,6 +45,8 @@ pub(super) struct Receiver {
     bytes: usize,
     /// How many of its queues the first frame is done with.
     copies: usize,
+    /// The first frame waits for a descriptor, and was counted.
+    starved: bool,
     /// The other side was told to pause.
     paused: bool,
 }
@@ -236,9 +239,11 @@ impl Device {
         if self.regs.word(FCCFG) & 8 == 0 {
             return false;
         }
-        let threshold = |word: u32| (word & 0x0007_ffe0) as usize;
-        let [low, high] = [0x0_3220, 0x0_3260].map(|offset| threshold(self.regs.word(offset)));
-        if !self.receiver.paused && high > 0 && self.receiver.bytes > high {
+        let threshold = |word: u32| (word & 0x0007_fff0) as usize;
+        let [low, high] = [0x0_3220, 0x0_3260].map(|offset| self.regs.word(offset));
+        let enabled = high >> 31 == 1;
+        let [low, high] = [low, high].map(threshold);
+        if !self.receiver.paused && enabled && self.receiver.bytes > high {
             self.receiver.paused = true;
             self.regs.count(LXOFFTXC, 1);
         } else if self.receiver.paused && self.receiver.bytes <= low {
@@ -262,14 +267,26 @@ impl Device {
             match self.deliver(n, &arrived) {
                 Fate::Delivered => self.count_delivered(n, &arrived.frame),
                 Fate::Dropped => self.count_dropped(n),
-                Fate::Waits => return false,
+                Fate::Waits => {
+                    self.count_starved();
+                    return false;
+                }
             }
             self.receiver.copies += 1;
         }
         self.receiver.copies = 0;
+        self.receiver.starved = false;
         self.receiver.bytes -= arrived.frame.len();
         self.receiver.waiting.pop_front();
         true
+    }
+
+    /// A frame has to wait, as its queue has no descriptor and does not drop.
+    fn count_starved(&mut self) {
+        if !self.receiver.starved {
+            self.receiver.starved = true;
+            self.regs.count(RNBC, 1);
+        }
     }
 
     fn ring(&self, n: usize) -> Ring {
@@ -362,9 +379,10 @@ impl Device {
         let mut done = Vec::with_capacity(last + 1);
         for (index, part) in parts.enumerate() {
             let address = ring.slot(index);
-            let words: [u8; 16] = self.function.read_array(address)?;
+            let mut words = [0; 16];
+            self.fetch(n, address, &mut words)?;
             let buffer = u64::from_le_bytes(crate::bytes::array_at(&words, 0));
-            self.function.write(BusAddress::new(buffer), part)?;
+            self.deposit(n, BusAddress::new(buffer), part)?;
             let is_last = index == last;
             let words = if ring.is_legacy() {
                 [
@@ -386,7 +404,7 @@ impl Device {
             bytes[..8].copy_from_slice(&low.to_le_bytes());
             bytes[8..].copy_from_slice(&high.to_le_bytes());
             self.function.faults().corrupt(&mut bytes);
-            self.function.write(address, &bytes)?;
+            self.deposit(n, address, &bytes)?;
         }
         Ok(())
     }

@@ -110,7 +110,8 @@ impl Device {
     pub(super) fn transmit(&mut self, random: &mut Random) -> bool {
         let loops = self.regs.word(HLREG0) & LOOPBACK != 0;
         let on = self.regs.word(DMATXCTL) & TRANSMIT_ENABLE != 0;
-        if !on || !self.is_master() || !(self.link.up || loops) {
+        let paused = self.paused_until > self.now() && !loops;
+        if !on || paused || !self.is_master() || !(self.link.up || loops) {
             return false;
         }
         let ready: Vec<usize> = (0..self.tx.len()).filter(|n| self.tx[*n].ready).collect();
@@ -176,7 +177,8 @@ impl Device {
         while job.next != tail {
             let slot = job.next;
             let address = BusAddress::new(base.wrapping_add(16 * slot as u64));
-            let words: [u8; 16] = self.function.read_array(address)?;
+            let mut words = [0; 16];
+            self.fetch(n, address, &mut words)?;
             let low = u64::from_le_bytes(crate::bytes::array_at(&words, 0));
             let high = u64::from_le_bytes(crate::bytes::array_at(&words, 8));
             job.next = (slot + 1) % count;
@@ -189,7 +191,7 @@ impl Device {
                 self.take_context(n, low, high, &job)?;
                 continue;
             }
-            self.take_data(&mut job, low, high)?;
+            self.take_data(n, &mut job, [low, high])?;
             if high & RS != 0 {
                 job.reports.push(slot);
             }
@@ -210,7 +212,7 @@ impl Device {
         Ok(())
     }
 
-    fn take_data(&self, job: &mut Job, low: u64, high: u64) -> Result<(), Stop> {
+    fn take_data(&self, n: usize, job: &mut Job, [low, high]: [u64; 2]) -> Result<(), Stop> {
         let kind = high >> 20 & 0xf;
         if high & DEXT != 0 && kind != 3 {
             let text = format!("descriptor type {kind}");
@@ -227,8 +229,7 @@ impl Device {
         }
         let start = job.data.len();
         job.data.resize(start + len, 0);
-        self.function
-            .read(BusAddress::new(low), &mut job.data[start..])?;
+        self.fetch(n, BusAddress::new(low), &mut job.data[start..])?;
         Ok(())
     }
 
@@ -393,7 +394,7 @@ impl Device {
             }
         }
         for (address, bytes) in done {
-            if let Err(error) = self.function.write(address, &bytes) {
+            if let Err(error) = self.deposit(n, address, &bytes) {
                 self.function
                     .note(format_args!("transmit queue {n}: {error}"));
             }

@@ -246,12 +246,21 @@ fn misbehave(what: &str, info: &ProcessInfo) -> bool {
         "privileged" => unsafe { asm!("cli") },
         // SAFETY: as above.
         "illegal" => unsafe { asm!("ud2") },
-        "spin" => loop {
-            core::hint::spin_loop();
+        "spin" => spin(),
+        // SAFETY: the flag, AC, means something only together with CR0.AM, which the kernel does not set.
+        "spin-with-ac" => unsafe {
+            asm!("pushfq", "or dword ptr [rsp], 0x40000", "popfq");
+            spin()
         },
         _ => {}
     }
     false
+}
+
+fn spin() -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// Runs off the stack.

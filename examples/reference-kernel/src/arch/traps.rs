@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase, LStar, SFMask};
-use x86_64::registers::rflags::RFlags;
+use x86_64::registers::rflags::{self, RFlags};
 
 use super::cpu;
 use super::gdt::{KERNEL_CODE, USER_CODE, USER_DATA};
@@ -220,6 +220,10 @@ impl Context {
         // SAFETY: GS points to this core's anchor (`attach`) and interrupts are off. The assembly writes only `self`
         // and the anchor, and restores what a function must preserve. Ring 3 reaches only pages mapped for it.
         unsafe { enter_user(self) };
+        assert!(
+            !rflags::read().contains(RFlags::ALIGNMENT_CHECK),
+            "the kernel runs with a process's AC flag, and so without SMAP"
+        );
         if self.by == BY_SYSCALL {
             return Trap::Call(self.rax, [self.rdi, self.rsi]);
         }

@@ -145,6 +145,9 @@ interrupt_common:
     movq %gs:{CORE_SCRATCH}, %rcx
     movq %rcx, {RAX}(%rax)
     cld
+    pushfq                      // AC, bit 18, is still as the process had it: with it, SMAP would not hold
+    andl $~0x40000, (%rsp)
+    popfq
     jmp save_and_return
 
 1:  // In the kernel: inside `halt`, whose caller expects its registers to be gone; or an exception, which does not
