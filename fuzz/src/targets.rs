@@ -8,6 +8,7 @@ mod archive;
 mod checked_queues;
 mod elf;
 mod frame;
+mod ixgbe_driver;
 mod ixgbe_rx_validator;
 mod ixgbe_tx_validator;
 mod kv_parser;
@@ -30,6 +31,7 @@ pub const ALL: &[Target] = &[
     checked_queues::TARGET,
     elf::TARGET,
     frame::TARGET,
+    ixgbe_driver::TARGET,
     ixgbe_rx_validator::TARGET,
     ixgbe_tx_validator::TARGET,
     kv_parser::TARGET,

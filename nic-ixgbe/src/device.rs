@@ -20,11 +20,11 @@ use crate::{
 
 mod configure;
 mod pair;
+mod ring;
 mod start;
 
-pub use pair::{
-    GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, ReceiveRing, Sides, TransmitRing, Vector,
-};
+pub use pair::{GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, Sides, Vector};
+pub use ring::{ReceiveRing, TransmitRing};
 use start::Start;
 
 /// How often registers are looked at during bring-up.

@@ -6,6 +6,7 @@ pub mod descriptor;
 pub mod device;
 pub mod doorbell;
 pub mod error;
+pub mod filter;
 pub mod id;
 pub mod interrupt;
 pub mod link;
@@ -32,15 +33,3 @@ const fn slot(position: parakernel_core::ring::Position, entries: usize) -> usiz
 
 /// Descriptors in a cache line.
 const LINE: usize = 4;
-
-/// Whole lines of a run, and what is left.
-#[inline]
-fn lines<T>(slots: Option<&[T]>) -> (&[[T; LINE]], &[T]) {
-    slots.unwrap_or_default().as_chunks()
-}
-
-/// The same, to write.
-#[inline]
-fn lines_mut<T>(slots: Option<&mut [T]>) -> (&mut [[T; LINE]], &mut [T]) {
-    slots.unwrap_or_default().as_chunks_mut()
-}

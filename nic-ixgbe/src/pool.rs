@@ -21,6 +21,9 @@ use crate::{
 /// How many pools there are.
 pub const POOLS: u8 = 64;
 
+/// No tag is inserted, whatever descriptors say (§8.2.3.27).
+const NEVER_INSERT: u64 = 2;
+
 /// Binary places of a rate factor (§8.2.3.10.16).
 const FACTOR_PLACES: u32 = 14;
 
@@ -58,11 +61,8 @@ impl<R: Registers> Device<'_, R> {
         if let Some(base) = PoolBlock::base(pool) {
             let row = self.row::<PoolBlock>(base);
             row.write(Pfvml2flt::default().with(Pfvml2flt::AUPE, accepts_untagged));
-            // Tags are never the descriptor's choice: always the pool's own, or none.
-            let own = names.vlan.map_or(0, |vlan| vlan.id().into());
-            let action = if names.vlan.is_some() { 1 } else { 2 };
-            let insert = Pfvmvir::default().with(Pfvmvir::PORT_VLAN_ID, own);
-            row.write(insert.with(Pfvmvir::VLANA, action));
+            // Tags lie in the frame, both ways, where anti-spoofing sees them: none is inserted.
+            row.write(Pfvmvir::default().with(Pfvmvir::VLANA, NEVER_INSERT));
         }
         self.set_spoof_check(pool, true);
         // The receive address of the same number is the pool's.

@@ -160,12 +160,6 @@ registers! {
         RXEN: bit 0,
     }
 
-    /// Flow Control Refresh Threshold Value, §8.2.3.3.5.
-    pub Fcrtv: u32 @ 0x0_32A0, read_write {
-        /// When a pause is sent again, in units of 64 byte times.
-        FC_REFRESH_TH: bits 0..=15,
-    }
-
     /// Flow Control Configuration, §8.2.3.3.7.
     pub Fccfg: u32 @ 0x0_3D00, read_write {
         /// Transmit Flow Control: 0 off, 1 link flow control (802.3x), 2 priority flow control.
@@ -361,12 +355,6 @@ registers! {
         LBE: bit 0,
     }
 
-    /// Security Tx Control, §8.2.3.12.
-    pub Sectxctrl: u32 @ 0x0_8800, read_write {
-        /// The path is off.
-        TX_DIS: bit 1,
-    }
-
     /// Security Rx Control, §8.2.3.12.5.
     pub Secrxctrl: u32 @ 0x0_8D00, read_write {
         /// The receive path is off.
@@ -379,139 +367,12 @@ registers! {
         SECRX_RDY: bit 0,
     }
 
-    /// Flow Director Control, §8.2.3.7.24.
-    pub Fdirctrl: u32 @ 0x0_EE00, read_write {
-        /// Memory, taken from the receive packet buffer: 1 is 64 KiB, 2 is 128 KiB, 3 is 256 KiB.
-        PBALLOC: bits 0..=1,
-        /// The table is ready.
-        INIT_DONE: bit 3,
-        /// Perfect match.
-        PERFECT_MATCH: bit 4,
-        /// The queue of frames that are dropped.
-        DROP_QUEUE: bits 8..=14,
-        /// Where the two flexible bytes lie, in units of two bytes.
-        FLEX_OFFSET: bits 16..=20,
-        /// How long a chain may be, in units of two filters.
-        MAX_LENGTH: bits 24..=27,
-        /// When to say that the table fills up, in units of 16 filters.
-        FULL_THRESH: bits 28..=31,
-    }
-
-    /// Source address of a filter, big-endian, §8.2.3.7.26.
-    pub Fdiripsa: u32 @ 0x0_EE18, read_write {}
-
-    /// Destination address of a filter, big-endian, §8.2.3.7.27.
-    pub Fdiripda: u32 @ 0x0_EE1C, read_write {}
-
-    /// Ports of a filter, §8.2.3.7.28.
-    pub Fdirport: u32 @ 0x0_EE20, read_write {
-        /// Source port.
-        SOURCE: bits 0..=15,
-        /// Destination port.
-        DESTINATION: bits 16..=31,
-    }
-
-    /// VLAN and flexible bytes of a filter, §8.2.3.7.29.
-    pub Fdirvlan: u32 @ 0x0_EE24, read_write {
-        /// VLAN tag.
-        VLAN: bits 0..=15,
-        /// Flexible bytes.
-        FLEX: bits 16..=31,
-    }
-
-    /// Place of a filter, §8.2.3.7.30.
-    pub Fdirhash: u32 @ 0x0_EE28, read_write {
-        /// Hash of the filter's fields.
-        HASH: bits 0..=14,
-        /// The filter is in use, as a query says.
-        BUCKET_VALID: bit 15,
-        /// Identity, of the software's choice.
-        SIGNATURE_SW_INDEX: bits 16..=30,
-    }
-
-    /// What to do with a filter, §8.2.3.7.31.
-    pub Fdircmd: u32 @ 0x0_EE2C, read_write {
-        /// 1 add, 2 remove, 3 query; reads 0 once done.
-        CMD: bits 0..=1,
-        /// A query found the filter.
-        FILTER_VALID: bit 2,
-        /// Replace a filter that is there.
-        FILTER_UPDATE: bit 3,
-        /// Protocol: 0 any, 1 UDP, 2 TCP, 3 SCTP.
-        L4TYPE: bits 5..=6,
-        /// IPv6.
-        IPV6: bit 7,
-        /// Clears the table's head; toggled before the table is made anew.
-        CLEARHT: bit 8,
-        /// Drop what matches.
-        DROP: bit 9,
-        /// The filter is the last of its chain.
-        LAST: bit 11,
-        /// There are collisions on its place.
-        COLLISION: bit 12,
-        /// Leads to `RX_QUEUE`.
-        QUEUE_EN: bit 15,
-        /// The queue.
-        RX_QUEUE: bits 16..=22,
-        /// The pool.
-        POOL: bits 24..=29,
-    }
-
-    /// Room in the Flow Director's table, §8.2.3.7.32.
-    pub Fdirfree: u32 @ 0x0_EE38, read_write {
-        /// Filters that fit.
-        FREE: bits 0..=15,
-    }
-
-    /// Which bits of a destination address do not count, §8.2.3.7.
-    pub Fdirdip4m: u32 @ 0x0_EE3C, read_write {}
-
-    /// Which bits of a source address do not count, §8.2.3.7.
-    pub Fdirsip4m: u32 @ 0x0_EE40, read_write {}
-
-    /// Which bits of TCP's ports do not count, §8.2.3.7.
-    pub Fdirtcpm: u32 @ 0x0_EE44, read_write {}
-
-    /// Which bits of UDP's ports do not count, §8.2.3.7.
-    pub Fdirudpm: u32 @ 0x0_EE48, read_write {}
-
-    /// Key of the hash, §8.2.3.7.
-    pub Fdirhkey: u32 @ 0x0_EE68, read_write {}
-
-    /// Which fields do not count, §8.2.3.7.
-    pub Fdirm: u32 @ 0x0_EE70, read_write {
-        /// VLAN id.
-        VLANID: bit 0,
-        /// VLAN priority.
-        VLANP: bit 1,
-        /// Pool.
-        POOL: bit 2,
-        /// Protocol.
-        L4P: bit 3,
-        /// Flexible bytes.
-        FLEX: bit 4,
-        /// Destination IPv6 address.
-        DIPV6: bit 5,
-    }
-
     /// EEPROM/Flash Control, §8.2.3.2.1.
     pub Eec: u32 @ 0x1_0010, read_write {
         /// There is an EEPROM with a valid signature.
         EE_PRES: bit 8,
         /// It was read, or is not there.
         AUTO_RD: bit 9,
-    }
-
-    /// EEPROM Read, §8.2.3.2.2.
-    pub Eerd: u32 @ 0x1_0014, read_write {
-        /// Begins a read.
-        START: bit 0,
-        /// The read is done.
-        DONE: bit 1,
-        /// Which 16-bit word.
-        ADDR: bits 2..=15,
-        /// The word.
-        DATA: bits 16..=31,
     }
 
     /// Software Semaphore, §8.2.3.4.

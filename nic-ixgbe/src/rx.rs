@@ -16,7 +16,6 @@ use crate::{
     LINE,
     descriptor::{Completion, RxDescriptor},
     error::RingError,
-    lines, lines_mut,
     offload::{HEADER_LEN, Metadata, Received},
     slot,
 };
@@ -193,63 +192,65 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
 
     /// Takes frames of one buffer each, and arms a fresh one in the place of each; at most `limit`, as long as they are
     /// that and good. Returns the number of frames.
-    #[inline]
+    #[inline(never)]
     fn poll_whole(
         &mut self,
         limit: usize,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
-    ) -> u32 {
-        let fresh = pool.next_words(limit).unwrap_or_default();
-        let places = frames
-            .vacant_words()
-            .get_mut(..fresh.len())
-            .unwrap_or_default();
-        let start = slot(self.next, N);
-        // The ring's end cuts the batch in two runs without a wrap in them.
-        let first = fresh.len().min(N - start);
-        let (fresh_first, fresh_second) = fresh.split_at(first);
-        let (places_first, places_second) = places.split_at_mut(first.min(places.len()));
-        // SAFETY: the words move below.
-        let mut taken = unsafe { self.swap_run(start, fresh_first, places_first, pool.arena()) };
-        if taken == first && !fresh_second.is_empty() {
-            // SAFETY: as above.
-            taken += unsafe { self.swap_run(0, fresh_second, places_second, pool.arena()) };
+    ) -> usize {
+        let mut total = 0;
+        while total < limit {
+            // Up to the ring's end, so that there is no wrap inside.
+            let run = (limit - total).min(N - slot(self.next, N));
+            let Some(fresh) = pool.next_words(run) else {
+                break;
+            };
+            // SAFETY: the words move below.
+            let taken = unsafe { self.swap_run(fresh, frames.vacant_words(), pool.arena()) };
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "at most the ring's entries"
+            )]
+            let count = taken as u32;
+            self.next = self.next.advanced(count);
+            self.filled = self.filled.advanced(count);
+            // SAFETY: the words of so many segments were moved into `armed`.
+            unsafe { pool.remove(run, taken) };
+            // SAFETY: so many words of segments were moved out of `armed`, with a length that fits.
+            unsafe { frames.add(taken) };
+            total += taken;
+            if taken < run {
+                break;
+            }
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "at most the ring's entries"
-        )]
-        let count = taken as u32;
-        self.next = self.next.advanced(count);
-        self.filled = self.filled.advanced(count);
-        // SAFETY: the words of so many segments were moved into `armed`.
-        unsafe { pool.remove(limit, taken) };
-        // SAFETY: so many words of segments were moved out of `armed`, with a length that fits.
-        unsafe { frames.add(taken) };
-        count
+        total
     }
 
-    /// Takes the frames in the slots from `start` on into `places`, and arms `fresh` there, a cache line of descriptors at
-    /// a time. A function of its own, so that the loop has the registers to itself.
+    /// Takes the frames in the slots from the next on into `places`, and arms `fresh` there, a cache line of descriptors
+    /// at a time.
     ///
     /// # Safety
     ///
     /// As many of the first words of `fresh` as the result says must be used no more; as many of `places` then are
     /// segments.
-    #[inline(never)]
-    unsafe fn swap_run(
-        &mut self,
-        start: usize,
-        fresh: &[u32],
-        places: &mut [u32],
-        arena: &Arena<'_>,
-    ) -> usize {
+    #[inline]
+    unsafe fn swap_run(&mut self, fresh: &[u32], places: &mut [u32], arena: &Arena<'_>) -> usize {
         let swap = Swap::new(self.posted, arena);
+        let start = slot(self.next, N);
         let end = start + fresh.len();
-        let (armed, armed_rest) = lines_mut(self.armed.get_mut(start..end));
-        let (done, done_rest) = lines(self.completions.get(start..end));
-        let (ring, ring_rest) = lines(self.submissions.get(start..end));
+        // All of one length, so that one count does for all.
+        let (Some(armed), Some(done), Some(ring), Some(places)) = (
+            self.armed.get_mut(start..end),
+            self.completions.get(start..end),
+            self.submissions.get(start..end),
+            places.get_mut(..fresh.len()),
+        ) else {
+            return 0;
+        };
+        let (armed, armed_rest) = armed.as_chunks_mut::<LINE>();
+        let (done, done_rest) = done.as_chunks::<LINE>();
+        let (ring, ring_rest) = ring.as_chunks::<LINE>();
         let (fresh, fresh_rest) = fresh.as_chunks::<LINE>();
         let (places, places_rest) = places.as_chunks_mut::<LINE>();
         let mut taken = 0;
@@ -277,7 +278,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     /// Takes one frame of one buffer, as when no more has come: what [`poll_whole`](Self::poll_whole) does, without what
     /// only pays for many. Returns the number of frames.
     #[inline]
-    fn poll_single(&mut self, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> u32 {
+    fn poll_single(&mut self, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> usize {
         let index = slot(self.next, N);
         let Some(len) = self.completions[index]
             .completion()
@@ -295,6 +296,39 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         self.next = self.next.after();
         self.filled = self.filled.after();
         1
+    }
+
+    /// Tells the device of buffers that took the place of those from `start` on.
+    #[inline]
+    fn publish(&mut self, start: Position) {
+        if self.next != start {
+            fence(Acquire);
+            self.doorbell.ring(self.tail());
+        }
+    }
+
+    /// Takes what was not in the usual form: frames in up to `ready` buffers, at most `budget` of them. `start` is where the
+    /// call began, of whose frames there are some already.
+    #[cold]
+    #[inline(never)]
+    fn poll_rest(
+        &mut self,
+        start: Position,
+        (ready, budget): (usize, usize),
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+    ) -> Result<usize, RingError> {
+        // Before this, each frame was one buffer.
+        let before = self.next.since(start) as usize;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let end = self.next.advanced(ready as u32);
+        let taken = before + self.poll_general(end, pool, frames, budget)?;
+        self.publish(start);
+        self.received += taken as u64;
+        Ok(taken)
     }
 
     /// Takes up to `budget` frames before `end`, of whatever number of buffers, and arms what is free.
@@ -425,29 +459,26 @@ impl<D: Doorbell, const N: usize> RxQueue for Receiver<'_, D, N> {
     ) -> Result<usize, RingError> {
         let (start, told) = (self.next, self.tail());
         let end = self.doorbell.accepted(told);
-        let ready = end.since(start).min(told.since(start));
-        let end = start.advanced(ready);
+        let ready = end.since(start).min(told.since(start)) as usize;
+        if ready == 0 || !self.is_done(start) {
+            return Ok(0);
+        }
         let mut taken = 0;
         if self.armed() == Self::ENTRIES && self.metadata == Metadata::None {
-            let limit = budget
-                .min(frames.room())
-                .min(pool.free())
-                .min(ready as usize);
+            let limit = budget.min(frames.room()).min(pool.free()).min(ready);
             taken = if limit > 1 && self.is_done(start.after()) {
-                self.poll_whole(limit, pool, frames) as usize
+                self.poll_whole(limit, pool, frames)
             } else if limit > 0 {
-                self.poll_single(pool, frames) as usize
+                self.poll_single(pool, frames)
             } else {
                 0
             };
         }
-        if taken < budget && self.next != end && self.is_done(self.next) {
-            taken += self.poll_general(end, pool, frames, budget - taken)?;
+        if taken < budget && taken < ready && self.is_done(self.next) {
+            let rest = (ready - taken, budget - taken);
+            return self.poll_rest(start, rest, pool, frames);
         }
-        if self.next != start {
-            fence(Acquire);
-            self.doorbell.ring(self.tail());
-        }
+        self.publish(start);
         self.received += taken as u64;
         Ok(taken)
     }

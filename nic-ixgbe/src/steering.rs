@@ -9,7 +9,7 @@ use core::task::Poll;
 use parakernel_core::{
     handle::RuleId,
     mmio::{Register, Registers},
-    steering::{Change, IpPrefix, Matches, PortRange, Protocol},
+    steering::{Change, IpPrefix, Matches, PortRange, Protocol, Steering},
     time::Instant,
 };
 
@@ -80,6 +80,7 @@ impl<'a> Filters<'a> {
     #[must_use]
     pub fn can_express<R: Registers>(device: &Device<'_, R>, matches: &Matches) -> bool {
         device.sharing() == Sharing::Queues
+            && !device.is_promiscuous()
             && matches.mac == device.mac()
             && matches.vlan.is_none()
             && tuple_of(matches).is_some()
@@ -113,11 +114,6 @@ impl<'a> Filters<'a> {
                 Ok(())
             }
         }
-    }
-
-    /// A change is in force once it was made; the time is of no matter.
-    pub const fn poll(&self, _now: Instant) -> Poll<()> {
-        Poll::Ready(())
     }
 
     /// Tells the port of all rules again, after it was reset: they lead to the drop queue until they are added again.
@@ -183,6 +179,32 @@ impl<'a> Filters<'a> {
                 write(device, index, &tuple, (DROP_QUEUE, REMOVED));
             }
         }
+    }
+}
+
+/// A port with its rules, as the control plane steers it.
+#[derive(Debug)]
+pub struct Steered<'s, 'a, R> {
+    /// The port.
+    pub device: &'s Device<'a, R>,
+    /// Its rules.
+    pub filters: &'s mut Filters<'a>,
+}
+
+impl<R: Registers> Steering for Steered<'_, '_, R> {
+    type Error = SteerError;
+
+    fn can_express(&self, matches: &Matches) -> bool {
+        Filters::can_express(self.device, matches)
+    }
+
+    fn begin_change(&mut self, change: Change, _now: Instant) -> Result<(), SteerError> {
+        self.filters.change(self.device, change)
+    }
+
+    /// Registers are written when the change begins, so there is nothing to wait for.
+    fn poll_change(&mut self, _change: Change, _now: Instant) -> Poll<Result<(), SteerError>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
     LINE,
     descriptor::{Command, Context, Offloads, Place, TxDescriptor},
     error::RingError,
-    lines, lines_mut,
     offload::{HEADER_LEN, Metadata, Request},
     slot,
 };
@@ -130,7 +129,7 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     }
 
     /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
-    #[inline]
+    #[inline(never)]
     fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
         while !frames.is_empty() {
             let start = slot(self.head, N);
@@ -160,15 +159,22 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
 
     /// Writes descriptors from slot `start` on, a cache line at a time, up to the first segment that is no whole frame; how
     /// many. A function of its own, so that the loop has the registers to itself.
-    #[inline(never)]
+    #[inline]
     fn write_run(&mut self, start: usize, run: &[Segment]) -> usize {
         let (base, stride) = (
             self.arena.buffer_iova(0).as_u64(),
             u64::from(self.arena.layout().stride),
         );
         let end = start + run.len();
-        let (ring, ring_rest) = lines(self.submissions.get(start..end));
-        let (kept, kept_rest) = lines_mut(self.in_flight.get_mut(start..end));
+        // All of one length, so that one count does for all.
+        let (Some(ring), Some(kept)) = (
+            self.submissions.get(start..end),
+            self.in_flight.get_mut(start..end),
+        ) else {
+            return 0;
+        };
+        let (ring, ring_rest) = ring.as_chunks::<LINE>();
+        let (kept, kept_rest) = kept.as_chunks_mut::<LINE>();
         let (run, run_rest) = run.as_chunks::<LINE>();
         let mut written = 0;
         'all: {
@@ -335,25 +341,34 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
     #[inline]
     fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
-        let start = slot(self.freed, N);
-        let vacant = pool.vacant_words();
-        let count = vacant.len().min(count as usize);
-        let first = count.min(N - start);
-        let vacant = vacant.get_mut(..count).unwrap_or_default();
-        let (places, more) = vacant.split_at_mut(first.min(vacant.len()));
-        copy(places, self.in_flight.get(start..).unwrap_or_default());
-        copy(more, &self.in_flight);
-        // SAFETY: so many words of segments were copied out of `in_flight`, whose positions are passed; they are cleared,
-        // as none of these was special.
-        unsafe { pool.add(count) };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "at most the ring's entries"
-        )]
-        let count = count as u32;
-        self.freed = self.freed.advanced(count);
-        self.sent += u64::from(count);
-        count
+        let before = self.freed;
+        while let left @ 1.. = count - self.freed.since(before) {
+            // Up to the ring's end, so that there is no wrap inside.
+            let start = slot(self.freed, N);
+            let run = (left as usize).min(N - start);
+            let kept = self.in_flight.get(start..start + run).unwrap_or_default();
+            let vacant = pool.vacant_words();
+            let run = run.min(vacant.len());
+            let (Some(to), Some(from)) = (vacant.get_mut(..run), kept.get(..run)) else {
+                break;
+            };
+            if run == 0 {
+                break;
+            }
+            to.copy_from_slice(from);
+            // SAFETY: so many words of segments were copied out of `in_flight`, whose positions are passed below; they are
+            // cleared, as none of these was special.
+            unsafe { pool.add(run) };
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "at most the ring's entries"
+            )]
+            let run = run as u32;
+            self.freed = self.freed.advanced(run);
+        }
+        let freed = self.freed.since(before);
+        self.sent += u64::from(freed);
+        freed
     }
 
     /// Takes back `count` descriptors one by one; the number of segments.
@@ -436,14 +451,6 @@ fn write(
     *kept = index;
     descriptor.write(base + u64::from(index) * stride, Command::whole(len));
     true
-}
-
-/// Fills `to` from the beginning of `from`.
-#[inline]
-fn copy(to: &mut [u32], from: &[u32]) {
-    if let Some(from) = from.get(..to.len()) {
-        to.copy_from_slice(from);
-    }
 }
 
 /// What the descriptors of a packet of `bytes` say of its length: all of it, or with segmentation what its headers leave

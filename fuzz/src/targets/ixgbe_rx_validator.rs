@@ -221,8 +221,9 @@ impl<const N: usize> Bench<'_, N> {
     }
 }
 
-const fn most<const N: usize>() -> u32 {
-    N as u32 - 1
+/// How many buffers the device may have.
+fn most<const N: usize>() -> u32 {
+    u32::try_from(N).expect("a small ring") - 1
 }
 
 fn small(number: u64) -> u32 {

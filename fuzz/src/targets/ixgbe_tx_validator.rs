@@ -185,11 +185,11 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
 
     /// The process writes packets and calls the kernel; whether it may go on.
     fn submit(&mut self, input: &mut Input<'_>, regions: &Regions<'_>) -> bool {
-        let free = N as u32 - 1 - (self.accepted - self.freed);
+        let free = entries::<N>() - 1 - (self.accepted - self.freed);
         for _ in 0..1 + input.below(12) {
             let packet = self.contract.packet(input, regions);
             let used = self.written - self.accepted + u32::try_from(packet.len()).expect("few");
-            if used > free && (used >= N as u32 || !input.one_in(32)) {
+            if used > free && (used >= entries::<N>() || !input.one_in(32)) {
                 break;
             }
             for entry in packet {
@@ -214,7 +214,7 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
             .service(Position::new(claim), &regions.table, &self.source, budget);
         self.see_done();
         let wanted = claim.wrapping_sub(self.accepted);
-        let mut is_refused = wanted > N as u32 - 1 - (self.accepted - self.freed);
+        let mut is_refused = wanted > entries::<N>() - 1 - (self.accepted - self.freed);
         let count = if is_refused { 0 } else { wanted.min(budget) };
         let (mut taken, mut expected) = (0, Vec::new());
         let mut contract = self.contract.clone();
@@ -280,7 +280,7 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
         let start = self.posted;
         let mut descriptors: Vec<_> = packet.context.into_iter().collect();
         let first_data = process_end - u32::try_from(packet.parts.len()).expect("few");
-        let head_at = HEADS + u64::from(first_data % N as u32) * HEAD_SLOT;
+        let head_at = HEADS + u64::from(first_data % entries::<N>()) * HEAD_SLOT;
         let mut head = Vec::new();
         let mut parts = Vec::new();
         for &(address, len) in &packet.parts {
@@ -322,7 +322,7 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
     /// What the device may fetch is what the oracle says, with reports at ends of packets only, the last one's among them.
     fn expect_ring(&self) {
         const RS: u64 = 1 << 27;
-        assert!(self.posted - self.done < H as u32);
+        assert!(self.posted - self.done < entries::<H>());
         for packet in &self.on_their_way {
             for (at, expected) in (packet.start..).zip(&packet.descriptors) {
                 let [first, second] = self.descriptor(at);
@@ -348,7 +348,9 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
             };
             self.done = packet.end;
             if self.descriptor(packet.end - 1)[1] & 1 << 27 != 0 {
-                self.memory.words.store(0, u64::from(packet.end % H as u32));
+                self.memory
+                    .words
+                    .store(0, u64::from(packet.end % entries::<H>()));
                 self.reported(packet.process_end);
             }
         }
@@ -363,9 +365,13 @@ impl<S: SourceCheck, const N: usize, const H: usize> Bench<'_, S, N, H> {
         self.freed = self.contract.reported;
         if Self::LOOKS {
             let told = self.memory.words.load(8);
-            assert_eq!(told, u64::from(self.freed % N as u32));
+            assert_eq!(told, u64::from(self.freed % entries::<N>()));
         }
     }
+}
+
+fn entries<const N: usize>() -> u32 {
+    u32::try_from(N).expect("a small ring")
 }
 
 fn small(number: u64) -> u32 {

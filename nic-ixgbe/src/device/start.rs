@@ -81,6 +81,11 @@ impl Start {
         result: Ok(()),
     };
 
+    /// Whether the port is in service.
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self.step, Step::Done) && self.result.is_ok()
+    }
+
     /// Whether the reset itself is over, so that no queue touches memory.
     pub(super) const fn is_quiet(&self) -> bool {
         matches!(
@@ -214,7 +219,12 @@ impl<R: Registers> Device<'_, R> {
         let port = self.port();
         self.mask_interrupts();
         port.modify(|rxctrl: Rxctrl| rxctrl.with(Rxctrl::RXEN, 0));
-        port.modify(|ctrl: Ctrl| ctrl.with(Ctrl::PCIE_MASTER_DISABLE, 1));
+        // Bits that ask for a reset are not written back where they read as set.
+        port.modify(|ctrl: Ctrl| {
+            ctrl.with(Ctrl::PCIE_MASTER_DISABLE, 1)
+                .with(Ctrl::RST, 0)
+                .with(Ctrl::LRST, 0)
+        });
     }
 
     /// Masks everything, §4.6.3.1.

@@ -2,6 +2,7 @@
 //! and bits, none of the driver's constants.
 #![expect(
     clippy::unwrap_used,
+    clippy::cast_possible_truncation,
     clippy::std_instead_of_core,
     clippy::std_instead_of_alloc,
     clippy::wildcard_enum_match_arm,

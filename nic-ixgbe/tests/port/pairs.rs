@@ -72,7 +72,7 @@ impl<'p> Rig<'p> {
             if let Poll::Ready(result) = poll(&mut self.device, self.now) {
                 return (result, waited_us);
             }
-            assert!(waited_us < 1_000_000, "a wait without an end");
+            assert!(waited_us < 2_000_000, "a wait without an end");
             self.pass(Duration::from_micros(10));
             waited_us += 10;
         }
@@ -94,7 +94,12 @@ impl<'p> Rig<'p> {
 fn a_pair_is_set_up_as_the_datasheet_says() {
     let port = Port::new(Fault::None);
     let mut rig = Rig::new(&port, Sharing::Queues);
+    port.log.borrow_mut().clear();
     rig.claim(70).unwrap();
+    assert!(
+        port.log.borrow().len() <= 20,
+        "few writes, or claiming is slow"
+    );
     let (receive, transmit) = (rx(70), 0x6000 + 0x40 * 70);
     assert_eq!(
         [0x0, 0x4, 0x8].map(|at| port.peek(receive + at)),
@@ -224,4 +229,35 @@ fn memory_that_is_no_rings_is_refused() {
     for (len, bus) in [(16, 8), (3, 0x10)] {
         assert!(TransmitRing::new(&block(16 * 8, 0x80), &block(len, bus)).is_none());
     }
+}
+
+#[test]
+fn nothing_is_claimed_while_the_port_is_reset() {
+    let port = Port::new(Fault::None);
+    let mut rig = Rig::new(&port, Sharing::Queues);
+    let now = rig.now;
+    rig.device.begin_reset(now);
+    assert_eq!(rig.claim(0), Err(PairError::WrongState));
+    port.fault.set(Fault::StuckDma);
+    rig.until(Device::poll_reset).0.unwrap_err();
+    assert_eq!(rig.claim(0), Err(PairError::WrongState));
+    port.fault.set(Fault::None);
+    let now = rig.now;
+    rig.device.begin_reset(now);
+    rig.until(Device::poll_reset).0.unwrap();
+    rig.claim(0).unwrap();
+}
+
+#[test]
+fn a_port_that_is_shut_down_was_reset_and_is_off() {
+    let port = Port::new(Fault::None);
+    let rig = Rig::new(&port, Sharing::Queues);
+    rig.device.shut_down(&mut port.clock.clone()).unwrap();
+    assert_eq!(port.resets.get(), 2);
+    assert_eq!((port.peek(0x3000), port.peek(0x18)), (0, 0));
+    let port = Port::new(Fault::None);
+    let rig = Rig::new(&port, Sharing::Queues);
+    port.fault.set(Fault::StuckReset);
+    let error = rig.device.shut_down(&mut port.clock.clone()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
 }

@@ -1,18 +1,25 @@
 //! Steering, pools, rates, counters.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    task::Poll,
+};
 
 use parakernel_core::{
     device::QueueIndex,
     handle::RuleId,
-    steering::{Change, IpPrefix, Ipv4Prefix, Mac, Matches, PortRange, Protocol, Vlan},
+    steering::{
+        Change, IpPrefix, Ipv4Prefix, Mac, Matches, PortRange, Protocol, Steering as _, Vlan,
+    },
+    time::Instant,
 };
 use parakernel_nic_ixgbe::{
     device::Sharing,
     error::{PoolError, SteerError},
+    filter::Reach,
     pool::PoolNames,
     stats::QueueStatistics,
-    steering::{Filter, Filters, set_ether_type},
+    steering::{Filter, Filters, Steered, set_ether_type},
 };
 
 use crate::{
@@ -61,7 +68,15 @@ fn a_rule_becomes_a_filter_and_then_a_dropping_one() {
         ports: PortRange::one(0x1234),
         ..to(3)
     };
-    filters.change(&device, add(1, flow, 4)).unwrap();
+    let now = Instant::from_nanos(0);
+    let mut steered = Steered {
+        device: &device,
+        filters: &mut filters,
+    };
+    assert!(steered.can_express(&flow));
+    steered.begin_change(add(1, flow, 4), now).unwrap();
+    let done = steered.poll_change(add(1, flow, 4), now);
+    assert_eq!(done, Poll::Ready(Ok(())));
     let masks = 1 << 25 | 1 << 27;
     assert_eq!(
         filter(&port, 0),
@@ -269,9 +284,9 @@ fn a_pool_gets_its_own_frames_and_sends_only_its_own() {
         (0, 2)
     );
     assert_eq!((port.peek(0x51E4), port.peek(0x8114)), (2, 2));
-    // MAC and VLAN anti-spoofing of pool 33, in the fifth register; its tag always, none of its choice.
+    // MAC and VLAN anti-spoofing of pool 33, in the fifth register; no tag is inserted.
     assert_eq!(port.peek(0x8210), 1 << 1 | 1 << 9);
-    assert_eq!(port.peek(0x8000 + 4 * 33), 1 << 30 | 100);
+    assert_eq!(port.peek(0x8000 + 4 * 33), 2 << 30);
     assert_eq!(port.peek(0xF000 + 4 * 33), 0);
     assert_eq!(
         (port.peek(0xF100), port.peek(0xF200), port.peek(0xF204)),
@@ -401,4 +416,58 @@ fn counters_add_up() {
         transmitted: 4,
     };
     assert_eq!(sum, expected);
+}
+
+#[test]
+fn no_rule_is_exact_while_everything_comes_in() {
+    let port = Port::new(Fault::None);
+    let device = bring_up(&port, Sharing::Queues).unwrap();
+    device.set_reach(Reach::Everything);
+    assert_eq!(port.peek(0x5080), 1 << 8 | 1 << 9 | 1 << 10);
+    assert!(!Filters::can_express(&device, &to(1)));
+    device.set_reach(Reach::AllGroups);
+    assert_eq!(port.peek(0x5080), 1 << 8 | 1 << 10);
+    assert!(Filters::can_express(&device, &to(1)));
+    device.set_reach(Reach::Own);
+    assert_eq!(port.peek(0x5080), 1 << 10);
+}
+
+#[test]
+fn groups_are_let_in_by_twelve_bits_of_their_address() {
+    let port = Port::new(Fault::None);
+    let device = bring_up(&port, Sharing::Queues).unwrap();
+    // Bits 47 to 36: 0xFE and the upper half of 0xD1, so number 0xFED, in word 127.
+    let group = Mac([0x01, 0x00, 0x5E, 0x00, 0xD1, 0xFE]);
+    let other = Mac([0x33, 0x33, 0, 0, 0, 0x01]);
+    device.set_groups(&[group, other]).unwrap();
+    assert_eq!(port.peek(0x5200 + 4 * 127), 1 << 13);
+    assert_eq!(port.peek(0x5200), 1 << 16);
+    assert_eq!(port.peek(0x5090), 4);
+    assert_eq!(device.set_groups(&[MAC]), Err(SteerError::Unsupported));
+    device.set_groups(&[]).unwrap();
+    assert!((0..128).all(|word| port.peek(0x5200 + 4 * word) == 0));
+    assert_eq!(port.peek(0x5090), 0);
+}
+
+#[test]
+fn one_owners_queues_share_by_hash() {
+    let port = Port::new(Fault::None);
+    let device = bring_up(&port, Sharing::Queues).unwrap();
+    let key = core::array::from_fn(|n| n as u8);
+    let mut table = core::array::from_fn(|n| n as u8 % 3);
+    device.spread(&key, &table).unwrap();
+    assert_eq!(
+        (port.peek(0x5C80), port.peek(0x5CA4)),
+        (0x0302_0100, 0x2726_2524)
+    );
+    assert_eq!(
+        (port.peek(0x5C00), port.peek(0x5C7C)),
+        (0x0002_0100, 0x0100_0201)
+    );
+    assert_eq!(port.peek(0x5818), 1 | 0xF3 << 16);
+    table[5] = 16;
+    assert_eq!(device.spread(&key, &table), Err(SteerError::NoSuchQueue));
+    let port = Port::new(Fault::None);
+    let device = bring_up(&port, Sharing::Pools).unwrap();
+    assert_eq!(device.spread(&key, &[0; 128]), Err(SteerError::Unsupported));
 }

@@ -375,16 +375,30 @@ impl<'a> Arena<'a> {
 
     #[inline]
     fn place(&self, segment: &Segment) -> NonNull<[u8]> {
-        if segment.is_early() {
-            self.place_early(segment)
-        } else {
-            self.place_from(self.layout.headroom, segment)
+        // A flag makes the number too large, so one compare finds the usual case.
+        let room = self.layout.stride - self.layout.headroom;
+        if segment.whole_len() > room {
+            return self.place_other(segment);
         }
+        assert!(
+            segment.index() < self.layout.count,
+            "segment outside its arena"
+        );
+        let offset = segment.index() as usize * self.layout.stride as usize;
+        // SAFETY: a buffer of the arena (index checked), whose headroom lies inside it.
+        let first = unsafe { self.base.add(offset + self.layout.headroom as usize) };
+        NonNull::slice_from_raw_parts(first, segment.whole_len() as usize)
     }
 
+    /// Where the bytes of a segment are that is early, or one of several.
     #[cold]
-    fn place_early(&self, segment: &Segment) -> NonNull<[u8]> {
-        self.place_from(self.layout.headroom - self.layout.header, segment)
+    fn place_other(&self, segment: &Segment) -> NonNull<[u8]> {
+        let early = if segment.is_early() {
+            self.layout.header
+        } else {
+            0
+        };
+        self.place_from(self.layout.headroom - early, segment)
     }
 
     /// The bytes of a segment that begin `start` bytes into its buffer, which has more.

@@ -27,6 +27,10 @@ pub(super) struct Packet {
 }
 
 /// The fields of a data descriptor's second word.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each bit of the format"
+)]
 struct Data {
     len: u64,
     payload: u64,
@@ -270,7 +274,7 @@ fn spoil(packet: &mut Vec<[u64; 2]>, input: &mut Input<'_>) {
         0 => packet[entry][1] ^= 1 << (input.byte() & 63),
         1 => packet[entry][0] ^= 1 << (input.byte() & 63),
         2 => {
-            packet[entry][1] = packet[entry][1].wrapping_add(input.choose(&[1, u64::MAX, 1 << 46]))
+            packet[entry][1] = packet[entry][1].wrapping_add(input.choose(&[1, u64::MAX, 1 << 46]));
         }
         3 => packet.truncate(entry.max(1)),
         4 => packet.insert(entry, packet[0]),
