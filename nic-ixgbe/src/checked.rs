@@ -17,7 +17,7 @@ mod transmit;
 
 pub use receive::CheckedReceiver;
 pub use source::{AnySource, FrameMemory, GrantedSource, SourceCheck};
-pub use transmit::{CheckedSender, Heads, Progress};
+pub use transmit::{CheckedSender, Counts, Heads, Progress};
 
 /// Why a queue is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

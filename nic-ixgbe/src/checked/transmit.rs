@@ -76,6 +76,15 @@ pub enum Progress<'a, const N: usize> {
     Kernel(&'a AtomicU32, Heads<'a, N>),
 }
 
+/// What a queue has taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, as the process has them in memory.
+    pub bytes: u64,
+}
+
 /// The kernel's side of a transmit queue that is checked: `N` entries of the process's ring, `H` of the device's.
 ///
 /// `H` is `N`, or twice that where the first bytes of packets are checked.
@@ -96,9 +105,8 @@ pub struct CheckedSender<'a, D, const N: usize, const H: usize> {
     /// For each entry of the device's ring that ends a packet, where the process's ring stood behind it; of use only where
     /// the rings differ.
     ends: [u32; H],
-    /// Packets taken over, and their bytes.
-    packets: u64,
-    bytes: u64,
+    /// What was taken over, where that is counted.
+    counts: Counts,
 }
 
 impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H> {
@@ -135,8 +143,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             posted: Position::START,
             returned: Position::START,
             ends: [0; H],
-            packets: 0,
-            bytes: 0,
+            counts: Counts::default(),
         })
     }
 
@@ -152,16 +159,11 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
         self.posted.since(self.returned)
     }
 
-    /// Number of packets that were taken over.
+    /// What was taken over so far; `None` where the rings correspond entry for entry, as counting would cost there what a
+    /// check does.
     #[must_use]
-    pub const fn packets(&self) -> u64 {
-        self.packets
-    }
-
-    /// Bytes of these packets, as the process has them in memory.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub const fn counts(&self) -> Option<Counts> {
+        if Self::SAME { None } else { Some(self.counts) }
     }
 
     /// Takes over up to `budget` entries before `claim`, and those that belong to the same packet; returns how far it came.
@@ -248,18 +250,16 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
     fn post_run(&mut self, limit: u32, window: &RegionWindow) -> u32 {
         let (hardware, shadow) = (self.hardware, self.shadow);
         let copy = |index: usize| shadow[index & (N - 1)].copy();
-        let mut bytes = 0;
-        let mut write = |index: usize, entry: Validated<TransmitValidator<N>>| {
+        let write = |index: usize, entry: Validated<TransmitValidator<N>>| {
             // Runs hold data descriptors only, each a packet.
             if let Entry::Data { address, command } = entry.into_inner() {
-                bytes += u64::from(command.len());
                 hardware[index & (H - 1)].write(address.as_u64(), command);
             }
         };
         let mut total = 0;
         while total < limit {
             let run = (limit - total).min(REPORT_EVERY);
-            let count = self.validator.check_run(run, window, copy, &mut write);
+            let count = self.validator.check_run(run, window, copy, write);
             self.posted = self.posted.advanced(count);
             total += count;
             if count > 0 && total < limit {
@@ -269,8 +269,6 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
                 break;
             }
         }
-        self.packets += u64::from(total);
-        self.bytes += bytes;
         total
     }
 
@@ -305,7 +303,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
                     self.posted = self.posted.after();
                 }
                 Entry::Data { address, command } => {
-                    self.bytes += u64::from(command.len());
+                    self.counts.bytes += u64::from(command.len());
                     if S::LOOKS && first.is_none() {
                         first = Some((at, self.posted, command));
                         self.posted = self.posted.after();
@@ -323,7 +321,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             self.write_head(first, &head);
         }
         self.ends[slot(before(self.posted), H)] = self.validator.next().as_u32();
-        self.packets += 1;
+        self.counts.packets += 1;
         self.report();
         Ok(())
     }

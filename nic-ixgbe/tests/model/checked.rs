@@ -18,8 +18,8 @@ use parakernel_core::{
 use parakernel_mock_hw::{Memory, memory::Lease, pci::Bar};
 use parakernel_nic_ixgbe::{
     checked::{
-        AnySource, CheckedReceiver, CheckedSender, Fault, FrameMemory, GrantedSource, Heads,
-        Progress, SourceCheck,
+        AnySource, CheckedReceiver, CheckedSender, Counts, Fault, FrameMemory, GrantedSource,
+        Heads, Progress, SourceCheck,
     },
     device::Pair,
     doorbell::Tail,
@@ -244,6 +244,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Flows {
     arriving: VecDeque<Vec<u8>>,
     sending: VecDeque<Vec<u8>>,
+    /// All frames that the process has sent, and their bytes.
+    sent: Counts,
 }
 
 impl Flows {
@@ -278,6 +280,8 @@ impl Flows {
                 let frame = udp(MAC, [10, 0, 0, 1], [10, 0, 0, 3], len);
                 let (tx, pool) = (&mut process.tx, &mut process.pool);
                 if send(tx, pool, &frame, (part, [0; 16])).unwrap() {
+                    self.sent.packets += 1;
+                    self.sent.bytes += len as u64;
                     self.sending.push_back(frame);
                 }
             }
@@ -324,6 +328,8 @@ fn passes<'a, const H: usize, S: SourceCheck>(
     kernel.submit(&regions, &source).unwrap();
     process.tx.reclaim(&mut process.pool).unwrap();
     prop_assert_eq!((flows.sending.len(), process.tx.in_flight()), (0, 0));
+    let counted = (H != N).then_some(flows.sent);
+    prop_assert_eq!(kernel.tx.counts(), counted);
     release(machine, &mut device, 0).unwrap();
     machine.memory.end(LEASE);
     machine.memory.end(KERNEL);

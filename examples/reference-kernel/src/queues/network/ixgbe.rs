@@ -5,7 +5,7 @@ use parakernel_core::memory::RegionTable;
 use parakernel_core::mmio::MappedRegisters;
 use parakernel_core::ring::Position;
 use parakernel_nic_ixgbe::checked::{
-    self, AnySource, CheckedReceiver, CheckedSender, GrantedSource,
+    self, AnySource, CheckedReceiver, CheckedSender, Counts, GrantedSource,
 };
 use parakernel_nic_ixgbe::doorbell::Tail;
 use parakernel_nic_ixgbe::interrupt::Alarm;
@@ -102,8 +102,9 @@ impl IxgbeRings {
         self.count();
         self.transmit.harvest()?;
         let mut returned = core::mem::replace(&mut self.returned, Returned::NOTHING);
-        returned.sent = self.transmit.packets() - self.sent;
-        self.sent = self.transmit.packets();
+        let packets = self.taken().packets;
+        returned.sent = packets - self.sent;
+        self.sent = packets;
         Ok(returned)
     }
 
@@ -120,7 +121,18 @@ impl IxgbeRings {
 
     /// Bytes of the frames that the port was given to send.
     pub(super) const fn sent_bytes(&self) -> u64 {
-        self.transmit.bytes()
+        self.taken().bytes
+    }
+
+    /// What was taken over to be sent: it is counted where first bytes have entries of their own.
+    const fn taken(&self) -> Counts {
+        match self.transmit.counts() {
+            Some(counts) => counts,
+            None => Counts {
+                packets: 0,
+                bytes: 0,
+            },
+        }
     }
 
     /// Asks the port for an interrupt when a frame arrives.
