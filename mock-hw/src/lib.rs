@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    feature = "serve",
+    expect(non_ascii_idents, reason = "zerocopy's derives name their helpers so")
+)]
 
 extern crate alloc;
 
@@ -7,10 +11,14 @@ pub mod interrupt;
 pub mod memory;
 pub mod nvme;
 pub mod pci;
+#[cfg(feature = "serve")]
+pub mod plug;
 pub mod random;
 #[cfg(feature = "proptest")]
 pub mod strategy;
 pub mod trace;
+#[cfg(feature = "serve")]
+pub mod vfio_user;
 pub mod virtio_net;
 pub mod wire;
 pub mod world;

@@ -10,8 +10,10 @@
 //! A transfer that no lease covers is an *escape*. [`Escapes`] decides whether it happens all the same: with
 //! [`Escapes::Performed`] a driver whose check was compiled out visibly corrupts memory.
 
+mod atomic;
 mod audit;
 mod bus;
+mod host;
 mod iommu;
 mod lend;
 mod ram;
@@ -24,7 +26,11 @@ use parakernel_core::address::{BusAddress, Direction, PhysAddr};
 
 pub use audit::{Allowed, Dma, Escapes, Lease, Outcome};
 pub use bus::{Bus, DmaError};
+pub use host::HostMemory;
 pub use iommu::{Fault, Translation};
+
+#[cfg(feature = "serve")]
+pub(crate) use atomic::AtomicBytes;
 
 use crate::{sync::lock, world::Clock};
 use audit::Audit;
@@ -66,6 +72,8 @@ struct Inner {
     ram: Ram,
     state: Mutex<State>,
     clock: Clock,
+    /// Where the devices' transfers go instead, if the memory is somebody else's.
+    host: Option<Arc<dyn HostMemory>>,
 }
 
 struct State {
@@ -84,6 +92,16 @@ impl Memory {
     pub const BASE: PhysAddr = PhysAddr::new(0x4_0000_0000);
 
     pub(crate) fn new(len: usize, clock: Clock) -> Self {
+        Self::with(len, clock, None)
+    }
+
+    /// The memory behind `host`: all transfers of devices go there. What this type offers to a driver in the process
+    /// (allocation, grants, the IOMMU) has no effect on it.
+    pub(crate) fn hosted(clock: Clock, host: Arc<dyn HostMemory>) -> Self {
+        Self::with(PAGE, clock, Some(host))
+    }
+
+    fn with(len: usize, clock: Clock, host: Option<Arc<dyn HostMemory>>) -> Self {
         let len = len.next_multiple_of(PAGE).max(PAGE);
         let state = State {
             free: vec![Range {
@@ -99,6 +117,7 @@ impl Memory {
             ram: Ram::new(len),
             state: Mutex::new(state),
             clock,
+            host,
         }))
     }
 

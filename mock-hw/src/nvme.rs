@@ -34,7 +34,7 @@ use crate::{
     Memory, World,
     fault::Faults,
     memory::RequesterId,
-    pci::{Bar, BarLayout, ConfigSpace, Function, Identity},
+    pci::{Bar, BarLayout, ConfigSpace, Endpoint, Function, Identity},
     sync::lock,
 };
 use controller::{Controller, Life, Shutdown, Written};
@@ -220,6 +220,12 @@ impl Nvme {
     #[must_use]
     pub fn config_space(&self) -> ConfigSpace {
         ConfigSpace::new(self.0.clone())
+    }
+
+    /// The whole function, for a host.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.0.clone())
     }
 
     /// The controller's registers and its MSI-X table.

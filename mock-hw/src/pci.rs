@@ -45,6 +45,10 @@ pub(crate) trait Model: Send {
 #[derive(Clone)]
 pub struct ConfigSpace(Arc<Mutex<dyn Model>>);
 
+/// A whole PCI function, for a host that attaches any model alike. Clones are the same function.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Mutex<dyn Model>>);
+
 /// The registers behind a base address register. Clones are the same registers.
 #[derive(Clone)]
 pub struct Bar {
@@ -61,6 +65,52 @@ impl ConfigSpace {
     /// Turns memory space and bus mastering on, as a kernel does before it hands a function to its driver.
     pub fn enable(&self) {
         self.write16(0x04, self.read16(0x04) | 0x0006);
+    }
+}
+
+impl Endpoint {
+    /// How many base address registers a function can have.
+    pub const BARS: usize = 6;
+
+    pub(crate) fn new(model: Arc<Mutex<dyn Model>>) -> Self {
+        Self(model)
+    }
+
+    /// The function's configuration space.
+    #[must_use]
+    pub fn config_space(&self) -> ConfigSpace {
+        ConfigSpace::new(self.0.clone())
+    }
+
+    /// The registers behind base address register `index`, less than [`BARS`](Self::BARS); empty where there is none.
+    #[must_use]
+    pub fn bar(&self, index: usize) -> Bar {
+        Bar::new(self.0.clone(), index)
+    }
+
+    /// How many MSI-X vectors the function has.
+    #[must_use]
+    pub fn vectors(&self) -> u16 {
+        lock(&self.0).function().vectors()
+    }
+
+    /// Function-level reset, as the machine does it around the driver.
+    pub fn reset(&self) {
+        let mut model = lock(&self.0);
+        model.reset();
+        model.function().reset();
+    }
+
+    /// Leaves the MSI-X table to a host that keeps one of its own: interrupts arrive by the number of their vector,
+    /// with address and data 0, whatever the function's table says.
+    pub fn leave_msix_table_to_host(&self) {
+        lock(&self.0).function().leave_msix_table_to_host();
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").finish_non_exhaustive()
     }
 }
 

@@ -100,6 +100,12 @@ impl Trace {
         self.of_kind(|kind| matches!(kind, Kind::LeftOut))
     }
 
+    /// Takes all entries so far, oldest first; they are forgotten here.
+    #[must_use]
+    pub fn take(&self) -> Vec<Entry> {
+        core::mem::take(&mut lock(&self.0).entries)
+    }
+
     /// Forgets all entries.
     pub fn clear(&self) {
         *lock(&self.0) = State::default();

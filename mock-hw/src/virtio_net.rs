@@ -29,7 +29,7 @@ use crate::{
     Memory, World,
     fault::Faults,
     memory::RequesterId,
-    pci::{Bar, ConfigSpace},
+    pci::{Bar, ConfigSpace, Endpoint},
     sync::lock,
     wire::Wire,
 };
@@ -142,6 +142,12 @@ impl VirtioNet {
     #[must_use]
     pub fn config_space(&self) -> ConfigSpace {
         ConfigSpace::new(self.0.clone())
+    }
+
+    /// The whole function, for a host.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.0.clone())
     }
 
     /// The registers behind base address register `index`: virtio in 4, MSI-X in 2. Others are empty.

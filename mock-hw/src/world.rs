@@ -15,7 +15,9 @@ use std::sync::Mutex;
 use embedded_hal::delay::DelayNs;
 use parakernel_core::time::Instant;
 
-use crate::{Memory, interrupt::Interrupts, random::Random, sync::lock, trace::Trace};
+use crate::{
+    Memory, interrupt::Interrupts, memory::HostMemory, random::Random, sync::lock, trace::Trace,
+};
 
 /// What a device did with its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +56,11 @@ impl Clock {
         Instant::from_nanos(self.0.load(Ordering::Relaxed))
     }
 
+    /// Brings the time up to `now`, where it is behind.
+    fn catch_up(&self, now: Instant) {
+        self.0.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
     fn advance(&self, nanoseconds: u64) {
         self.0.fetch_add(nanoseconds, Ordering::Relaxed);
     }
@@ -86,6 +93,18 @@ struct State {
     steps: u64,
 }
 
+/// How a world stands after [`World::follow`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Followed {
+    /// There was more to do than the limit allowed.
+    Busy,
+    /// Nobody has anything to do now.
+    Quiet {
+        /// The earliest instant at which a timer of a device ends.
+        next: Option<Instant>,
+    },
+}
+
 /// What became of one call of [`State::step`].
 enum Outcome {
     Worked,
@@ -115,6 +134,12 @@ impl World {
     #[must_use]
     pub fn memory(&self, len: usize) -> Memory {
         Memory::new(len, self.clock.clone())
+    }
+
+    /// The memory of a machine outside of this world, such as that of a virtual machine whose device a model is.
+    #[must_use]
+    pub fn host_memory(&self, host: Arc<dyn HostMemory>) -> Memory {
+        Memory::hosted(self.clock.clone(), host)
     }
 
     /// Lets `device` take turns from now on.
@@ -174,6 +199,20 @@ impl World {
             .take_while(|_| matches!(state.step(&self.clock), Outcome::Worked))
             .map(|_| 1)
             .sum()
+    }
+
+    /// For a world that follows a clock outside: brings its time up to `now` and lets the devices do up to `limit`
+    /// steps. Timers that ended before `now` fire together.
+    #[must_use]
+    pub fn follow(&self, now: Instant, limit: u64) -> Followed {
+        self.clock.catch_up(now);
+        let mut state = lock(&self.shared);
+        for _ in 0..limit {
+            if let Outcome::Quiet(next) = state.step(&self.clock) {
+                return Followed::Quiet { next };
+            }
+        }
+        Followed::Busy
     }
 
     /// Lets the devices work for `duration` of model time.

@@ -60,6 +60,13 @@ impl Bus {
     ///
     /// [`DmaError`], with the first byte that could not be read; bytes from there on are all ones.
     pub fn read(&self, address: BusAddress, bytes: &mut [u8]) -> Result<(), DmaError> {
+        if let Some(host) = &self.memory.0.host {
+            let there = host.read(address, bytes);
+            if !there {
+                bytes.fill(0xff);
+            }
+            return there.then_some(()).ok_or(DmaError::NoMemory(address));
+        }
         let mut done = 0;
         while let Some(len) = piece(address, done, bytes.len()) {
             let rest = &mut bytes[done..];
@@ -84,6 +91,10 @@ impl Bus {
     ///
     /// [`DmaError`], with the first byte that could not be written; bytes from there on are not.
     pub fn write(&self, address: BusAddress, bytes: &[u8]) -> Result<(), DmaError> {
+        if let Some(host) = &self.memory.0.host {
+            let there = host.write(address, bytes);
+            return there.then_some(()).ok_or(DmaError::NoMemory(address));
+        }
         let mut done = 0;
         while let Some(len) = piece(address, done, bytes.len()) {
             let (at, offset) = self.locate(address, done, len.get(), Direction::FromDevice)?;

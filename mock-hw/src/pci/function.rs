@@ -5,6 +5,7 @@ use core::fmt;
 use parakernel_core::address::BusAddress;
 
 use super::{
+    Endpoint,
     config::{Capability, Identity, Space},
     msix::Msix,
 };
@@ -28,8 +29,10 @@ pub(crate) struct BarLayout {
 /// How interrupts leave the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Delivery {
-    /// As MSI-X messages.
+    /// As MSI-X messages, as the table says.
     Messages,
+    /// By the number of the vector: the host keeps the table and its masks.
+    Vectors,
     /// Over a line of its own.
     Line,
 }
@@ -41,7 +44,7 @@ pub(crate) struct Function {
     msix_capability: usize,
     express_capability: usize,
     power_capability: usize,
-    bars: [usize; 6],
+    bars: [usize; Endpoint::BARS],
     bus: Bus,
     clock: Clock,
     trace: Trace,
@@ -70,7 +73,7 @@ impl Function {
             msix_capability: 0,
             express_capability,
             power_capability,
-            bars: [0; 6],
+            bars: [0; Endpoint::BARS],
             bus: memory.bus(requester),
             clock: world.clock(),
             trace: world.trace(),
@@ -115,6 +118,16 @@ impl Function {
         self.delivery = Delivery::Line;
     }
 
+    /// Leaves the MSI-X table to a host that keeps one of its own: a vector is delivered whatever the table here says.
+    pub(crate) const fn leave_msix_table_to_host(&mut self) {
+        self.delivery = Delivery::Vectors;
+    }
+
+    /// How many MSI-X vectors there are.
+    pub(crate) const fn vectors(&self) -> u16 {
+        self.msix.count()
+    }
+
     /// Ends the construction.
     pub(crate) fn seal(&mut self) {
         self.config.seal();
@@ -132,8 +145,9 @@ impl Function {
         &self.clock
     }
 
-    pub(crate) const fn bar_len(&self, index: usize) -> usize {
-        self.bars[index]
+    /// The length of a BAR in bytes, 0 where there is none.
+    pub(crate) fn bar_len(&self, index: usize) -> usize {
+        self.bars.get(index).copied().unwrap_or(0)
     }
 
     /// Whether the device was pulled.
@@ -228,7 +242,7 @@ impl Function {
 
     /// Sends the interrupt `vector`, now or when it is unmasked.
     pub(crate) fn interrupt(&mut self, vector: u16) {
-        if !self.msix.enabled && self.delivery == Delivery::Messages {
+        if !self.msix.enabled && self.delivery != Delivery::Line {
             // INTx is level-triggered and needs a status register to be acknowledged.
             if self.config.read16(0x04) & 0x0400 == 0 {
                 self.left_out(format_args!("INTx asserted for vector {vector}"));
@@ -239,12 +253,15 @@ impl Function {
             self.fault(format_args!("interrupt {vector} lost"));
             return;
         }
-        if self.delivery == Delivery::Line {
-            self.deliver(vector, 0, 0);
-            return;
+        match self.delivery {
+            Delivery::Line => self.deliver(vector, 0, 0),
+            Delivery::Vectors if self.is_master() => self.deliver(vector, 0, 0),
+            Delivery::Vectors => {}
+            Delivery::Messages => {
+                self.msix.raise(vector);
+                self.send_pending();
+            }
         }
-        self.msix.raise(vector);
-        self.send_pending();
     }
 
     /// Reads memory by DMA.
@@ -300,7 +317,7 @@ impl Function {
         if self.removed {
             return Err(DmaError::NotMaster(address));
         }
-        if self.config.read16(0x04) & 0x4 == 0 || !self.is_awake() {
+        if !self.is_master() || !self.is_awake() {
             if !self.was_master {
                 let text = format_args!(
                     "work for the device at {address:#x}, and bus mastering was never on"
@@ -320,9 +337,12 @@ impl Function {
         self.config.read16(self.power_capability + 4) & 3 == 0
     }
 
+    fn is_master(&self) -> bool {
+        self.config.read16(0x04) & 0x4 != 0
+    }
+
     fn send_pending(&mut self) {
-        let master = self.config.read16(0x04) & 0x4 != 0;
-        while master && !self.removed {
+        while self.is_master() && !self.removed {
             let Some((vector, address, data)) = self.msix.take() else {
                 break;
             };

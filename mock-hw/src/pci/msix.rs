@@ -88,6 +88,14 @@ impl Msix {
         true
     }
 
+    pub(super) const fn count(&self) -> u16 {
+        // `new` got the number as 16 bits.
+        #[expect(clippy::cast_possible_truncation, reason = "`new` got it as 16 bits")]
+        {
+            self.entries.len() as u16
+        }
+    }
+
     pub(super) const fn is_valid(&self, vector: u16) -> bool {
         (vector as usize) < self.entries.len()
     }

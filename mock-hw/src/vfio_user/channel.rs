@@ -1,0 +1,250 @@
+//! The socket: whole messages with their file descriptors, in both directions.
+
+use alloc::{collections::VecDeque, sync::Arc};
+use core::{fmt, mem::MaybeUninit, time::Duration};
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendFlags, recvmsg, sendmsg,
+};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use super::wire::Header;
+use crate::sync::lock;
+
+/// Why a client is left.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Broken {
+    /// It went away.
+    Gone,
+    /// It broke the protocol, as this sentence says.
+    Protocol(String),
+    /// The socket failed, or the client took too long.
+    Io(io::Error),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the client went away"),
+            Self::Protocol(what) => write!(f, "the client broke the protocol: {what}"),
+            Self::Io(_) => f.write_str("the client's socket failed"),
+        }
+    }
+}
+
+impl core::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Gone | Self::Protocol(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => Self::Gone,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for Broken {
+    fn from(error: rustix::io::Errno) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Message {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    pub(super) files: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// A message of the bytes `header` and `body` and of `files`; `None` where the header is one that is not read.
+    #[must_use]
+    pub fn parse(header: [u8; 16], body: Vec<u8>, files: Vec<OwnedFd>) -> Option<Self> {
+        let header = Header::read_from_bytes(&header).ok()?;
+        let fits = header.size as usize == Header::LEN + body.len();
+        fits.then_some(Self {
+            header,
+            body,
+            files,
+        })
+    }
+}
+
+/// The connection to one client. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub(super) struct Channel(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: UnixStream,
+    /// Requests that arrived while an answer was waited for.
+    waiting: Mutex<VecDeque<Message>>,
+    next_id: AtomicU16,
+    /// The most data that the client takes in one message.
+    largest_data: AtomicU64,
+}
+
+impl Channel {
+    /// The most data that one message to us may carry; the specification's default.
+    pub(super) const LARGEST_DATA: usize = 1 << 20;
+
+    /// The most file descriptors that one message to us may carry.
+    pub(super) const FILES: usize = 16;
+
+    /// The largest body: data and what comes before it.
+    const LARGEST_BODY: usize = Self::LARGEST_DATA + 64;
+
+    /// Requests that may arrive while one answer is waited for.
+    const WAITING: usize = 4096;
+
+    /// How long the rest of a message, or an answer, may take.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(Self::LIMIT))?;
+        stream.set_write_timeout(Some(Self::LIMIT))?;
+        Ok(Self(Arc::new(Inner {
+            stream,
+            waiting: Mutex::new(VecDeque::new()),
+            next_id: AtomicU16::new(0),
+            largest_data: AtomicU64::new(Self::LARGEST_DATA as u64),
+        })))
+    }
+
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.0.stream.as_fd()
+    }
+
+    /// How much data the client takes in one message.
+    pub(super) fn largest_data(&self) -> u64 {
+        self.0.largest_data.load(Ordering::Relaxed)
+    }
+
+    /// Sets it, in the bounds of what is useful.
+    pub(super) fn set_largest_data(&self, bytes: u64) {
+        let bytes = bytes.clamp(8, Self::LARGEST_DATA as u64);
+        self.0.largest_data.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A request that arrived while an answer was waited for.
+    pub(super) fn take_waiting(&self) -> Option<Message> {
+        lock(&self.0.waiting).pop_front()
+    }
+
+    /// The next message from the socket; waits for it.
+    pub(super) fn receive(&self) -> Result<Message, Broken> {
+        let mut bytes = [0; Header::LEN];
+        let mut files = Vec::new();
+        let first = self.receive_some(&mut bytes, &mut files)?;
+        (&self.0.stream).read_exact(&mut bytes[first..])?;
+        let header = Header::read_from_bytes(&bytes).unwrap_or_default();
+        let body = (header.size as usize).checked_sub(Header::LEN);
+        let Some(len) = body.filter(|len| *len <= Self::LARGEST_BODY) else {
+            let what = format!("a message of {} bytes", header.size);
+            return Err(Broken::Protocol(what));
+        };
+        let mut body = vec![0; len];
+        (&self.0.stream).read_exact(&mut body)?;
+        Ok(Message {
+            header,
+            body,
+            files,
+        })
+    }
+
+    /// The first bytes of a message, and the descriptors that came with them.
+    fn receive_some(&self, bytes: &mut [u8], files: &mut Vec<OwnedFd>) -> Result<usize, Broken> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(Channel::FILES))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = loop {
+            match recvmsg(&self.0.stream, &mut parts, &mut control, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other?,
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                files.extend(rights);
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            let what = format!("more than {} file descriptors at once", Self::FILES);
+            return Err(Broken::Protocol(what));
+        }
+        if received.bytes == 0 {
+            return Err(Broken::Gone);
+        }
+        Ok(received.bytes)
+    }
+
+    /// Sends `header`, with the size that it needs, and `parts`.
+    pub(super) fn send(&self, mut header: Header, parts: &[&[u8]]) -> Result<(), Broken> {
+        let len = Header::LEN + parts.iter().map(|part| part.len()).sum::<usize>();
+        header.size = u32::try_from(len).unwrap_or(u32::MAX);
+        let mut bytes = header.as_bytes().to_vec();
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let mut control = SendAncillaryBuffer::default();
+            let part = [IoSlice::new(rest)];
+            let flags = SendFlags::NOSIGNAL;
+            match sendmsg(&self.0.stream, &part, &mut control, flags) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a command of ours and waits for the answer; requests that arrive meanwhile are kept for later.
+    pub(super) fn ask(&self, command: u16, parts: &[&[u8]]) -> Result<Message, Broken> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        self.send(Header::request(id, command), parts)?;
+        loop {
+            let message = self.receive()?;
+            if message.header.is_request() {
+                let mut waiting = lock(&self.0.waiting);
+                if waiting.len() == Self::WAITING {
+                    let what = format!("{} requests before an answer", Self::WAITING);
+                    return Err(Broken::Protocol(what));
+                }
+                waiting.push_back(message);
+                continue;
+            }
+            let header = message.header;
+            if header.is_reply() && header.id == id && header.command == command {
+                return Ok(message);
+            }
+            let what = format!("an answer to something else: {header:?}");
+            return Err(Broken::Protocol(what));
+        }
+    }
+}
