@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod fault;
 pub mod interrupt;
+pub mod ixgbe;
 pub mod memory;
 pub mod nvme;
 pub mod pci;
@@ -27,8 +28,10 @@ pub mod world;
 pub mod models {}
 
 mod bytes;
+mod frame;
 mod sync;
 
+pub use ixgbe::Ixgbe;
 pub use memory::Memory;
 pub use nvme::Nvme;
 pub use virtio_net::VirtioNet;

@@ -9,7 +9,6 @@ mod datapath;
 mod device;
 mod engine;
 mod features;
-mod frame;
 mod mmio;
 mod packed;
 mod pci;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use parakernel_mock_hw::{
-    Nvme, VirtioNet, World,
+    Ixgbe, Nvme, VirtioNet, World, ixgbe,
     memory::RequesterId,
     nvme,
     pci::Endpoint,
@@ -88,6 +88,8 @@ enum Device {
     Nvme,
     /// A virtio-net device
     VirtioNet,
+    /// An Intel 82599 with an SFP+ module
+    Ixgbe,
 }
 
 fn main() -> Result<()> {
@@ -145,6 +147,10 @@ fn device(options: &Serve, world: &World, guest: &Guest) -> (Endpoint, Option<Wi
             };
             let net = VirtioNet::pci(world, &memory, requester, config);
             (net.endpoint(), Some(net.wire()))
+        }
+        Device::Ixgbe => {
+            let card = Ixgbe::new(world, &memory, requester, ixgbe::Config::default());
+            (card.endpoint(), Some(card.wire()))
         }
     }
 }

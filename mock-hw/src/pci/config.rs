@@ -38,6 +38,11 @@ impl Capability {
         let mut body = vec![0; 0x3a];
         body[0] = 0x02;
         put(&mut body, 2, &0x1000_8002_u32.to_le_bytes());
+        // Link: 8 lanes of 5 GT/s, able and in use.
+        put(&mut body, 0x0a, &0x0000_0082_u32.to_le_bytes());
+        put(&mut body, 0x10, &0x1082_u16.to_le_bytes());
+        put(&mut body, 0x2a, &0x0000_0006_u32.to_le_bytes());
+        put(&mut body, 0x2e, &0x0002_u16.to_le_bytes());
         // Device control at first: relaxed ordering and no-snoop enabled, reads of up to 512 bytes.
         put(&mut body, 6, &0x2810_u16.to_le_bytes());
         let mut writable = vec![0; 8];
@@ -96,6 +101,11 @@ impl Space {
         put(&mut self.bytes, offset, &flags.to_le_bytes());
         let mask = !(len as u64 - 1);
         put(&mut self.writable, offset, &mask.to_le_bytes());
+    }
+
+    /// Lets the next capability lie at `offset`, for devices whose drivers know the place.
+    pub(super) const fn continue_at(&mut self, offset: usize) {
+        self.next = offset;
     }
 
     /// Adds a capability at the end of the list; returns its offset.

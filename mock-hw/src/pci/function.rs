@@ -64,8 +64,22 @@ impl Function {
         requester: RequesterId,
         identity: Identity,
     ) -> Self {
+        /// Where power management ends.
+        const NEXT: usize = 0x48;
+        Self::with_express_at(NEXT, world, memory, requester, identity)
+    }
+
+    /// The same, the PCI Express capability lying at `offset`.
+    pub(crate) fn with_express_at(
+        offset: usize,
+        world: &World,
+        memory: &Memory,
+        requester: RequesterId,
+        identity: Identity,
+    ) -> Self {
         let mut config = Space::new(identity);
         let power_capability = config.add_capability(&Capability::power_management());
+        config.continue_at(offset);
         let express_capability = config.add_capability(&Capability::express());
         Self {
             config,
@@ -88,6 +102,11 @@ impl Function {
     pub(crate) fn add_bar(&mut self, bar: BarLayout) {
         self.config.add_bar(bar.index, bar.len, false);
         self.bars[bar.index] = bar.len;
+    }
+
+    /// Lets the next capability lie at `offset`, for devices whose drivers know the place.
+    pub(crate) const fn continue_at(&mut self, offset: usize) {
+        self.config.continue_at(offset);
     }
 
     /// Adds `count` vectors, 1 to 2,048, whose table lies at `table` and pending bits at `pending` of `bar`.

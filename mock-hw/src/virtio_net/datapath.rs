@@ -3,12 +3,12 @@
 use super::{
     device::Net,
     features::Features,
-    frame::{Headers, checksum},
     queue::{Job, Role},
 };
 use crate::{
     bytes::{put, u16_at},
     fault::Fault,
+    frame::{Headers, checksum},
 };
 
 const TRANSMIT: &str = "virtio 1.3, 5.1.6.2.1";

@@ -2,12 +2,11 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Config,
-    features::Features,
+use super::{Config, features::Features};
+use crate::{
+    bytes::{array_at, u16_at, u32_at},
     frame::{Headers, toeplitz},
 };
-use crate::bytes::{array_at, u16_at, u32_at};
 
 /// What the device does with frames as they arrive.
 #[derive(Clone, Debug)]

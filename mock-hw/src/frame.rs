@@ -1,25 +1,25 @@
-//! What the device reads from a frame: addresses, ports and checksums, strictly within its bytes.
+//! What a network device reads from a frame: addresses, ports and checksums, strictly within its bytes.
 
 use crate::bytes::array_at;
 
 /// What a frame says of where it comes from and goes to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Headers {
+pub(crate) struct Headers {
     /// The VLAN id of the first tag.
-    pub(super) vlan: Option<u16>,
+    pub(crate) vlan: Option<u16>,
     /// Source address, then destination address: 8 bytes for IPv4, 32 for IPv6, none otherwise.
-    pub(super) addresses: Vec<u8>,
+    pub(crate) addresses: Vec<u8>,
     /// TCP (6) or UDP (17), where the frame is no fragment and both ports lie in it.
-    pub(super) protocol: Option<u8>,
+    pub(crate) protocol: Option<u8>,
     /// Source port, then destination port.
-    pub(super) ports: [u8; 4],
+    pub(crate) ports: [u8; 4],
     /// Where the transport header starts, and where the packet ends.
-    pub(super) transport: usize,
-    pub(super) end: usize,
+    pub(crate) transport: usize,
+    pub(crate) end: usize,
 }
 
 impl Headers {
-    pub(super) fn parse(frame: &[u8]) -> Self {
+    pub(crate) fn parse(frame: &[u8]) -> Self {
         let mut headers = Self::default();
         let mut at = 12;
         let mut kind = big16(frame, at);
@@ -83,7 +83,7 @@ impl Headers {
     }
 
     /// Whether the transport checksum is there and right; `None` where there is none to check.
-    pub(super) fn checksum_is_right(&self, frame: &[u8]) -> Option<bool> {
+    pub(crate) fn checksum_is_right(&self, frame: &[u8]) -> Option<bool> {
         let protocol = self.protocol?;
         let segment = frame.get(self.transport..self.end)?;
         if protocol == 17 && big16(segment, 6) == 0 {
@@ -96,27 +96,27 @@ impl Headers {
 }
 
 /// The ones' complement checksum of `bytes`, to be stored as it is.
-pub(super) fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
-fn sum(bytes: &[u8]) -> u32 {
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(|pair| u32::from(big16(pair, 0))).sum()
 }
 
-fn fold(mut sum: u32) -> u16 {
+pub(crate) fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     u16::try_from(sum).unwrap_or(0)
 }
 
-fn big16(bytes: &[u8], offset: usize) -> u16 {
+pub(crate) fn big16(bytes: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes(array_at(bytes, offset))
 }
 
 /// The Toeplitz hash of `input`: for each bit that is set, the 32 bits of the key from there on.
-pub(super) fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+pub(crate) fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], n: usize| {
         bytes
             .get(n / 8)

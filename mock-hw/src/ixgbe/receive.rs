@@ -1,0 +1,451 @@
+//! Receive: the packet buffer, queues, descriptors (82599, 7.1).
+
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+use parakernel_core::{address::BusAddress, time::Instant};
+
+use super::{
+    device::Device,
+    filter::Target,
+    interrupt::{Cause, RX_MISS},
+    packet::{L3, L4, Packet, frame_check},
+    registers::rx,
+};
+use crate::{fault::Fault, memory::DmaError};
+
+/// Registers.
+const RXCTRL: usize = 0x0_3000;
+const RDRXCTL: usize = 0x0_2f00;
+const RXCSUM: usize = 0x0_5000;
+const RXPBSIZE: usize = 0x0_3c00;
+const FCCFG: usize = 0x0_3d00;
+const HLREG0: usize = 0x0_4240;
+const MAXFRS: usize = 0x0_4268;
+const SECRXCTRL: usize = 0x0_8d00;
+const PFQDE: usize = 0x0_2f04;
+const LXOFFTXC: usize = 0x0_3f68;
+const MPC: usize = 0x0_3fa0;
+const ROC: usize = 0x0_40ac;
+
+const ENABLE: u32 = 1 << 25;
+const VLAN_STRIP: u32 = 1 << 30;
+const DROP: u32 = 1 << 28;
+
+/// How long a queue that was disabled may still write (4.6.7.1.2).
+const GRACE: Duration = Duration::from_micros(100);
+/// How long its enable bit still reads 1.
+const STOPPING: Duration = Duration::from_micros(5);
+
+#[derive(Debug, Default)]
+pub(super) struct Receiver {
+    /// Frames in the packet buffer, with the queues that they go to.
+    waiting: VecDeque<Arrived>,
+    bytes: usize,
+    /// The other side was told to pause.
+    paused: bool,
+}
+
+/// A frame in the packet buffer.
+#[derive(Clone, Debug)]
+struct Arrived {
+    frame: Vec<u8>,
+    packet: Packet,
+    target: Target,
+}
+
+/// What becomes of the first frame in the packet buffer.
+#[derive(Debug)]
+enum Fate {
+    Delivered,
+    Dropped,
+    /// It waits for descriptors.
+    Waits,
+}
+
+/// The descriptor ring of a queue, as its registers say.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    base: u64,
+    count: usize,
+    head: usize,
+    tail: usize,
+    control: u32,
+    split: u32,
+}
+
+impl Ring {
+    const fn free(&self) -> usize {
+        (self.tail + self.count - self.head) % self.count
+    }
+
+    fn slot(&self, n: usize) -> BusAddress {
+        let slot = (self.head + n) % self.count;
+        BusAddress::new(self.base.wrapping_add(16 * slot as u64))
+    }
+
+    /// Bytes of a buffer: SRRCTL, in units of 1 KiB.
+    const fn buffer(&self) -> usize {
+        1024 * (self.split & 0x1f) as usize
+    }
+
+    const fn is_legacy(&self) -> bool {
+        self.split >> 25 & 7 == 0
+    }
+}
+
+impl Device {
+    pub(super) fn write_rdt(&mut self, n: usize, value: u32) {
+        self.regs.set(rx(n) + 0x18, value & 0xffff);
+    }
+
+    pub(super) fn read_rxdctl(&self, n: usize) -> u32 {
+        let ends = self.stopping.iter().find(|(queue, _)| *queue == n);
+        let still = ends.is_some_and(|(_, end)| {
+            self.now().saturating_add(GRACE) < end.saturating_add(STOPPING)
+        });
+        self.regs.word(rx(n) + 0x28) | if still { ENABLE } else { 0 }
+    }
+
+    pub(super) fn write_rxdctl(&mut self, n: usize, value: u32) {
+        let place = rx(n) + 0x28;
+        let before = self.regs.word(place);
+        self.regs.set(place, value & 0x4600_ffff);
+        if before & ENABLE != 0 && value & ENABLE == 0 {
+            self.stopping.push((n, self.later(GRACE)));
+        } else if before & ENABLE == 0 && value & ENABLE != 0 {
+            if self.stopping.iter().any(|(queue, _)| *queue == n) {
+                let text = format_args!("receive queue {n} enabled while it stops");
+                self.violation("82599, 4.6.7.1.2", text);
+            }
+            self.stopping.retain(|(queue, _)| *queue != n);
+        }
+    }
+
+    /// Queues whose time to stop is over.
+    pub(super) fn finish_stopping(&mut self, now: Instant) {
+        self.stopping.retain(|(_, end)| *end > now);
+    }
+
+    pub(super) fn write_rdrxctl(&mut self, value: u32) {
+        /// The DMA unit is ready, whatever is written.
+        const DONE: u32 = 1 << 3;
+        self.regs.set(RDRXCTL, value | DONE);
+    }
+
+    pub(super) fn write_rxctrl(&mut self, value: u32) {
+        self.regs.set(RXCTRL, value & 1);
+    }
+
+    /// SECRXSTAT: ready, once the path was closed and is empty.
+    pub(super) fn secrxstat(&self) -> u32 {
+        let closed = self.regs.word(SECRXCTRL) & 2 != 0;
+        u32::from(closed || self.receiver.waiting.is_empty())
+    }
+
+    /// Takes one frame from the wire, or delivers one; whether there was something to do.
+    pub(super) fn receive(&mut self) -> bool {
+        if self.deliver_first() {
+            return true;
+        }
+        if !self.link_up || self.is_paused() {
+            return false;
+        }
+        let Some(frame) = self.wire.receive() else {
+            return false;
+        };
+        self.arrive(frame);
+        true
+    }
+
+    /// A frame comes from the wire, or back from the transmitter.
+    pub(super) fn arrive(&mut self, mut frame: Vec<u8>) {
+        // A shorter one does not exist on a wire.
+        if frame.len() < 60 {
+            frame.resize(60, 0);
+        }
+        let on = self.regs.word(RXCTRL) & 1 != 0 && self.regs.word(SECRXCTRL) & 2 == 0;
+        if !on || self.swallow_pause(&frame) {
+            return;
+        }
+        let packet = Packet::parse(&frame, self.vlan_ether_type());
+        if frame.len() + 4 > self.longest(&packet) {
+            self.regs.count(ROC, 1);
+            return;
+        }
+        self.count_arrived(&frame);
+        if !self.accepts(&packet) {
+            self.counts.filtered += 1;
+            return;
+        }
+        let room = (self.regs.word(RXPBSIZE) & 0x000f_fc00) as usize;
+        if self.receiver.bytes + frame.len() > room {
+            self.regs.count(MPC, 1);
+            self.counts.dropped += 1;
+            self.other_event(RX_MISS);
+            return;
+        }
+        self.count_received(&frame, &packet);
+        let target = self.target(&frame, &packet);
+        self.receiver.bytes += frame.len();
+        self.receiver.waiting.push_back(Arrived {
+            frame,
+            packet,
+            target,
+        });
+    }
+
+    /// The longest frame with its check sequence (8.2.3.22.13); a tag does not count.
+    fn longest(&self, packet: &Packet) -> usize {
+        let jumbo = self.regs.word(HLREG0) & 4 != 0;
+        let max = (self.regs.word(MAXFRS) >> 16) as usize;
+        let longest = if jumbo { max } else { 1518 };
+        longest + if packet.tag.is_some() { 4 } else { 0 }
+    }
+
+    /// Whether the other side was told to pause: with link flow control, frames wait on the wire (3.7.7).
+    fn is_paused(&mut self) -> bool {
+        if self.regs.word(FCCFG) & 8 == 0 {
+            return false;
+        }
+        let threshold = |word: u32| (word & 0x0007_ffe0) as usize;
+        let [low, high] = [0x0_3220, 0x0_3260].map(|offset| threshold(self.regs.word(offset)));
+        if !self.receiver.paused && high > 0 && self.receiver.bytes > high {
+            self.receiver.paused = true;
+            self.regs.count(LXOFFTXC, 1);
+        } else if self.receiver.paused && self.receiver.bytes <= low {
+            self.receiver.paused = false;
+            self.regs.count(LXOFFTXC - 8, 1);
+        }
+        self.receiver.paused
+    }
+
+    /// Delivers, or drops, the first frame in the packet buffer; whether it could.
+    fn deliver_first(&mut self) -> bool {
+        if !self.is_master() {
+            return false;
+        }
+        let Some(first) = self.receiver.waiting.front() else {
+            return false;
+        };
+        let arrived = first.clone();
+        let mut waits = false;
+        for n in arrived.target.queues() {
+            match self.deliver(n, &arrived) {
+                Fate::Delivered => self.count_delivered(n, &arrived.frame),
+                Fate::Dropped => self.count_dropped(n),
+                Fate::Waits => waits = true,
+            }
+        }
+        if waits {
+            return false;
+        }
+        self.receiver.bytes -= arrived.frame.len();
+        self.receiver.waiting.pop_front();
+        true
+    }
+
+    fn ring(&self, n: usize) -> Ring {
+        let place = rx(n);
+        Ring {
+            base: self.regs.wide(place),
+            count: (self.regs.word(place + 0x08) / 16) as usize,
+            head: self.regs.word(place + 0x10) as usize,
+            tail: self.regs.word(place + 0x18) as usize,
+            control: self.read_rxdctl(n),
+            split: self.regs.word(place + 0x14),
+        }
+    }
+
+    fn deliver(&mut self, n: usize, arrived: &Arrived) -> Fate {
+        let ring = self.ring(n);
+        let stopping = self.stopping.iter().any(|(queue, _)| *queue == n);
+        if ring.control & ENABLE == 0 && !stopping {
+            return Fate::Dropped;
+        }
+        let queue = u16::try_from(n).unwrap_or(0);
+        let stuck = self.function.faults().fires(Fault::StuckQueue(queue));
+        if stuck {
+            self.function
+                .fault(format_args!("receive queue {n} not served"));
+            return Fate::Dropped;
+        }
+        if ring.count == 0 || ring.tail >= ring.count || ring.head >= ring.count {
+            let text = format_args!("receive queue {n}: {ring:?}");
+            self.violation("82599, 8.2.3.8.5", text);
+            return Fate::Dropped;
+        }
+        let frame = self.as_stored(arrived, &ring);
+        let buffers = if ring.buffer() == 0 {
+            let text = format_args!("receive queue {n}: SRRCTL.BSIZEPACKET is 0");
+            self.violation("82599, 8.2.3.8.7", text);
+            return Fate::Dropped;
+        } else {
+            frame.len().div_ceil(ring.buffer())
+        };
+        if ring.free() < buffers {
+            let drops = ring.split & DROP != 0 || self.regs.word(PFQDE) & 1 != 0 || stopping;
+            return if drops { Fate::Dropped } else { Fate::Waits };
+        }
+        if let Err(error) = self.store(n, &ring, &frame, arrived) {
+            let text = format_args!("receive queue {n}: {error}");
+            self.function.note(text);
+            return Fate::Dropped;
+        }
+        let head = u32::try_from((ring.head + buffers) % ring.count).unwrap_or(0);
+        self.regs.set(rx(n) + 0x10, head);
+        self.queue_event(Cause::Receive(n));
+        Fate::Delivered
+    }
+
+    /// The bytes that go to memory: without the tag where it is stripped, with the check sequence where it stays.
+    fn as_stored(&self, arrived: &Arrived, ring: &Ring) -> Vec<u8> {
+        let mut frame = arrived.frame.clone();
+        if self.strips(arrived, ring) {
+            frame.drain(12..16);
+        }
+        if self.regs.word(HLREG0) & 2 == 0 {
+            let check = frame_check(&arrived.frame);
+            frame.extend_from_slice(&check);
+        }
+        frame
+    }
+
+    fn strips(&self, arrived: &Arrived, ring: &Ring) -> bool {
+        let _ = self;
+        ring.control & VLAN_STRIP != 0 && arrived.packet.tag.is_some()
+    }
+
+    /// Writes the frame to its buffers, then the descriptors.
+    fn store(
+        &self,
+        n: usize,
+        ring: &Ring,
+        frame: &[u8],
+        arrived: &Arrived,
+    ) -> Result<(), DmaError> {
+        let split = ring.split >> 25 & 7;
+        if split > 1 {
+            let text = format_args!("receive queue {n}: descriptor type {split}, as one buffer");
+            self.function.left_out(text);
+        }
+        let parts = frame.chunks(ring.buffer());
+        let last = parts.len().saturating_sub(1);
+        let mut done = Vec::with_capacity(last + 1);
+        for (index, part) in parts.enumerate() {
+            let address = ring.slot(index);
+            let words: [u8; 16] = self.function.read_array(address)?;
+            let buffer = u64::from_le_bytes(crate::bytes::array_at(&words, 0));
+            self.function.write(BusAddress::new(buffer), part)?;
+            let is_last = index == last;
+            let words = if ring.is_legacy() {
+                [
+                    buffer,
+                    self.legacy_status(ring, part.len(), is_last, arrived),
+                ]
+            } else {
+                self.status_words(ring, part.len(), is_last, arrived)
+            };
+            done.push((address, words));
+        }
+        if self.function.faults().fires(Fault::StuckDone) {
+            self.function
+                .fault(format_args!("receive queue {n} not written back"));
+            return Ok(());
+        }
+        for (address, [low, high]) in done {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&low.to_le_bytes());
+            bytes[8..].copy_from_slice(&high.to_le_bytes());
+            self.function.faults().corrupt(&mut bytes);
+            self.function.write(address, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn length(&self, len: usize) -> u64 {
+        if self.function.faults().fires(Fault::BadLength) {
+            self.function
+                .fault(format_args!("receive length is random"));
+            return self.function.faults().random(0x1_0000);
+        }
+        len as u64 & 0xffff
+    }
+
+    /// Advanced write-back (7.1.6.2).
+    fn status_words(&self, ring: &Ring, len: usize, last: bool, arrived: &Arrived) -> [u64; 2] {
+        let packet = &arrived.packet;
+        let target = &arrived.target;
+        let mut low = u64::from(packet_type(packet)) << 4;
+        let mut status = 1_u64;
+        if last {
+            let (bits, errors) = self.checks(arrived);
+            status |= 2 | bits | errors;
+            if target.by_director {
+                status |= 4;
+            }
+            if self.regs.word(RXCSUM) & 1 << 13 != 0 || target.by_director {
+                low |= u64::from(target.hash) << 32 | u64::from(target.hash_type);
+            }
+        }
+        let mut tag = 0;
+        if last && self.strips(arrived, ring) {
+            status |= 8;
+            tag = u64::from(packet.tag.unwrap_or(0));
+        }
+        if target.inexact {
+            status |= 0x80;
+        }
+        [low, status | self.length(len) << 32 | tag << 48]
+    }
+
+    /// The checksums that were looked at, and which of them are wrong.
+    fn checks(&self, arrived: &Arrived) -> (u64, u64) {
+        const IP: u64 = 1 << 6;
+        const TRANSPORT: u64 = 1 << 5;
+        const UDP: u64 = 1 << 10;
+        const IP_ERROR: u64 = 1 << 31;
+        const TRANSPORT_ERROR: u64 = 1 << 30;
+
+        let packet = &arrived.packet;
+        let (mut status, mut errors) = (0, 0);
+        if let Some(L3::V4 { sound, .. }) = packet.l3 {
+            status |= IP;
+            errors |= if sound { 0 } else { IP_ERROR };
+        }
+        if let Some(sound) = packet.transport_is_sound(&arrived.frame) {
+            status |= TRANSPORT;
+            errors |= if sound { 0 } else { TRANSPORT_ERROR };
+            if packet.l4 == Some(L4::Udp) {
+                status |= UDP;
+            }
+        }
+        (status, errors)
+    }
+
+    /// Legacy write-back: length, no checksum, status, errors, tag (7.1.5).
+    fn legacy_status(&self, ring: &Ring, len: usize, last: bool, arrived: &Arrived) -> u64 {
+        let [_, high] = self.status_words(ring, len, last, arrived);
+        let status = high & 0x8b | (high & 0x60);
+        let errors = high >> 30 & 3;
+        high >> 32 & 0xffff | status << 32 | errors << 46 | high & 0xffff << 48
+    }
+}
+
+/// Which headers there are: bit 0 IPv4, then with options, IPv6, with extensions, TCP, UDP, SCTP (7.1.6.2).
+fn packet_type(packet: &Packet) -> u32 {
+    let l3 = match packet.l3 {
+        None => 0,
+        Some(L3::V4 { options: false, .. }) => 1,
+        Some(L3::V4 { options: true, .. }) => 3,
+        Some(L3::V6 { extensions: false }) => 4,
+        Some(L3::V6 { extensions: true }) => 12,
+    };
+    let l4 = match packet.l4 {
+        None => 0,
+        Some(L4::Tcp) => 0x10,
+        Some(L4::Udp) => 0x20,
+        Some(L4::Sctp) => 0x40,
+    };
+    l3 | l4
+}

@@ -1,0 +1,183 @@
+//! The words behind the registers.
+
+use core::iter;
+
+use super::table::{Entry, GENERAL, MAC, RECEIVE, TRANSMIT};
+
+/// Bytes of the register file: BAR 0 (82599, 8.1).
+pub(super) const LEN: usize = 0x2_0000;
+
+/// What the registers hold after a reset, where that is not 0.
+///
+/// Datasheet 8.2.3, and for what the EEPROM loads 6.3 and 6.4.
+const INITIAL: &[(usize, u32)] = &[
+    (0x0_0200, 0x0106_0504 /* LEDCTL */),
+    (0x1_1000, 0x1040_0000 /* GCR */),
+    // TCP flags of first, middle and last segments that stay.
+    (0x0_4a88, 0x0ff6_0ff6),
+    (0x0_4a8c, 0x0000_0f7f),
+    (0x0_4a80, 0x8100_0000 /* DMATXCTL: VLAN EtherType */),
+    (0x0_5078, 0x8100_0000 /* EXVET */),
+    (0x0_5088, 0x0000_8100 /* VLNCTRL: VLAN EtherType */),
+    (0x0_8100, 0x0000_0010 /* DTXMXSZRQ */),
+    // HLREG0: CRC inserted and stripped, frames padded, MDC at full speed, length errors found.
+    (0x0_4240, 0x0801_0403),
+    (0x0_4268, 0x05ee_0000 /* MAXFRS: 1,518 */),
+    (0x0_8808, 0x0000_0250 /* SECTXBUFFAF */),
+    (0x0_8810, 0x0000_1001 /* SECTXMINIFG */),
+    (0x1_1050, 0x4000_0000 /* GCR_EXT: buffers clear */),
+];
+
+/// Index of offsets that are no register.
+const NONE: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(super) struct Registers {
+    words: Vec<u32>,
+    /// For each word, the index of its entry.
+    index: Vec<u16>,
+    entries: Vec<Entry>,
+}
+
+impl Registers {
+    pub(super) fn new() -> Self {
+        let entries: Vec<Entry> = [GENERAL, RECEIVE, TRANSMIT, MAC].concat();
+        let mut index = vec![NONE; LEN / 4];
+        for (number, entry) in iter::zip(0.., &entries) {
+            for n in 0..entry.count {
+                index[(entry.first + n * entry.stride) / 4] = number;
+            }
+        }
+        let mut registers = Self {
+            words: Vec::new(),
+            index,
+            entries,
+        };
+        registers.reset();
+        registers
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.words = vec![0; LEN / 4];
+        for (offset, value) in INITIAL {
+            self.words[offset / 4] = *value;
+        }
+        // Receive packet buffers of 512 KiB in all, transmit packet buffers of 160 KiB: one each (8.2.3.8.9, 8.2.3.9.13).
+        self.words[0x0_3c00 / 4] = 0x0008_0000;
+        self.words[0x0_cc00 / 4] = 0x0002_8000;
+        for queue in 0..128 {
+            let srrctl = rx(queue) + 0x14;
+            self.words[srrctl / 4] = 0x0000_0402;
+        }
+    }
+
+    /// The register at `offset`, which is [`canonical`], and its number in its array.
+    pub(super) fn at(&self, offset: usize) -> Option<(Entry, usize)> {
+        let number = *self.index.get(offset / 4)?;
+        let entry = *self.entries.get(usize::from(number))?;
+        let n = entry.from + (offset - entry.first) / entry.stride;
+        Some((entry, n))
+    }
+
+    pub(super) fn word(&self, offset: usize) -> u32 {
+        self.words.get(offset / 4).copied().unwrap_or(0)
+    }
+
+    pub(super) fn set(&mut self, offset: usize, value: u32) {
+        if let Some(word) = self.words.get_mut(offset / 4) {
+            *word = value;
+        }
+    }
+
+    pub(super) fn update(&mut self, offset: usize, change: impl FnOnce(u32) -> u32) {
+        self.set(offset, change(self.word(offset)));
+    }
+
+    /// Two registers as one number, the low half first.
+    pub(super) fn wide(&self, offset: usize) -> u64 {
+        u64::from(self.word(offset)) | u64::from(self.word(offset + 4)) << 32
+    }
+
+    pub(super) fn take(&mut self, offset: usize) -> u32 {
+        let value = self.word(offset);
+        self.set(offset, 0);
+        value
+    }
+
+    /// Adds to a counter, which stays at its end (8.2.3.23).
+    pub(super) fn count(&mut self, offset: usize, more: u32) {
+        self.update(offset, |value| value.saturating_add(more));
+    }
+
+    /// Adds to a counter of 36 bits in two registers.
+    pub(super) fn count_wide(&mut self, offset: usize, more: u64) {
+        let value = self.wide(offset).saturating_add(more).min(0xf_ffff_ffff);
+        let [low, high] = [value & 0xffff_ffff, value >> 32];
+        self.set(offset, u32::try_from(low).unwrap_or(0));
+        self.set(offset + 4, u32::try_from(high).unwrap_or(0));
+    }
+}
+
+/// The registers of receive queue `n`: 64 each in two places (8.2.3.8).
+pub(super) const fn rx(n: usize) -> usize {
+    if n < 64 {
+        0x0_1000 + 0x40 * n
+    } else {
+        0x0_d000 + 0x40 * (n - 64)
+    }
+}
+
+/// The registers of transmit queue `n` (8.2.3.9).
+pub(super) const fn tx(n: usize) -> usize {
+    0x0_6000 + 0x40 * n
+}
+
+/// The place of a register that has two: some arrays keep the addresses of an older device for their first entries
+/// (8.2.3.7.8, 8.2.3.8.7, 8.2.3.11.1, 8.2.3.23.71).
+pub(super) const fn canonical(offset: usize) -> usize {
+    match offset {
+        0x0_0004 => 0,
+        0x0_2100..0x0_2140 => rx((offset - 0x0_2100) / 4) + 0x14,
+        0x0_2200..0x0_2240 => rx((offset - 0x0_2200) / 4) + 0x0c,
+        0x0_5400..0x0_5480 => offset - 0x0_5400 + 0x0_a200,
+        0x0_5480..0x0_54c0 => offset - 0x0_5480 + 0x0_ea00,
+        0x0_8680..0x0_86c0 => tx((offset - 0x0_8680) / 4) + 0x30,
+        _ => offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_registers_share_an_offset() {
+        let registers = Registers::new();
+        let listed: usize = registers.entries.iter().map(|entry| entry.count).sum();
+        let found = registers.index.iter().filter(|n| **n != NONE).count();
+        assert_eq!(listed, found);
+    }
+
+    #[test]
+    fn numbers_go_on_in_the_second_place_of_an_array() {
+        let registers = Registers::new();
+        for n in 0..128 {
+            let (entry, number) = registers.at(rx(n) + 0x18).unwrap();
+            assert_eq!((entry.name, number), ("RDT", n));
+            let (entry, number) = registers.at(tx(n) + 0x18).unwrap();
+            assert_eq!((entry.name, number), ("TDT", n));
+        }
+        let (entry, number) = registers.at(canonical(0x0_2100 + 4 * 15)).unwrap();
+        assert_eq!((entry.name, number), ("SRRCTL", 15));
+    }
+
+    #[test]
+    fn a_counter_stays_at_its_end() {
+        let mut registers = Registers::new();
+        registers.set(0x4074, u32::MAX - 1);
+        registers.count(0x4074, 5);
+        assert_eq!(registers.take(0x4074), u32::MAX);
+        registers.count_wide(0x4088, u64::MAX);
+        assert_eq!(registers.wide(0x4088), 0xf_ffff_ffff);
+    }
+}
