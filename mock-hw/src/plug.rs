@@ -39,7 +39,7 @@ pub struct Plugs(Vec<Plugged>);
 
 struct Plugged {
     wire: Wire,
-    plug: Box<dyn Plug>,
+    plug: Option<Box<dyn Plug>>,
     capture: Option<Capture>,
 }
 
@@ -58,8 +58,12 @@ impl Plugs {
     /// Frames that wait for the device; with more, the rest waits outside.
     const WAITING: usize = 512;
 
-    /// Plugs `wire` into `plug`, and writes all frames to `capture`.
-    pub fn add(&mut self, wire: Wire, plug: Box<dyn Plug>, capture: Option<Capture>) {
+    /// Plugs `wire` into `plug`, and writes all frames to `capture`. Without a plug the wire leads to another device,
+    /// or nowhere.
+    pub fn add(&mut self, wire: Wire, plug: Option<Box<dyn Plug>>, capture: Option<Capture>) {
+        if capture.is_some() {
+            wire.observe();
+        }
         self.0.push(Plugged {
             wire,
             plug,
@@ -72,15 +76,23 @@ impl Plugs {
         self.0
             .iter()
             .filter(|plugged| plugged.wire.waiting() < Self::WAITING)
-            .map(|plugged| plugged.plug.file())
+            .filter_map(|plugged| plugged.plug.as_ref())
+            .map(|plug| plug.file())
     }
 
     /// Lets the frames that devices sent leave.
     pub(crate) fn send(&mut self) -> io::Result<()> {
         for plugged in &mut self.0 {
+            // Frames to another device went there directly.
             for frame in plugged.wire.take_all() {
-                plugged.record(&frame)?;
-                plugged.plug.send(&frame)?;
+                if let Some(plug) = &mut plugged.plug {
+                    plug.send(&frame)?;
+                }
+            }
+            if let Some(capture) = &mut plugged.capture {
+                for frame in plugged.wire.take_observed() {
+                    capture.record(&frame)?;
+                }
             }
         }
         Ok(())
@@ -89,26 +101,18 @@ impl Plugs {
     /// Takes the frames that are there.
     pub(crate) fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; Self::LONGEST];
-        for plugged in &mut self.0 {
-            while plugged.wire.waiting() < Self::WAITING {
-                let Some(len) = plugged.plug.receive(&mut buffer)? else {
+        for Plugged { wire, plug, .. } in &mut self.0 {
+            let Some(plug) = plug else {
+                continue;
+            };
+            while wire.waiting() < Self::WAITING {
+                let Some(len) = plug.receive(&mut buffer)? else {
                     break;
                 };
-                let frame = buffer.get(..len).unwrap_or_default();
-                plugged.record(frame)?;
-                plugged.wire.send(frame);
+                wire.send(buffer.get(..len).unwrap_or_default());
             }
         }
         Ok(())
-    }
-}
-
-impl Plugged {
-    fn record(&mut self, frame: &[u8]) -> io::Result<()> {
-        match &mut self.capture {
-            Some(capture) => capture.record(frame),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The models as PCI devices of a virtual machine: a server of the vfio-user protocol 0.1, for QEMU 10.1 and newer.
 //!
 //! Written from QEMU's *vfio-user Protocol Specification* (`docs/interop/vfio-user.rst`) and the structures of
-//! `linux/vfio.h` that it names. One server serves one device to one client:
+//! `linux/vfio.h` that it names. A client has one device; a server may serve several, each at a
+//! socket of its own:
 //!
 //! ```text
 //! mock-hw serve --device nvme --socket /tmp/nvme.sock

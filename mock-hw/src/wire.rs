@@ -16,19 +16,27 @@ use crate::sync::lock;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Wire {
-    to_device: Arc<Mutex<VecDeque<Vec<u8>>>>,
+    to_device: Queue,
     from_device: Arc<Mutex<Far>>,
+    observed: Arc<Mutex<Option<Vec<Vec<u8>>>>>,
 }
+
+type Queue = Arc<Mutex<VecDeque<Vec<u8>>>>;
 
 /// Where the frames of a device go.
 #[derive(Debug, Default)]
 struct Far {
     kept: VecDeque<Vec<u8>>,
     /// The frames to another device, or to the same one; they are not kept then.
-    peer: Option<Arc<Mutex<VecDeque<Vec<u8>>>>>,
+    peer: Option<Queue>,
+    /// Frames that found no room.
+    lost: u64,
 }
 
 impl Wire {
+    /// Frames that a wire holds in each direction; later ones are lost.
+    pub const LIMIT: usize = 65_536;
+
     /// Sends a frame to the device, starting with the destination address, without checksum at the end.
     pub fn send(&self, frame: &[u8]) {
         lock(&self.to_device).push_back(frame.to_vec());
@@ -63,23 +71,58 @@ impl Wire {
         lock(&other.from_device).peer = Some(one.to_device.clone());
     }
 
+    /// How many frames that the device sent found no room.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        lock(&self.from_device).lost
+    }
+
+    /// Keeps a copy of all frames in both directions from now on, for [`take_observed`](Self::take_observed).
+    pub fn observe(&self) {
+        lock(&self.observed).get_or_insert_default();
+    }
+
+    /// The frames that passed since the last call, oldest first; none where nobody observes.
+    #[must_use]
+    pub fn take_observed(&self) -> Vec<Vec<u8>> {
+        lock(&self.observed)
+            .as_mut()
+            .map(core::mem::take)
+            .unwrap_or_default()
+    }
+
     /// A frame that the device sends.
     pub(crate) fn transmit(&self, frame: Vec<u8>) {
-        let peer = {
-            let mut far = lock(&self.from_device);
-            if far.peer.is_none() {
-                far.kept.push_back(frame);
-                return;
-            }
-            far.peer.clone()
+        self.note(&frame);
+        let mut far = lock(&self.from_device);
+        let has_room = match far.peer.clone() {
+            None => push(&mut far.kept, frame),
+            Some(peer) => push(&mut lock(&peer), frame),
         };
-        if let Some(peer) = peer {
-            lock(&peer).push_back(frame);
-        }
+        far.lost += u64::from(!has_room);
     }
 
     /// A frame for the device.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
-        lock(&self.to_device).pop_front()
+        let frame = lock(&self.to_device).pop_front();
+        if let Some(frame) = &frame {
+            self.note(frame);
+        }
+        frame
     }
+
+    fn note(&self, frame: &[u8]) {
+        if let Some(observed) = lock(&self.observed).as_mut() {
+            observed.push(frame.to_vec());
+        }
+    }
+}
+
+/// Adds `frame` where there is room; whether there was.
+fn push(queue: &mut VecDeque<Vec<u8>>, frame: Vec<u8>) -> bool {
+    let has_room = queue.len() < Wire::LIMIT;
+    if has_room {
+        queue.push_back(frame);
+    }
+    has_room
 }

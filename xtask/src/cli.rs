@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::{
-    attacks, bench, boots, fuzz, loc, mutants, publish, session, test, workspace::Workspace,
+    attacks, bench, boots, fuzz, linux, loc, mutants, publish, session, test, workspace::Workspace,
 };
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -35,8 +35,8 @@ enum Task {
     PublishCheck,
     /// Print the size of the trusted base, in lines
     Loc,
-    /// Run the stock Linux drivers against the device models (not built yet)
-    LinuxOnModel,
+    /// Run a stock Linux driver, in a guest, against a device model
+    LinuxOnModel(linux::Options),
     /// Run the Linux VFIO harness in a guest (not built yet)
     Vfio,
     /// Play what FILE describes; this program calls itself so, inside a network namespace
@@ -62,10 +62,7 @@ impl Cli {
             Task::Bench(options) => bench::run(&workspace, &options),
             Task::PublishCheck => publish::run(&workspace),
             Task::Loc => loc::run(&workspace),
-            Task::LinuxOnModel => bail!(
-                "`linux-on-model` is not built yet (issue 4): it needs the Intel models and their vfio-user server; \
-                 README.md says what there is, and `cargo xtask demo` runs it"
-            ),
+            Task::LinuxOnModel(options) => linux::run(&workspace, &options),
             Task::Vfio => bail!(
                 "`vfio` is not built yet (issue 6): it needs the Linux harness in examples/vfio-harness; \
                  README.md says what there is, and `cargo xtask demo` runs it"

@@ -1,4 +1,4 @@
-//! Writes an initial RAM disk: a cpio archive in the "newc" form, plain files only.
+//! Writes an initial RAM disk: a cpio archive in the "newc" form, files and folders only.
 //!
 //! The form is the Linux kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`: a header of ASCII
 //! hexadecimal numbers, the name with its terminating zero, the content, each padded to a multiple of four bytes.
@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 const MAGIC: &str = "070701";
 const TRAILER: &str = "TRAILER!!!";
 
-/// A regular file that everyone may read and run.
+/// A regular file that everyone may read and run, and a folder.
 const MODE: u32 = 0o100_755;
+const FOLDER: u32 = 0o040_755;
 
 /// An archive under construction.
 #[derive(Debug, Default)]
@@ -27,6 +28,12 @@ impl Archive {
         );
         self.files += 1;
         self.entry(name, content, MODE)
+    }
+
+    /// Adds a folder, which is to come before what lies in it.
+    pub(crate) fn add_folder(&mut self, name: &str) -> Result<()> {
+        self.files += 1;
+        self.entry(name, &[], FOLDER)
     }
 
     /// The finished archive.

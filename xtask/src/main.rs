@@ -8,6 +8,7 @@
     reason = "a program for the host has the standard library; the libraries do not"
 )]
 
+mod apt;
 mod attacks;
 mod bench;
 mod boots;
@@ -19,6 +20,7 @@ mod cpio;
 mod disk;
 mod fuzz;
 mod kernel;
+mod linux;
 mod loc;
 mod log;
 mod mutant;

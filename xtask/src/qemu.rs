@@ -95,6 +95,26 @@ impl Qemu {
         Ok(qemu)
     }
 
+    /// The one on the search path if it takes devices over vfio-user (10.1 or newer), else a newer one.
+    pub(crate) fn with_vfio_user(workspace: &Workspace, choice: &Choice) -> Result<Self> {
+        let qemu = Self::choose(workspace, choice)?;
+        if qemu.has_vfio_user()? {
+            return Ok(qemu);
+        }
+        anyhow::ensure!(
+            *choice == Choice::System,
+            "this QEMU ({}) has no `vfio-user-pci`: 10.1 or newer is needed",
+            qemu.version
+        );
+        second::fetch(workspace)
+    }
+
+    fn has_vfio_user(&self) -> Result<bool> {
+        let mut command = self.command();
+        let asked = process::capture(command.args(["-device", "vfio-user-pci,help"]))?;
+        Ok(asked.status.success())
+    }
+
     /// The program with its first arguments.
     pub(crate) fn command(&self) -> Command {
         let (program, arguments) = self

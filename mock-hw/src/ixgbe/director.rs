@@ -38,6 +38,9 @@ const CLEAR: u32 = 1 << 8;
 const DROP: u32 = 1 << 9;
 const QUEUE: u32 = 1 << 15;
 
+/// The bits of the hash that choose one of the 8,192 places for perfect filters.
+const BUCKETS: u32 = 0x1fff;
+
 #[derive(Debug, Default)]
 pub(super) struct Director {
     filters: Vec<Filter>,
@@ -156,7 +159,7 @@ impl Device {
     /// Whether two filters are for the same flow.
     fn same(&self, one: &Filter, other: &Filter) -> bool {
         if self.regs.word(FDIRCTRL) & PERFECT != 0 {
-            one.flow == other.flow && one.hash & 0x7fff == other.hash & 0x7fff
+            one.flow == other.flow && one.hash & BUCKETS == other.hash & BUCKETS
         } else {
             one.hash & 0x7fff_7fff == other.hash & 0x7fff_7fff
         }
@@ -207,7 +210,8 @@ impl Device {
             let masked = self.masked(flow);
             let bucket = hash(self.regs.word(FDIRHKEY), &masked);
             let found = self.director.filters.iter().find(|filter| {
-                filter.hash & 0x7fff == u32::from(bucket) && self.masked(filter.flow) == masked
+                filter.hash & BUCKETS == u32::from(bucket) & BUCKETS
+                    && self.masked(filter.flow) == masked
             });
             (bucket, found)
         } else {

@@ -29,6 +29,7 @@ const MPC: usize = 0x0_3fa0;
 const ROC: usize = 0x0_40ac;
 
 const ENABLE: u32 = 1 << 25;
+const LOOPBACK: u32 = 1 << 15;
 const VLAN_STRIP: u32 = 1 << 30;
 const DROP: u32 = 1 << 28;
 
@@ -154,7 +155,10 @@ impl Device {
         let Some(frame) = self.wire.receive() else {
             return false;
         };
-        self.arrive(frame);
+        // While what is sent comes back, nothing else is heard.
+        if self.regs.word(HLREG0) & LOOPBACK == 0 {
+            self.arrive(frame);
+        }
         true
     }
 

@@ -26,6 +26,10 @@ const INITIAL: &[(usize, u32)] = &[
     (0x0_8808, 0x0000_0250 /* SECTXBUFFAF */),
     (0x0_8810, 0x0000_1001 /* SECTXMINIFG */),
     (0x1_1050, 0x4000_0000 /* GCR_EXT: buffers clear */),
+    (
+        0x1_0148,
+        0x0000_8000, /* FWSM: firmware is there, without management */
+    ),
 ];
 
 /// Index of offsets that are no register.

@@ -15,6 +15,7 @@ const TPT: usize = 0x0_40d4;
 const PTC: usize = 0x0_40d8;
 const MPTC: usize = 0x0_40f0;
 const BPTC: usize = 0x0_40f4;
+const TXDGPC: usize = 0x0_87a0;
 const RQSMR: usize = 0x0_2300;
 const TQSM: usize = 0x0_8600;
 const QPRC: usize = 0x0_1030;
@@ -63,6 +64,7 @@ impl Device {
         self.counts.sent += 1;
         self.regs.count(GPTC, 1);
         self.regs.count(TPT, 1);
+        self.regs.count(TXDGPC, 1);
         self.regs.count_wide(GOTC, on_the_wire(frame));
         self.regs.count(PTC + 4 * class(frame), 1);
         if frame[..6] == [0xff; 6] {

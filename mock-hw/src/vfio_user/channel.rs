@@ -154,6 +154,11 @@ impl Channel {
         lock(&self.0.waiting).pop_front()
     }
 
+    /// Whether there is such a request.
+    pub(super) fn has_waiting(&self) -> bool {
+        !lock(&self.0.waiting).is_empty()
+    }
+
     /// The next message from the socket; waits for it.
     pub(super) fn receive(&self) -> Result<Message, Broken> {
         let mut bytes = [0; Header::LEN];

@@ -1,119 +1,170 @@
-//! The loop: messages, steps of the device, interrupts, frames.
+//! The loop: messages, steps of the devices, interrupts, frames.
 
 use core::time::Duration;
-use std::{io, os::unix::net::UnixListener, time};
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixListener,
+    },
+    time,
+};
 
 use parakernel_core::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Broken, Session, dma::Guest};
-use crate::{World, pci::Endpoint, plug::Plugs, trace::Kind, world::Followed};
+use crate::{World, memory::RequesterId, pci::Endpoint, plug::Plugs, trace::Kind, world::Followed};
 
-/// A device, and what it is plugged into, for one client after another.
+/// Devices of one world, each for one client after another.
 #[derive(Debug)]
 pub struct Server {
     world: World,
-    guest: Guest,
-    endpoint: Endpoint,
+    slots: Vec<Slot>,
     plugs: Plugs,
     started: time::Instant,
 }
 
+/// One device and its client.
+#[derive(Debug)]
+struct Slot {
+    requester: RequesterId,
+    endpoint: Endpoint,
+    guest: Guest,
+    listener: UnixListener,
+    session: Option<Session>,
+    /// A client was there, and went away.
+    left: bool,
+}
+
 impl Server {
-    /// Steps of the device between two looks at the socket.
+    /// Steps of the devices between two looks at the sockets.
     const STEPS: u64 = 256;
 
-    /// Messages between two turns of the device.
+    /// Messages of one client between two turns of the devices.
     const MESSAGES: usize = 64;
 
     /// The longest sleep: nothing is missed by it, it only bounds what a lost wake-up costs.
     const LONGEST: Duration = Duration::from_millis(500);
 
-    /// Serves `endpoint`, a device of `world` whose memory is that of `guest`.
+    /// A server for devices of `world`, whose network cards lead where `plugs` says.
     #[must_use]
-    pub fn new(world: &World, guest: &Guest, endpoint: Endpoint, plugs: Plugs) -> Self {
+    pub fn new(world: &World, plugs: Plugs) -> Self {
         Self {
             world: world.clone(),
-            guest: guest.clone(),
-            endpoint,
+            slots: Vec::new(),
             plugs,
             started: time::Instant::now(),
         }
     }
 
-    /// Waits for a client at `listener` and serves it until it goes away. The device keeps its state.
+    /// Serves also `endpoint`, which `world` knows by `requester` and whose memory is that of `guest`, at `listener`.
     ///
     /// # Errors
     ///
-    /// [`Broken`] where a client was left, or the socket failed.
-    pub fn serve_one(&mut self, listener: &UnixListener) -> Result<(), Broken> {
-        let (stream, _) = listener.accept()?;
-        let mut session = Session::new(stream, &self.endpoint, &self.guest)?;
-        loop {
-            match self.turn(&mut session) {
-                Ok(()) => {}
-                Err(Broken::Gone) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
+    /// Where the socket cannot be set up.
+    pub fn add(
+        &mut self,
+        requester: RequesterId,
+        endpoint: Endpoint,
+        guest: Guest,
+        listener: UnixListener,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        self.slots.push(Slot {
+            requester,
+            endpoint,
+            guest,
+            listener,
+            session: None,
+            left: false,
+        });
+        Ok(())
     }
 
-    /// One round: the device works, its interrupts and frames leave, then messages are waited for and handled.
-    fn turn(&mut self, session: &mut Session) -> Result<(), Broken> {
+    /// Serves until every device had a client and the last one went away. The devices keep their state, so that this
+    /// can be called again.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] where a client broke the protocol, or a socket failed; the clients are left.
+    pub fn serve(&mut self) -> Result<(), Broken> {
+        self.slots.iter_mut().for_each(|slot| slot.left = false);
+        let result = loop {
+            if let Err(error) = self.turn() {
+                break Err(error);
+            }
+            if self.slots.iter().all(|slot| slot.left) {
+                break Ok(());
+            }
+        };
+        self.slots.iter_mut().for_each(|slot| slot.session = None);
+        result
+    }
+
+    /// One round: the devices work, their interrupts and frames leave, then messages are waited for and handled.
+    fn turn(&mut self) -> Result<(), Broken> {
         let progress = self.world.follow(self.now(), Self::STEPS);
-        for message in self.world.interrupts().take_all() {
-            session.interrupt(message.vector)?;
-        }
+        self.interrupt()?;
         self.plugs.send()?;
         self.report();
-        if let Some(broken) = session.take_broken() {
-            return Err(broken);
-        }
-        if !session.handle_waiting()? && self.wait(session, self.patience(progress))? {
-            self.handle(session)?;
+        let ready = self.wait(self.patience(progress))?;
+        for (slot, ready) in self.slots.iter_mut().zip(ready) {
+            match slot.handle(ready) {
+                Err(Broken::Gone) => {
+                    slot.session = None;
+                    slot.left = true;
+                }
+                other => other?,
+            }
         }
         self.plugs.receive()?;
         Ok(())
     }
 
-    /// The messages that are there, up to a number.
-    fn handle(&self, session: &mut Session) -> Result<(), Broken> {
-        for _ in 0..Self::MESSAGES {
-            session.handle_next()?;
-            while session.handle_waiting()? {}
-            if !is_readable(session)? {
-                break;
-            }
+    fn interrupt(&self) -> Result<(), Broken> {
+        for message in self.world.interrupts().take_all() {
+            let mut sessions = self
+                .slots
+                .iter()
+                .filter(|slot| slot.requester == message.requester)
+                .filter_map(|slot| slot.session.as_ref());
+            sessions.try_for_each(|session| session.interrupt(message.vector))?;
         }
         Ok(())
     }
 
     /// How long to wait for a message.
     fn patience(&self, progress: Followed) -> Duration {
+        let waiting = self.slots.iter().filter_map(|slot| slot.session.as_ref());
+        if progress == Followed::Busy || waiting.into_iter().any(Session::has_waiting) {
+            return Duration::ZERO;
+        }
         match progress {
-            Followed::Busy => Duration::ZERO,
-            Followed::Quiet { next: None } => Self::LONGEST,
             Followed::Quiet { next: Some(next) } => {
                 let wait = next.as_nanos().saturating_sub(self.now().as_nanos());
                 Duration::from_nanos(wait).min(Self::LONGEST)
             }
+            _ => Self::LONGEST,
         }
     }
 
-    /// Waits for the client or for a frame; whether the client sent something.
-    fn wait(&self, session: &Session, patience: Duration) -> Result<bool, Broken> {
-        let mut files = vec![PollFd::from_borrowed_fd(session.file(), PollFlags::IN)];
-        files.extend(
-            self.plugs
-                .files()
-                .map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)),
-        );
+    /// Waits for a client or for a frame; which devices have something from a client.
+    fn wait(&self, patience: Duration) -> Result<Vec<bool>, Broken> {
+        let mut files: Vec<PollFd<'_>> = self
+            .slots
+            .iter()
+            .map(Slot::file)
+            .chain(self.plugs.files())
+            .map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN))
+            .collect();
         let patience = Timespec::try_from(patience).unwrap_or_default();
         match poll(&mut files, Some(&patience)) {
-            Ok(_) => Ok(!files[0].revents().is_empty()),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        let ready = files.iter().map(|file| !file.revents().is_empty());
+        Ok(ready.take(self.slots.len()).collect())
     }
 
     fn now(&self) -> Instant {
@@ -121,12 +172,56 @@ impl Server {
         Instant::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 
-    /// Shows what the driver did wrong, and what it wanted and the model leaves out.
+    /// Shows what drivers did wrong, and what they wanted and the models leave out.
     fn report(&self) {
         for entry in self.world.trace().take() {
             if !matches!(entry.kind, Kind::Note) {
                 eprintln!("{entry}");
             }
+        }
+    }
+}
+
+impl Slot {
+    /// What to wait for: the client, or for one to come.
+    fn file(&self) -> BorrowedFd<'_> {
+        match &self.session {
+            Some(session) => session.file(),
+            None => self.listener.as_fd(),
+        }
+    }
+
+    /// Handles what the client sent, up to a number of messages, or takes a client that came.
+    fn handle(&mut self, ready: bool) -> Result<(), Broken> {
+        let Some(session) = &mut self.session else {
+            return if ready { self.accept() } else { Ok(()) };
+        };
+        if let Some(broken) = session.take_broken() {
+            return Err(broken);
+        }
+        while session.handle_waiting()? {}
+        let mut more = ready;
+        for _ in 0..Server::MESSAGES {
+            if !more {
+                break;
+            }
+            session.handle_next()?;
+            while session.handle_waiting()? {}
+            more = is_readable(session)?;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> Result<(), Broken> {
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                let session = Session::new(stream, &self.endpoint, &self.guest)?;
+                self.session = Some(session);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -86,6 +86,12 @@ impl Session {
         self.channel.file()
     }
 
+    /// Whether a message arrived while an answer was waited for.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.channel.has_waiting()
+    }
+
     /// Handles one message that arrived while an answer was waited for; whether there was one.
     ///
     /// # Errors

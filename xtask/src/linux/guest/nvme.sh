@@ -1,0 +1,72 @@
+# One NVMe controller with one namespace.
+DISK=/dev/nvme0n1
+
+there() {
+    [ -b $DISK ]
+}
+
+# move MIB: random bytes to the disk and back, past the cache.
+move() {
+    rounds=$((($1 + 31) / 32))
+    while [ $rounds -gt 0 ]; do
+        dd if=/dev/urandom of=/tmp/data bs=1M count=32 && dd if=/tmp/data of=$DISK bs=1M oflag=direct || return 1
+        dd if=$DISK of=/tmp/got bs=1M count=32 iflag=direct && same /tmp/got "$(md5sum < /tmp/data)" || return 1
+        rounds=$((rounds - 1))
+    done
+}
+
+queues() {
+    [ "$(ls /sys/block/nvme0n1/mq | wc -l)" = 4 ]
+}
+
+queues_used() {
+    for core in 0 1 2 3; do
+        taskset $((1 << core)) dd if=$DISK of=/dev/null bs=4k count=64 iflag=direct || return 1
+    done
+    [ "$(grep -E 'nvme0q[1-4]' /proc/interrupts | awk '{ n = $2 + $3 + $4 + $5; if (n > 0) used++ } END { print used }')" = 4 ]
+}
+
+partition() {
+    printf 'n\np\n1\n\n+100M\nw\n' | fdisk $DISK
+    within 5 [ -b ${DISK}p1 ]
+}
+
+file_system() {
+    mkfs.ext4 -q ${DISK}p1 && mount ${DISK}p1 /mnt && cp /tmp/data /mnt/data && umount /mnt || return 1
+    e2fsck -f -n ${DISK}p1 && mount ${DISK}p1 /mnt && same /mnt/data "$(md5sum < /tmp/data)" && umount /mnt
+}
+
+verify() {
+    fio --name=verify --filename=${DISK}p1 --rw=randrw --bsrange=4k-128k --size=32M --verify=crc32c --direct=1 \
+        --ioengine=libaio --iodepth=32 --output-format=terse
+}
+
+discard() {
+    blkdiscard -o 0 -l 1048576 $DISK || return 0
+    dd if=$DISK bs=1M count=1 iflag=direct 2>/dev/null | tr -d '\0' | wc -c | grep -q '^0$'
+}
+
+reset() {
+    echo 1 > /sys/class/nvme/nvme0/reset_controller && within 10 grep -q live /sys/class/nvme/nvme0/state && move 32
+}
+
+reload() {
+    n=0
+    while [ $n -lt "$1" ]; do
+        rmmod nvme && insmod /modules/nvme.ko && within 10 there || return 1
+        dd if=$DISK of=/dev/null bs=64k count=16 iflag=direct || return 1
+        n=$((n + 1))
+    done
+}
+
+check disk within 10 there
+check queues queues
+check transfer move "$MIB"
+check queues-used queues_used
+check partition partition
+check file-system file_system
+check verify verify
+check discard discard
+check reset reset
+check reload reload "$RELOADS"
+finish

@@ -1,0 +1,104 @@
+//! The model's side: `mock-hw serve` as a program of its own.
+
+use super::Device;
+use crate::{
+    process::{self, Ending, Group},
+    workspace::{self, Workspace},
+};
+use anyhow::{Context, Result, bail};
+use core::time::Duration;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+/// How long the build may take, the sockets may take to appear, and the server to end after the guest.
+const BUILD: Duration = Duration::from_secs(600);
+const START: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(10);
+
+/// A server that runs.
+#[derive(Debug)]
+pub(super) struct Serving {
+    group: Group,
+    sockets: Vec<PathBuf>,
+    said: PathBuf,
+}
+
+/// Builds the server; where it is.
+pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .args(["build", "--quiet", "--package", "parakernel-mock-hw"])
+        .args(["--features", "serve", "--bin", "mock-hw"])
+        .current_dir(&workspace.root);
+    process::run(&mut cargo, BUILD)?;
+    Ok(workspace.target.join("debug/mock-hw"))
+}
+
+impl Serving {
+    /// Starts it; it takes clients when this returns.
+    pub(super) fn start(program: &Path, device: Device, folder: &Path) -> Result<Self> {
+        let socket = |n: usize| folder.join(format!("{}-{n}.socket", device.name()));
+        let sockets: Vec<PathBuf> = (1..=device.count()).map(socket).collect();
+        let said = folder.join(format!("{}-model.log", device.name()));
+        let mut command = Command::new(program);
+        command.arg("serve");
+        for socket in &sockets {
+            command
+                .args(["--device", device.name(), "--socket"])
+                .arg(socket);
+        }
+        if device.count() > 1 {
+            let capture = folder.join(format!("{}.pcap", device.name()));
+            command.args(["--wire", "device=2", "--pcap"]).arg(capture);
+        }
+        let output = File::create(&said)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut serving = Self {
+            group: Group::spawn(&mut command)?,
+            sockets,
+            said,
+        };
+        serving.wait_for_sockets()?;
+        Ok(serving)
+    }
+
+    pub(super) fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+
+    fn wait_for_sockets(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        while !self.sockets.iter().all(|socket| socket.exists()) {
+            if let Some(status) = self.group.try_wait()? {
+                let said = fs::read_to_string(&self.said)?;
+                bail!("the model ended with {status}: {}", said.trim());
+            }
+            if Instant::now() > deadline {
+                bail!("the model made no socket within {} s", START.as_secs());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// The guest is gone: the server has to end by itself. What it objected to.
+    pub(super) fn finish(mut self) -> Result<Vec<String>> {
+        match self.group.wait(END)? {
+            Ending::Exited(status) if status.success() => {}
+            Ending::Exited(status) => {
+                bail!("the model ended with {status}; see {}", self.said.display())
+            }
+            Ending::TimedOut => bail!("the model did not end after QEMU went away"),
+        }
+        let said = fs::read_to_string(&self.said).context("the model's words cannot be read")?;
+        Ok(said.lines().map(str::to_owned).collect())
+    }
+}
