@@ -14,6 +14,7 @@ const KNOWN: &[(&str, &str)] = &[
     ),
     // Printed on real cards too: lib/crypto and kernel/module say so of every distribution's kernel with old keys.
     ("loading out-of-tree module taints kernel", "not of ours"),
+    ("hrtimer: interrupt took", "TCG on a busy host"),
     (
         "Unstable clock detected, switching default tracing clock",
         "TCG's time-stamp counter",

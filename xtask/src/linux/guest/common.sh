@@ -12,10 +12,10 @@ check() {
     name=$1
     shift
     echo "check: $name" > /dev/kmsg
-    if "$@" > /tmp/said 2>&1; then
+    if (set -x; "$@") > /tmp/said 2>&1; then
         echo "@pass $name"
     else
-        tail -n 12 /tmp/said
+        tail -n 24 /tmp/said
         echo "@fail $name"
     fi
 }

@@ -34,19 +34,20 @@ steering() {
         queue=${pair#*:}
         before=$(queue_count "$queue")
         far wget -q -O /tmp/got "http://$NEAR:${pair%:*}/data" && same /tmp/got "$(md5sum < /tmp/web/data)" || return 1
-        [ $(($(queue_count "$queue") - before)) -gt 100 ] || return 1
+        [ $(($(queue_count "$queue") - before)) -gt 20 ] || return 1
     done
     ethtool -N eth0 delete 1 && ethtool -N eth0 delete 2 && ethtool -K eth0 ntuple off && within 10 carrier
 }
 
-# One table entry for all: everything arrives at queue 2.
+# One queue for all hashes: everything arrives at queue 2. With n-tuple rules on, the driver does not steer flows by
+# itself; turning them on makes it write the table anew.
 rss() {
-    reach $FAR && ethtool -X eth0 weight 0 0 1 0 || return 1
     ethtool -K eth0 ntuple on && within 10 carrier && reach $FAR || return 1
+    ethtool -X eth0 weight 0 0 1 0 || return 1
     others=$(($(queue_count 0) + $(queue_count 1) + $(queue_count 3)))
     before=$(queue_count 2)
     far wget -q -O /dev/null http://$NEAR:80/data || return 1
-    [ $(($(queue_count 2) - before)) -gt 100 ] || return 1
+    [ $(($(queue_count 2) - before)) -gt 20 ] || return 1
     # Only what has no hash (ARP) may go elsewhere.
     [ $(($(queue_count 0) + $(queue_count 1) + $(queue_count 3) - others)) -lt 5 ] || return 1
     ethtool -X eth0 equal 4 && ethtool -K eth0 ntuple off && within 10 carrier

@@ -2,12 +2,24 @@
 NEAR=10.9.0.2
 FAR=10.9.0.1
 
+# This busybox prefers its own programs of these names to those in the path.
+ip() {
+    /programs/ip "$@"
+}
+
+ping() {
+    /programs/ping "$@"
+}
+
 unshare -n sleep 1000000 &
 NAMESPACE=$!
 usleep 300000
 
 far() {
-    nsenter -t "$NAMESPACE" -n "$@"
+    case $1 in
+        ip | ping) nsenter -t "$NAMESPACE" -n "/programs/$@" ;;
+        *) nsenter -t "$NAMESPACE" -n "$@" ;;
+    esac
 }
 
 carrier() {
