@@ -7,6 +7,7 @@ mod control;
 mod device;
 mod director;
 mod eeprom;
+mod entry;
 mod filter;
 mod interrupt;
 mod offload;
@@ -143,7 +144,7 @@ impl Ixgbe {
     /// Plugs the cable in, or out.
     pub fn set_link(&self, plugged: bool) {
         let mut device = lock(&self.0);
-        device.plugged = plugged;
+        device.link.plugged = plugged;
         if plugged {
             device.begin_link();
         } else {
@@ -165,10 +166,10 @@ impl Ixgbe {
     /// Whether the link is up.
     #[must_use]
     pub fn link_is_up(&self) -> bool {
-        lock(&self.0).link_up
+        lock(&self.0).link.up
     }
 
-    /// Whether a driver says that it is there (CTRL_EXT.DRV_LOAD).
+    /// Whether a driver says that it is there (`CTRL_EXT.DRV_LOAD`).
     #[must_use]
     pub fn is_driven(&self) -> bool {
         lock(&self.0).is_driven()

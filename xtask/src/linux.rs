@@ -15,7 +15,7 @@ use crate::{
     qemu::{Choice, Qemu},
     workspace::Workspace,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use judge::Report;
@@ -23,7 +23,7 @@ use serve::Serving;
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
@@ -89,7 +89,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let serving = Serving::start(&model, options.device, &folder)?;
     let limit = if options.full { LONG } else { SHORT };
     let console = folder.join(format!("{}.log", options.device.name()));
-    boot(&qemu, &tree, &serving, &initrd, &console, limit)?;
+    let boot = Boot {
+        qemu: &qemu,
+        kernel: guest::kernel(&tree)?,
+        initrd: &initrd,
+        console: &console,
+        limit,
+    };
+    boot.run(&serving)?;
     let objections = serving.finish()?;
     let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
     print!("{report}");
@@ -112,53 +119,56 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     })
 }
 
-/// Runs the guest to its end; what it says goes to `console`.
-fn boot(
-    qemu: &Qemu,
-    tree: &Path,
-    serving: &Serving,
-    initrd: &Path,
-    console: &Path,
+/// The guest's machine.
+#[derive(Debug)]
+struct Boot<'a> {
+    qemu: &'a Qemu,
+    kernel: PathBuf,
+    initrd: &'a Path,
+    /// Where what it says goes.
+    console: &'a Path,
     limit: Duration,
-) -> Result<()> {
-    let mut command = qemu.command();
-    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-    command.args(["-accel", "tcg", "-smp", "4", "-no-reboot"]);
-    command.args(["-machine", "q35,memory-backend=memory"]);
-    command.args([
-        "-object",
-        "memory-backend-memfd,id=memory,size=1G,share=on",
-        "-serial",
-        "stdio",
-        "-append",
-        "console=ttyS0 rdinit=/init quiet panic=-1",
-    ]);
-    command.arg("-kernel").arg(guest::kernel(tree)?);
-    command.arg("-initrd").arg(initrd);
-    add_devices(&mut command, serving);
-    let output =
-        File::create(console).with_context(|| format!("cannot write {}", console.display()))?;
-    command.stdin(Stdio::null()).stdout(output);
-    fs::write(
-        console.with_extension("command"),
-        process::display_whole(&command) + "\n",
-    )?;
-    let ending = Group::spawn(&mut command)?.wait(limit)?;
-    match ending {
-        Ending::Exited(status) => {
-            ensure!(
-                status.success(),
-                "QEMU ended with {status}; see {}",
-                console.display()
-            );
+}
+
+impl Boot<'_> {
+    /// Runs the guest to its end.
+    fn run(&self, serving: &Serving) -> Result<()> {
+        let mut command = self.command();
+        add_devices(&mut command, serving);
+        let shown = self.console.display();
+        let output = File::create(self.console).with_context(|| format!("cannot write {shown}"))?;
+        command.stdin(Stdio::null()).stdout(output);
+        fs::write(
+            self.console.with_extension("command"),
+            process::display_whole(&command) + "\n",
+        )?;
+        match Group::spawn(&mut command)?.wait(self.limit)? {
+            Ending::Exited(status) if status.success() => Ok(()),
+            Ending::Exited(status) => bail!("QEMU ended with {status}; see {shown}"),
+            Ending::TimedOut => bail!(
+                "the guest did not end within {} s; see {shown}",
+                self.limit.as_secs()
+            ),
         }
-        Ending::TimedOut => anyhow::bail!(
-            "the guest did not end within {} s; see {}",
-            limit.as_secs(),
-            console.display()
-        ),
     }
-    Ok(())
+
+    fn command(&self) -> Command {
+        let mut command = self.qemu.command();
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        command.args(["-accel", "tcg", "-smp", "4", "-no-reboot"]);
+        command.args(["-machine", "q35,memory-backend=memory"]);
+        command.args([
+            "-object",
+            "memory-backend-memfd,id=memory,size=1G,share=on",
+            "-serial",
+            "stdio",
+            "-append",
+            "console=ttyS0 rdinit=/init quiet panic=-1",
+        ]);
+        command.arg("-kernel").arg(&self.kernel);
+        command.arg("-initrd").arg(self.initrd);
+        command
+    }
 }
 
 /// Each model behind a PCI Express port of its own, as a card in its slot.

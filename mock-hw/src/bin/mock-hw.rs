@@ -1,11 +1,10 @@
 //! `mock-hw serve`: device models as PCI devices of a virtual machine.
 
+use core::{iter, net::SocketAddr, str::FromStr};
 use std::{
-    fs, iter,
-    net::SocketAddr,
+    fs,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -181,6 +180,7 @@ fn make(options: &Serve, device: Device, number: u8, world: &World) -> Made {
                 queue_pairs: options.queues,
                 vectors: options.queues.saturating_mul(2).saturating_add(2),
                 mac: [0x52, 0x54, 0, 0x12, 0x34, number],
+                mtu: 9000,
                 ..virtio_net::Config::default()
             };
             let net = VirtioNet::pci(world, &memory, requester, config);

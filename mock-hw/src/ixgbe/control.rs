@@ -59,7 +59,7 @@ impl Device {
         self.semaphore = false;
         self.resetting = None;
         self.reset_bit_until = Instant::default();
-        self.link_back = None;
+        self.link.back = None;
         self.drop_link();
         self.begin_link();
     }
@@ -91,18 +91,18 @@ impl Device {
         if self.resetting.is_some_and(|at| at <= now) {
             self.resetting = None;
         }
-        if self.link_back.is_some_and(|at| at <= now) {
-            self.link_back = None;
+        if self.link.back.is_some_and(|at| at <= now) {
+            self.link.back = None;
             self.begin_link();
         }
-        if self.link_at.is_some_and(|at| at <= now) {
-            self.link_at = None;
-            self.link_up = true;
+        if self.link.at.is_some_and(|at| at <= now) {
+            self.link.at = None;
+            self.link.up = true;
             self.other_event(LSC);
         }
         self.finish_stopping(now);
         let stopping = self.stopping.iter().map(|(_, at)| *at).min();
-        [self.resetting, self.link_back, self.link_at, stopping]
+        [self.resetting, self.link.back, self.link.at, stopping]
             .into_iter()
             .flatten()
             .min()
@@ -153,7 +153,7 @@ impl Device {
     }
 
     pub(super) fn status(&self) -> u32 {
-        let link = u32::from(self.link_up) << 7;
+        let link = u32::from(self.link.up) << 7;
         let functions = u32::from(self.config.virtual_functions) << 10;
         let master = if self.is_master() { MASTER_ENABLED } else { 0 };
         link | functions | master
@@ -238,17 +238,17 @@ impl Device {
 
     /// Link down, now.
     pub(super) fn drop_link(&mut self) {
-        self.link_at = None;
-        if self.link_up {
-            self.link_up = false;
+        self.link.at = None;
+        if self.link.up {
+            self.link.up = false;
             self.other_event(LSC);
         }
     }
 
     /// The link comes up after a while, if there is a module and the cable leads somewhere.
     pub(super) fn begin_link(&mut self) {
-        if self.plugged && self.sfp.is_present() && self.link_back.is_none() {
-            self.link_at = Some(self.later(self.config.link_delay));
+        if self.link.plugged && self.sfp.is_present() && self.link.back.is_none() {
+            self.link.at = Some(self.later(self.config.link_delay));
         }
     }
 
@@ -257,7 +257,7 @@ impl Device {
         /// All lanes in sync and aligned, signal found.
         const ALIGNED: u32 = 0x0002_1f80 | 0x0040_0000;
 
-        if !self.link_up {
+        if !self.link.up {
             return 0;
         }
         let speed = if self.is_slow() { 2 } else { 3 };
@@ -277,7 +277,7 @@ impl Device {
     }
 
     pub(super) fn frtimer(&self) -> u32 {
-        u32::try_from(self.now().as_nanos() / 1000 & 0xffff_ffff).unwrap_or(0)
+        u32::try_from((self.now().as_nanos() / 1000) & 0xffff_ffff).unwrap_or(0)
     }
 
     /// The time of IEEE 1588: TIMINCA's increment for each 6.4 ns at 10 Gb/s (8.2.3.26).

@@ -8,11 +8,11 @@ use super::{
     Config, Counts,
     director::Director,
     eeprom,
+    entry::{Act, Does, Entry},
     interrupt::Interrupts,
     receive::Receiver,
     registers::{self, Registers, canonical},
     sfp::Sfp,
-    table::{Act, Does, Entry},
     transmit::TxQueue,
 };
 use crate::{
@@ -48,15 +48,32 @@ pub(super) struct Device {
     pub(super) reset_bit_until: Instant,
     /// The semaphore bit that reads set once it was read.
     pub(super) semaphore: bool,
-    /// Whether the cable leads somewhere.
-    pub(super) plugged: bool,
-    pub(super) link_up: bool,
-    /// When the link will be up.
-    pub(super) link_at: Option<Instant>,
-    /// When a link that flapped comes back.
-    pub(super) link_back: Option<Instant>,
+    pub(super) link: Link,
     /// Receive queues that finish stopping.
     pub(super) stopping: Vec<(usize, Instant)>,
+}
+
+/// The link of the port.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Whether the cable leads somewhere.
+    pub(super) plugged: bool,
+    pub(super) up: bool,
+    /// When it will be up.
+    pub(super) at: Option<Instant>,
+    /// When a link that flapped comes back.
+    pub(super) back: Option<Instant>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            plugged: true,
+            up: false,
+            at: None,
+            back: None,
+        }
+    }
 }
 
 impl Device {
@@ -76,10 +93,7 @@ impl Device {
             resetting: None,
             reset_bit_until: Instant::default(),
             semaphore: false,
-            plugged: true,
-            link_up: false,
-            link_at: None,
-            link_back: None,
+            link: Link::default(),
             stopping: Vec::new(),
             config,
         };
@@ -243,7 +257,7 @@ impl Device {
         if self.function.faults().fires(Fault::LinkFlap) {
             self.function.fault(format_args!("link down"));
             self.drop_link();
-            self.link_back = Some(self.later(Duration::from_millis(1)));
+            self.link.back = Some(self.later(Duration::from_millis(1)));
         }
     }
 

@@ -91,7 +91,7 @@ fn assembly(words: &mut [u16]) {
 }
 
 /// Word 3Fh: with it, the words up to there and the hardware sections that the pointers 03h to 0Eh lead to add up to
-/// BABAh (6.3.4.1).
+/// 0xBABA (6.3.4.1).
 pub(super) fn checksum(words: &[u16]) -> u16 {
     let mut sum = words[..0x3f]
         .iter()

@@ -50,7 +50,7 @@ impl Target {
 }
 
 impl Device {
-    /// The EtherType of VLAN tags in received frames.
+    /// The type of VLAN tags in received frames.
     pub(super) fn vlan_ether_type(&self) -> u16 {
         u16::try_from(self.regs.word(VLNCTRL) & 0xffff).unwrap_or(0)
     }
@@ -122,7 +122,7 @@ impl Device {
         self.regs.word(MFLCN) & 1 == 0
     }
 
-    /// The queue of an accepted frame: EtherType, SYN and five-tuple filters, Flow Director, RSS (7.1.2).
+    /// The queue of an accepted frame: filters of types, SYN and five-tuples, Flow Director, RSS (7.1.2).
     pub(super) fn target(&mut self, frame: &[u8], packet: &Packet) -> Target {
         let (hash, hash_type) = self.rss_hash(packet);
         let mut target = Target {

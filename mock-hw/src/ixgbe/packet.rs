@@ -48,7 +48,7 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    /// Reads `frame`, whose VLAN tags have the EtherType `vlan`.
+    /// Reads `frame`, whose VLAN tags have the type `vlan`.
     pub(super) fn parse(frame: &[u8], vlan: u16) -> Self {
         let mut packet = Self {
             destination: array_at(frame, 0),
@@ -175,7 +175,7 @@ pub(super) fn frame_check(bytes: &[u8]) -> [u8; 4] {
 
 /// A reflected CRC that begins and ends with all ones.
 fn crc(bytes: &[u8], polynomial: u32) -> u32 {
-    let step = |crc: u32, _| crc >> 1 ^ polynomial * (crc & 1);
+    let step = |crc: u32, _| (crc >> 1) ^ (polynomial * (crc & 1));
     let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), step)
     });

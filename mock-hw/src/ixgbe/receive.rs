@@ -149,7 +149,7 @@ impl Device {
         if self.deliver_first() {
             return true;
         }
-        if !self.link_up || self.is_paused() {
+        if !self.link.up || self.is_paused() {
             return false;
         }
         let Some(frame) = self.wire.receive() else {

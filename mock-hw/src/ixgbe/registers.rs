@@ -2,7 +2,10 @@
 
 use core::iter;
 
-use super::table::{Entry, GENERAL, MAC, RECEIVE, TRANSMIT};
+use super::{
+    entry::Entry,
+    table::{GENERAL, MAC, RECEIVE, TRANSMIT},
+};
 
 /// Bytes of the register file: BAR 0 (82599, 8.1).
 pub(super) const LEN: usize = 0x2_0000;

@@ -8,9 +8,7 @@ pub(super) struct Sfp {
     /// The page at A2h: how it is.
     diagnosis: [u8; 256],
     present: bool,
-    clock: bool,
-    /// What the driver puts on the data line.
-    data: bool,
+    lines: Lines,
     /// Whether the module pulls the data line down.
     pulls: bool,
     state: State,
@@ -20,8 +18,13 @@ pub(super) struct Sfp {
     /// The page that was addressed, and the place in it that the next access goes to.
     page: Page,
     place: u8,
-    /// Whether the byte on its way is the module's.
-    sends: bool,
+}
+
+/// What the driver puts on the two lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Lines {
+    clock: bool,
+    data: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,8 @@ enum State {
     Place,
     /// Bytes to be written.
     Writing,
+    /// The module was addressed for reading, and acknowledges that.
+    Answering,
     /// Bytes that the module sends.
     Reading,
 }
@@ -50,15 +55,16 @@ impl Sfp {
             identity: identity(),
             diagnosis: diagnosis(),
             present: true,
-            clock: true,
-            data: true,
+            lines: Lines {
+                clock: true,
+                data: true,
+            },
             pulls: false,
             state: State::Idle,
             byte: 0,
             bits: 0,
             page: Page::Identity,
             place: 0,
-            sends: false,
         }
     }
 
@@ -74,24 +80,25 @@ impl Sfp {
 
     /// I2CCTL as it reads: the lines as they are, and as the driver wants them.
     pub(super) const fn read(&self) -> u32 {
-        let line = self.data && !self.pulls;
-        (self.clock as u32)
-            | (self.clock as u32) << 1
-            | (line as u32) << 2
-            | (self.data as u32) << 3
+        let Lines { clock, data } = self.lines;
+        let line = data && !self.pulls;
+        (clock as u32) | (clock as u32) << 1 | (line as u32) << 2 | (data as u32) << 3
     }
 
     /// I2CCTL written: bit 1 is the clock, bit 3 the data.
     pub(super) fn write(&mut self, value: u32) {
-        let (clock, data) = (value & 2 != 0, value & 8 != 0);
-        if self.clock && clock && self.data != data {
-            self.condition(data);
-        } else if !self.clock && clock {
-            self.sample(data);
-        } else if self.clock && !clock {
-            self.drive();
+        let before = self.lines;
+        let lines = Lines {
+            clock: value & 2 != 0,
+            data: value & 8 != 0,
+        };
+        match (before.clock, lines.clock) {
+            (true, true) if before.data != lines.data => self.condition(lines.data),
+            (false, true) => self.sample(lines.data),
+            (true, false) => self.drive(),
+            _ => {}
         }
-        (self.clock, self.data) = (clock, data);
+        self.lines = lines;
     }
 
     /// The data line changes while the clock is high: a start, or a stop when it rises.
@@ -102,13 +109,12 @@ impl Sfp {
             State::Address
         };
         (self.byte, self.bits, self.pulls) = (0, 0, false);
-        self.sends = false;
     }
 
     /// The clock rises: a bit is read, by the module or by the driver.
     fn sample(&mut self, data: bool) {
         if self.bits < 8 {
-            if !self.sends {
+            if self.state != State::Reading {
                 self.byte = self.byte << 1 | u8::from(data);
             }
             self.bits += 1;
@@ -116,7 +122,7 @@ impl Sfp {
         }
         self.bits = 9;
         // The driver does not acknowledge the last byte that it wants.
-        if self.sends && data {
+        if self.state == State::Reading && data {
             self.state = State::Idle;
         }
     }
@@ -126,15 +132,15 @@ impl Sfp {
         match self.bits {
             8 => {
                 self.pulls = match self.state {
-                    State::Idle | State::Reading => false,
+                    State::Idle | State::Answering | State::Reading => false,
                     State::Address | State::Place | State::Writing => self.take(),
                 };
             }
             9 => {
                 (self.bits, self.pulls) = (0, false);
-                if self.state == State::Reading {
+                if matches!(self.state, State::Answering | State::Reading) {
+                    self.state = State::Reading;
                     self.byte = self.next();
-                    self.sends = true;
                     self.put();
                 }
             }
@@ -158,7 +164,7 @@ impl Sfp {
                 self.state = State::Writing;
             }
             State::Writing => self.place = self.place.wrapping_add(1),
-            State::Idle | State::Reading => {}
+            State::Idle | State::Answering | State::Reading => {}
         }
         self.state != State::Idle
     }
@@ -175,7 +181,7 @@ impl Sfp {
         self.state = if byte & 1 == 0 {
             State::Place
         } else {
-            State::Reading
+            State::Answering
         };
     }
 
@@ -259,29 +265,30 @@ mod tests {
     struct Driver(Sfp);
 
     impl Driver {
-        fn set(&mut self, clock: bool, data: bool) -> bool {
-            self.0.write(u32::from(clock) << 1 | u32::from(data) << 3);
+        /// Puts the lines as bit 0 (clock) and bit 1 (data) say; what is on the data line then.
+        fn set(&mut self, lines: u32) -> bool {
+            self.0.write((lines & 1) << 1 | (lines & 2) << 2);
             self.0.read() & 4 != 0
         }
 
         fn start(&mut self) {
-            self.set(false, true);
-            self.set(true, true);
-            self.set(true, false);
-            self.set(false, false);
+            for lines in [2, 3, 1, 0] {
+                self.set(lines);
+            }
         }
 
         fn stop(&mut self) {
-            self.set(false, false);
-            self.set(true, false);
-            self.set(true, true);
+            for lines in [0, 1, 3] {
+                self.set(lines);
+            }
         }
 
         /// Clocks one bit; what was on the line.
         fn bit(&mut self, data: bool) -> bool {
-            self.set(false, data);
-            let line = self.set(true, data);
-            self.set(false, data);
+            let data = u32::from(data) << 1;
+            self.set(data);
+            let line = self.set(data | 1);
+            self.set(data);
             line
         }
 

@@ -3,110 +3,11 @@
 //! *82599* is the Intel 82599 10 GbE Controller Datasheet, revision 3.0 or later. Offsets and fields were held against
 //! it and against what public drivers write there.
 
-/// What a register does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Does {
-    /// It keeps these bits, which the device may act upon.
-    Keeps(u32),
-    /// It can only be read.
-    Tells,
-    /// It counts, and is 0 after it was read.
-    Counts,
-    /// Reading or writing it makes the device do something.
-    Acts(Act),
-    /// It keeps what is written; what the silicon does with it is left out, and its use is reported.
-    LeftOut,
-    /// As `LeftOut`, and not reported: what it controls cannot be seen by a driver (thresholds, timings, LEDs).
-    Unseen,
-}
-
-/// Registers that the device acts upon at once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Act {
-    Ctrl,
-    Status,
-    Esdp,
-    I2cctl,
-    Eec,
-    Eerd,
-    Swsm,
-    SwFwSync,
-    Eicr,
-    Eics,
-    EicsEx,
-    Eims,
-    EimsEx,
-    Eimc,
-    EimcEx,
-    Eitr,
-    Rdlen,
-    Rdt,
-    Rxdctl,
-    Rdrxctl,
-    Rxctrl,
-    Secrxstat,
-    Sectxstat,
-    Tdlen,
-    Tdt,
-    Txdctl,
-    Autoc,
-    Anlp1,
-    Links,
-    Links2,
-    Fdirctrl,
-    Fdircmd,
-    Fdirhash,
-    Fdirfree,
-    Frtimer,
-    Systim,
-    Rttdqsel,
-    Msca,
-}
-
-/// One register, or an array of them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) name: &'static str,
-    pub(super) first: usize,
-    pub(super) stride: usize,
-    pub(super) count: usize,
-    /// The number of the first of them, where one array lies in two places.
-    pub(super) from: usize,
-    pub(super) does: Does,
-}
-
-const fn one(name: &'static str, offset: usize, does: Does) -> Entry {
-    array(name, offset, 4, 1, does)
-}
-
-const fn array(name: &'static str, first: usize, stride: usize, count: usize, does: Does) -> Entry {
-    bank(name, first, stride, 0, count, does)
-}
-
-const fn words(name: &'static str, first: usize, count: usize, does: Does) -> Entry {
-    array(name, first, 4, count, does)
-}
-
-const fn bank(
-    name: &'static str,
-    first: usize,
-    stride: usize,
-    from: usize,
-    count: usize,
-    does: Does,
-) -> Entry {
-    Entry {
-        name,
-        first,
-        stride,
-        count,
-        from,
-        does,
-    }
-}
-
-use Act as A;
-use Does::{Acts, Counts, Keeps, LeftOut, Tells, Unseen};
+use super::entry::{
+    Act as A,
+    Does::{self, Acts, Counts, Keeps, LeftOut, Tells, Unseen},
+    Entry, array, one, words,
+};
 
 const ALL: Does = Keeps(u32::MAX);
 
@@ -164,8 +65,8 @@ pub(super) const GENERAL: &[Entry] = &[
     one("EICR", 0x0_0800, Acts(A::Eicr)),
     one("EICS", 0x0_0808, Acts(A::Eics)),
     one("EIAC", 0x0_0810, ALL),
-    bank("EITR", 0x0_0820, 4, 0, 24, Acts(A::Eitr)),
-    bank("EITR", 0x1_2300, 4, 24, 105, Acts(A::Eitr)),
+    array("EITR", 0x0_0820, 4, 24, Acts(A::Eitr)),
+    array("EITR", 0x1_2300, 4, 105, Acts(A::Eitr)).numbered_from(24),
     one("EIMS", 0x0_0880, Acts(A::Eims)),
     one("EIMC", 0x0_0888, Acts(A::Eimc)),
     one("EIAM", 0x0_0890, ALL),
@@ -210,24 +111,24 @@ pub(super) const RECEIVE: &[Entry] = &[
     one("IMIRVP", 0x0_5ac0, LeftOut),
     one("LLITHRESH", 0x0_ec90, Unseen),
     one("RFVAL", 0x0_50a4, Unseen),
-    bank("RDBAL", 0x0_1000, 0x40, 0, 64, Keeps(0xffff_ff80)),
-    bank("RDBAL", 0x0_d000, 0x40, 64, 64, Keeps(0xffff_ff80)),
-    bank("RDBAH", 0x0_1004, 0x40, 0, 64, ALL),
-    bank("RDBAH", 0x0_d004, 0x40, 64, 64, ALL),
-    bank("RDLEN", 0x0_1008, 0x40, 0, 64, Acts(A::Rdlen)),
-    bank("RDLEN", 0x0_d008, 0x40, 64, 64, Acts(A::Rdlen)),
-    bank("DCA_RXCTRL", 0x0_100c, 0x40, 0, 64, Unseen),
-    bank("DCA_RXCTRL", 0x0_d00c, 0x40, 64, 64, Unseen),
-    bank("RDH", 0x0_1010, 0x40, 0, 64, Keeps(0xffff)),
-    bank("RDH", 0x0_d010, 0x40, 64, 64, Keeps(0xffff)),
-    bank("SRRCTL", 0x0_1014, 0x40, 0, 64, ALL),
-    bank("SRRCTL", 0x0_d014, 0x40, 64, 64, ALL),
-    bank("RDT", 0x0_1018, 0x40, 0, 64, Acts(A::Rdt)),
-    bank("RDT", 0x0_d018, 0x40, 64, 64, Acts(A::Rdt)),
-    bank("RXDCTL", 0x0_1028, 0x40, 0, 64, Acts(A::Rxdctl)),
-    bank("RXDCTL", 0x0_d028, 0x40, 64, 64, Acts(A::Rxdctl)),
-    bank("RSCCTL", 0x0_102c, 0x40, 0, 64, Unseen),
-    bank("RSCCTL", 0x0_d02c, 0x40, 64, 64, Unseen),
+    array("RDBAL", 0x0_1000, 0x40, 64, Keeps(0xffff_ff80)),
+    array("RDBAL", 0x0_d000, 0x40, 64, Keeps(0xffff_ff80)).numbered_from(64),
+    array("RDBAH", 0x0_1004, 0x40, 64, ALL),
+    array("RDBAH", 0x0_d004, 0x40, 64, ALL).numbered_from(64),
+    array("RDLEN", 0x0_1008, 0x40, 64, Acts(A::Rdlen)),
+    array("RDLEN", 0x0_d008, 0x40, 64, Acts(A::Rdlen)).numbered_from(64),
+    array("DCA_RXCTRL", 0x0_100c, 0x40, 64, Unseen),
+    array("DCA_RXCTRL", 0x0_d00c, 0x40, 64, Unseen).numbered_from(64),
+    array("RDH", 0x0_1010, 0x40, 64, Keeps(0xffff)),
+    array("RDH", 0x0_d010, 0x40, 64, Keeps(0xffff)).numbered_from(64),
+    array("SRRCTL", 0x0_1014, 0x40, 64, ALL),
+    array("SRRCTL", 0x0_d014, 0x40, 64, ALL).numbered_from(64),
+    array("RDT", 0x0_1018, 0x40, 64, Acts(A::Rdt)),
+    array("RDT", 0x0_d018, 0x40, 64, Acts(A::Rdt)).numbered_from(64),
+    array("RXDCTL", 0x0_1028, 0x40, 64, Acts(A::Rxdctl)),
+    array("RXDCTL", 0x0_d028, 0x40, 64, Acts(A::Rxdctl)).numbered_from(64),
+    array("RSCCTL", 0x0_102c, 0x40, 64, Unseen),
+    array("RSCCTL", 0x0_d02c, 0x40, 64, Unseen).numbered_from(64),
     one("RDRXCTL", 0x0_2f00, Acts(A::Rdrxctl)),
     words("RXPBSIZE", 0x0_3c00, 8, Keeps(0x000f_fc00)),
     one("RXCTRL", 0x0_3000, Acts(A::Rxctrl)),
@@ -248,7 +149,7 @@ pub(super) const RECEIVE: &[Entry] = &[
     one("VMD_CTL", 0x0_581c, Unseen),
 ];
 
-/// 8.2.3.9 to 8.2.3.21: transmit queues, DCB, DCA, security, FCoE, Flow Director.
+/// 8.2.3.9 to 8.2.3.21: transmit queues, DCB, DCA, security, storage, Flow Director.
 pub(super) const TRANSMIT: &[Entry] = &[
     one("DTXMXSZRQ", 0x0_8100, Keeps(0xfff)),
     one("DMATXCTL", 0x0_4a80, ALL),
@@ -268,16 +169,11 @@ pub(super) const TRANSMIT: &[Entry] = &[
     one("MTQC", 0x0_8120, Keeps(0xf)),
     words("TXPBTHRESH", 0x0_4950, 8, Unseen),
     one("TIPG", 0x0_cb00, Unseen),
-    one("TDHMPN", 0x0_7f08, Tells),
-    words("TIC_DW", 0x0_7f10, 4, Tells),
-    one("TDPROBE", 0x0_7f20, Tells),
     one("PBTXECC", 0x0_c300, Tells),
     one("RTTQCNCR", 0x0_8b00, Tells),
     one("RTTQCNTG", 0x0_4a90, Tells),
     one("TXBUFCTRL", 0x0_c600, Unseen),
     words("TXBUFDATA", 0x0_c610, 4, Tells),
-    words("DCA_TXCTRL", 0x0_7200, 16, Unseen),
-    one("DPMCS", 0x0_7f40, Unseen),
     one("RTRPCS", 0x0_2430, ALL),
     one("RTTDCS", 0x0_4900, ALL),
     one("RTTPCS", 0x0_cd00, ALL),

@@ -104,7 +104,7 @@ impl Device {
     pub(super) fn transmit(&mut self, random: &mut Random) -> bool {
         let loops = self.regs.word(HLREG0) & LOOPBACK != 0;
         let on = self.regs.word(DMATXCTL) & TRANSMIT_ENABLE != 0;
-        if !on || !self.is_master() || !(self.link_up || loops) {
+        if !on || !self.is_master() || !(self.link.up || loops) {
             return false;
         }
         let ready: Vec<usize> = (0..self.tx.len()).filter(|n| self.tx[*n].ready).collect();
@@ -288,7 +288,8 @@ impl Device {
 
     /// A frame of the old format: a checksum from one place to another, a tag (7.2.3.2.2).
     fn legacy(&self, high: u64, mut frame: Vec<u8>) -> Vec<u8> {
-        let [offset, start] = [16, 40].map(|shift| usize::from((high >> shift) as u8));
+        let [offset, start] =
+            [16, 40].map(|shift| usize::try_from(high >> shift & 0xff).unwrap_or(0));
         if high & LEGACY_IC != 0 && start < frame.len() && offset + 2 <= frame.len() {
             let value = crate::frame::checksum(&frame[start..]);
             frame[offset..offset + 2].copy_from_slice(&value.to_be_bytes());
@@ -310,7 +311,7 @@ impl Device {
         }
     }
 
-    /// The EtherType of tags that are inserted.
+    /// The type of tags that are inserted.
     fn vlan_kind(&self) -> u16 {
         u16::try_from(self.regs.word(DMATXCTL) >> 16).unwrap_or(0)
     }

@@ -1,8 +1,9 @@
 //! Frames as datagrams, one each: the framing of QEMU's `-netdev dgram`.
 
+use core::net::SocketAddr;
 use std::{
     fs, io,
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixDatagram,
@@ -96,7 +97,11 @@ impl Drop for Datagrams {
     }
 }
 
-/// Removes a socket that an earlier run left at `path`; anything else there stays, and is an error.
+/// Removes a socket that an earlier run left at `path`; anything else there stays.
+///
+/// # Errors
+///
+/// Where something else is there, or it cannot be removed.
 pub fn remove_socket(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt as _;
     match fs::symlink_metadata(path) {

@@ -1,17 +1,19 @@
 //! The socket: whole messages with their file descriptors, in both directions.
 
 use alloc::{collections::VecDeque, sync::Arc};
-use core::{fmt, mem::MaybeUninit, time::Duration};
+use core::{
+    fmt,
+    mem::MaybeUninit,
+    sync::atomic::{AtomicU16, AtomicU64, Ordering},
+    time::Duration,
+};
 use std::{
     io::{self, IoSlice, IoSliceMut, Read as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::{
-        Mutex,
-        atomic::{AtomicU16, AtomicU64, Ordering},
-    },
+    sync::Mutex,
 };
 
 use rustix::net::{
@@ -56,11 +58,15 @@ impl core::error::Error for Broken {
 
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset => Self::Gone,
-            _ => Self::Io(error),
+        const GONE: [io::ErrorKind; 3] = [
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::ConnectionReset,
+        ];
+        if GONE.contains(&error.kind()) {
+            Self::Gone
+        } else {
+            Self::Io(error)
         }
     }
 }

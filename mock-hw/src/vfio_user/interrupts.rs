@@ -9,7 +9,7 @@ use rustix::{
 
 use super::wire::{IrqInfo, IrqSet};
 
-/// The kinds of interrupt that a PCI device has in `linux/vfio.h`: INTx, MSI, MSI-X, errors, requests.
+/// The kinds of interrupt that a PCI device has in `linux/vfio.h`: lines, MSI, MSI-X, errors, requests.
 pub(super) const KINDS: u32 = 5;
 
 /// The index of MSI-X among them.

@@ -136,17 +136,17 @@ impl Server {
 
     /// How long to wait for a message.
     fn patience(&self, progress: Followed) -> Duration {
-        let waiting = self.slots.iter().filter_map(|slot| slot.session.as_ref());
-        if progress == Followed::Busy || waiting.into_iter().any(Session::has_waiting) {
+        let mut sessions = self.slots.iter().filter_map(|slot| slot.session.as_ref());
+        let Followed::Quiet { next } = progress else {
+            return Duration::ZERO;
+        };
+        if sessions.any(Session::has_waiting) {
             return Duration::ZERO;
         }
-        match progress {
-            Followed::Quiet { next: Some(next) } => {
-                let wait = next.as_nanos().saturating_sub(self.now().as_nanos());
-                Duration::from_nanos(wait).min(Self::LONGEST)
-            }
-            _ => Self::LONGEST,
-        }
+        let wait = |next: Instant| next.as_nanos().saturating_sub(self.now().as_nanos());
+        next.map_or(Self::LONGEST, |next| {
+            Duration::from_nanos(wait(next)).min(Self::LONGEST)
+        })
     }
 
     /// Waits for a client or for a frame; which devices have something from a client.
