@@ -9,6 +9,7 @@
 mod guest;
 mod judge;
 mod serve;
+mod wire;
 
 use crate::{
     process::{self, Ending, Group},
@@ -26,6 +27,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
+use wire::Wire;
 
 /// How long the short form may take, and the long one.
 const SHORT: Duration = Duration::from_secs(240);
@@ -65,6 +67,14 @@ impl Device {
         }
     }
 
+    /// The shortest frame that it sends: a real card fills up what is shorter than Ethernet allows.
+    const fn shortest_frame(self) -> usize {
+        match self {
+            Self::Ixgbe => 60,
+            Self::VirtioNet | Self::Nvme => 14,
+        }
+    }
+
     /// How many of them the guest has.
     const fn count(self) -> usize {
         match self {
@@ -100,7 +110,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let objections = serving.finish()?;
     let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
     print!("{report}");
-    let failures = report.failures(options.device, &objections);
+    let mut failures = report.failures(options.device, &objections);
+    if options.device.count() > 1 {
+        let wire = Wire::read(
+            &serve::capture(&folder, options.device),
+            options.device.shortest_frame(),
+        )?;
+        println!("{wire}");
+        failures.extend(wire.failures());
+    }
     for failure in &failures {
         println!("  {failure}");
     }

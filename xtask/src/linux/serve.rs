@@ -28,6 +28,11 @@ pub(super) struct Serving {
     said: PathBuf,
 }
 
+/// Where the frames between two cards are captured.
+pub(super) fn capture(folder: &Path, device: Device) -> PathBuf {
+    folder.join(format!("{}.pcap", device.name()))
+}
+
 /// Builds the server; where it is.
 pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
@@ -53,8 +58,9 @@ impl Serving {
                 .arg(socket);
         }
         if device.count() > 1 {
-            let capture = folder.join(format!("{}.pcap", device.name()));
-            command.args(["--wire", "device=2", "--pcap"]).arg(capture);
+            command
+                .args(["--wire", "device=2", "--pcap"])
+                .arg(capture(folder, device));
         }
         let output = File::create(&said)?;
         command

@@ -50,7 +50,7 @@ bring_up() {
 reach() {
     address=$1
     shift
-    within 5 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.05 -W 1 -q "$@" "$address" | grep -q "5 received"
+    within 5 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.2 -W 3 -q "$@" "$address" | grep -q "5 received"
 }
 
 # move MIB: that much by TCP in each direction, checksummed.
