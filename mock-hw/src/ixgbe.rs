@@ -12,6 +12,7 @@ mod filter;
 mod interrupt;
 mod offload;
 mod packet;
+mod pool;
 mod receive;
 mod registers;
 mod sfp;

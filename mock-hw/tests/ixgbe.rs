@@ -589,3 +589,107 @@ fn a_function_level_reset_forgets_everything_but_the_address() {
     assert_eq!(driver.read(0x5080), 0);
     assert_eq!(driver.read(0xa200).to_le_bytes(), HERE[..4]);
 }
+
+/// Pools 1 and 2 of 64, each with a queue pair, an address of its own and VLAN 5; replication and the switch on.
+fn with_pools(driver: &Driver) -> [([u8; 6], driver::RxQueue, driver::TxQueue); 2] {
+    let disable = |n: usize| driver.write(tx(n) + 0x28, 0);
+    disable(2);
+    disable(4);
+    driver.write(0x51b0, 1 | 1 << 29 | 1 << 30); // PFVTCTL: pools, no default, replication
+    driver.write(0x5818, 0x8); // MRQC: 64 pools
+    driver.write(0x8120, 0x6); // MTQC: the same
+    driver.write(0x51e0, 0b110); // PFVFRE
+    driver.write(0x8110, 0b110); // PFVFTE
+    driver.write(0x8220, 1); // PFDTXGSWC: the switch
+    driver.write(0x8200, 0x0606); // PFVFSPOOF: addresses and VLANs of pools 1 and 2
+    driver.write(0xf100, 1 << 31 | 5); // PFVLVF: VLAN 5
+    driver.write(0xf200, 0b110);
+    [1, 2].map(|pool: u8| {
+        let address = [2, 0, 0, 0, 0, 0x10 + pool];
+        let n = usize::from(pool);
+        driver.write(0xa200 + 8 * n, 2);
+        driver.write(0xa204 + 8 * n, 1 << 31 | u32::from(0x10 + pool) << 8);
+        driver.write(0xa600 + 8 * n, 1 << pool);
+        driver.write(0xa604 + 8 * n, 0);
+        driver.write(0xf000 + 4 * n, 1 << 24 | 1 << 27); // PFVML2FLT: untagged and broadcast
+        (address, driver.rx_queue(2 * n), driver.tx_queue(2 * n))
+    })
+}
+
+fn between(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
+    let mut frame = udp([1, 2], 40);
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&from);
+    frame
+}
+
+#[test]
+fn a_pool_gets_its_own_frames_and_broadcasts() {
+    let driver = Driver::new(23);
+    let [(one, mut rx_one, _), (two, mut rx_two, _)] = with_pools(&driver);
+    driver.wire.send(&between(THERE, one));
+    driver.wire.send(&between(THERE, two));
+    driver.wire.send(&between(THERE, [0xff; 6]));
+    driver.wire.send(&between(THERE, [2, 0, 0, 0, 0, 0x77]));
+    driver.settle();
+    let kept = |queue: &mut driver::RxQueue, own: [u8; 6]| {
+        let frames = driver.receive(queue);
+        assert!(
+            frames
+                .iter()
+                .all(|part| part.bytes[..6] == own || part.bytes[..6] == [0xff; 6])
+        );
+        frames.len()
+    };
+    assert_eq!((kept(&mut rx_one, one), kept(&mut rx_two, two)), (2, 2));
+    assert_eq!(driver.card.counts().filtered, 1);
+    driver.world.trace().assert_clean();
+}
+
+#[test]
+fn pools_reach_each_other_inside_and_nobody_else_hears_it() {
+    let driver = Driver::new(24);
+    let [(one, mut rx_one, mut tx_one), (two, mut rx_two, _)] = with_pools(&driver);
+    driver.send(&mut tx_one, &between(one, two));
+    assert!(driver.wire.take().is_none());
+    let received = driver.receive(&mut rx_two);
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].high & 1 << 18, 1 << 18);
+    // A broadcast goes both ways, and not back to its sender.
+    driver.send(&mut tx_one, &between(one, [0xff; 6]));
+    assert_eq!(driver.wire.take_all().len(), 1);
+    assert_eq!(
+        (
+            driver.receive(&mut rx_two).len(),
+            driver.receive(&mut rx_one).len()
+        ),
+        (1, 0)
+    );
+    driver.world.trace().assert_clean();
+}
+
+#[test]
+fn a_frame_with_anothers_address_or_tag_is_not_sent_and_counted() {
+    let driver = Driver::new(25);
+    let [(one, _, mut tx_one), (two, mut rx_two, _)] = with_pools(&driver);
+    let tagged = |id: u8| {
+        let mut frame = between(one, THERE);
+        frame.splice(12..12, [0x81, 0, 0, id]);
+        frame
+    };
+    for spoofed in [between(two, THERE), between(THERE, two), tagged(6)] {
+        driver.send(&mut tx_one, &spoofed);
+    }
+    assert!(driver.wire.take().is_none() && driver.receive(&mut rx_two).is_empty());
+    assert_eq!(driver.read(0x8780), 3);
+    driver.send(&mut tx_one, &tagged(5));
+    assert_eq!(driver.wire.take_all(), [tagged(5)]);
+    // A pool that may not send waits until it may.
+    driver.write(0x8110, 0b100);
+    driver.send(&mut tx_one, &between(one, THERE));
+    assert!(driver.wire.take().is_none());
+    driver.write(0x8110, 0b110);
+    driver.settle();
+    assert!(driver.wire.take().is_some());
+    driver.world.trace().assert_clean();
+}

@@ -73,6 +73,7 @@ impl Device {
             .for_each(|queue| *queue = TxQueue::default());
         self.receiver = Receiver::default();
         self.director = Director::default();
+        self.queues_that_drop = 0;
         self.stopping.clear();
         self.regs.set(RDRXCTL, DMA_INIT_DONE);
         self.regs.set(AUTOC, AUTOC_FROM_EEPROM);

@@ -49,6 +49,8 @@ pub(super) struct Device {
     /// The semaphore bit that reads set once it was read.
     pub(super) semaphore: bool,
     pub(super) link: Link,
+    /// Receive queues that drop what finds no descriptor, a bit each.
+    pub(super) queues_that_drop: u128,
     /// Receive queues that finish stopping.
     pub(super) stopping: Vec<(usize, Instant)>,
 }
@@ -94,6 +96,7 @@ impl Device {
             reset_bit_until: Instant::default(),
             semaphore: false,
             link: Link::default(),
+            queues_that_drop: 0,
             stopping: Vec::new(),
             config,
         };
@@ -203,6 +206,8 @@ impl Device {
             | Act::Fdircmd
             | Act::Fdirhash
             | Act::Rttdqsel
+            | Act::Pfqde
+            | Act::Pfvfte
             | Act::Msca => self.regs.word(offset),
         }
     }
@@ -236,6 +241,11 @@ impl Device {
             Act::Fdircmd => self.write_fdircmd(value),
             Act::Fdirhash | Act::Rttdqsel => self.regs.set(offset, value),
             Act::Msca => self.write_msca(value),
+            Act::Pfqde => self.write_pfqde(value),
+            Act::Pfvfte => {
+                self.regs.set(offset, value);
+                self.look_again();
+            }
             Act::Systim => self.set_systim(offset, value),
             Act::Status
             | Act::Links

@@ -58,6 +58,8 @@ pub(super) enum Act {
     Systim,
     Rttdqsel,
     Msca,
+    Pfqde,
+    Pfvfte,
 }
 
 /// One register, or an array of them.

@@ -37,15 +37,28 @@ pub(super) struct Target {
     pub(super) queue: usize,
     pub(super) hash: u32,
     pub(super) hash_type: u8,
-    /// A Flow Director filter matched: `hash` is what it reports.
-    pub(super) by_director: bool,
-    /// It passed by a hash of its address only.
-    pub(super) inexact: bool,
+    /// Status bits of the descriptor that its way here sets.
+    pub(super) status: u64,
+    /// The pools that it is for, a bit each, if there are pools: `queue` is one of each pool's queues then.
+    pub(super) pools: u64,
+    pub(super) queues_of_pool: usize,
 }
 
 impl Target {
-    pub(super) fn queues(&self) -> impl Iterator<Item = usize> + use<> {
-        core::iter::once(self.queue)
+    /// A Flow Director filter matched: `hash` is what it reports.
+    pub(super) const BY_DIRECTOR: u64 = 1 << 2;
+    /// It passed by a hash of its address only.
+    pub(super) const INEXACT: u64 = 1 << 7;
+    /// It came from another pool, not from the wire.
+    pub(super) const LOOPED: u64 = 1 << 18;
+
+    /// The queues that it goes to.
+    pub(super) fn queues(self) -> impl Iterator<Item = usize> {
+        let alone = (self.queues_of_pool == 0).then_some(self.queue);
+        let pools = (0..64).filter(move |pool| self.pools >> pool & 1 == 1);
+        alone
+            .into_iter()
+            .chain(pools.map(move |pool| pool * self.queues_of_pool + self.queue))
     }
 }
 
@@ -58,6 +71,9 @@ impl Device {
     /// Layer 2 and VLAN filters (7.1.1.1, 7.1.1.2).
     pub(super) fn accepts(&self, packet: &Packet) -> bool {
         let control = self.regs.word(FCTRL);
+        if self.has_pools() {
+            return self.vlan_passes(packet) && self.pools(packet) != 0;
+        }
         let address = if packet.is_broadcast() {
             control & BAM != 0
         } else if packet.is_multicast() {
@@ -81,25 +97,34 @@ impl Device {
 
     /// Whether one of the 128 addresses is the frame's.
     fn is_listed(&self, packet: &Packet) -> bool {
-        let [a, b, c, d, e, f] = packet.destination;
+        self.entry_of(packet.destination).is_some()
+    }
+
+    /// The entry of the receive addresses that holds `address`.
+    pub(super) fn entry_of(&self, address: [u8; 6]) -> Option<usize> {
+        let [a, b, c, d, e, f] = address;
         let low = u32::from_le_bytes([a, b, c, d]);
         let high = u32::from(u16::from_le_bytes([e, f])) | 1 << 31;
-        (0..128).any(|n| {
+        (0..128).find(|n| {
             let place = RAL + 8 * n;
             self.regs.word(place) == low && self.regs.word(place + 4) & 0x8000_ffff == high
         })
     }
 
     /// The multicast table: 12 bits of the address, which 12 is for MCSTCTRL to say (8.2.3.7.7).
-    fn is_in_table(&self, packet: &Packet) -> bool {
-        let control = self.regs.word(MCSTCTRL);
-        if control & 4 == 0 {
+    pub(super) fn is_in_table(&self, packet: &Packet) -> bool {
+        if self.regs.word(MCSTCTRL) & 4 == 0 {
             return false;
         }
-        let [.., e, f] = packet.destination;
-        let bits = u16::from_le_bytes([e, f]) >> (4 - (control & 3));
-        let bits = usize::from(bits & 0xfff);
+        let bits = self.table_bits(packet);
         self.regs.word(MTA + 4 * (bits >> 5)) >> (bits & 31) & 1 == 1
+    }
+
+    /// The 12 bits of the destination that the tables are looked up by.
+    pub(super) fn table_bits(&self, packet: &Packet) -> usize {
+        let [.., e, f] = packet.destination;
+        let shift = 4 - (self.regs.word(MCSTCTRL) & 3);
+        usize::from(u16::from_le_bytes([e, f]) >> shift & 0xfff)
     }
 
     /// Whether it is a PAUSE frame that the MAC keeps (3.7.7.3).
@@ -124,26 +149,40 @@ impl Device {
 
     /// The queue of an accepted frame: filters of types, SYN and five-tuples, Flow Director, RSS (7.1.2).
     pub(super) fn target(&mut self, frame: &[u8], packet: &Packet) -> Target {
+        let (target, filtered) = self.queue_of(frame, packet);
+        if self.has_pools() {
+            self.spread(target, self.pools(packet), filtered)
+        } else {
+            target
+        }
+    }
+
+    /// The queue of a frame where there are no pools, and whether a filter chose it.
+    fn queue_of(&mut self, frame: &[u8], packet: &Packet) -> (Target, bool) {
         let (hash, hash_type) = self.rss_hash(packet);
+        let inexact = packet.is_multicast() && !packet.is_broadcast() && !self.is_listed(packet);
         let mut target = Target {
-            queue: 0,
             hash,
             hash_type,
-            by_director: false,
-            inexact: packet.is_multicast() && !packet.is_broadcast() && !self.is_listed(packet),
+            status: if inexact { Target::INEXACT } else { 0 },
+            ..Target::default()
         };
+        let mut filtered = true;
         if let Some(queue) = self.by_filter(packet) {
             target.queue = queue;
         } else if let Some(found) = self.direct(frame, packet) {
             let Match { queue, report } = found;
             target.queue = queue;
-            target.by_director = true;
+            target.status |= Target::BY_DIRECTOR;
             target.hash = report;
             target.hash_type = 0;
         } else if hash_type != 0 {
             target.queue = self.indirect(hash);
+            filtered = false;
+        } else {
+            filtered = false;
         }
-        target
+        (target, filtered)
     }
 
     fn by_filter(&self, packet: &Packet) -> Option<usize> {
@@ -241,7 +280,7 @@ impl Device {
     }
 
     /// The entry of the redirection table that the low seven bits of the hash choose.
-    fn indirect(&self, hash: u32) -> usize {
+    pub(super) fn indirect(&self, hash: u32) -> usize {
         let index = (hash & 0x7f) as usize;
         let word = self.regs.word(RETA + index / 4 * 4);
         (word >> (8 * (index % 4)) & 0xf) as usize

@@ -23,7 +23,6 @@ const FCCFG: usize = 0x0_3d00;
 const HLREG0: usize = 0x0_4240;
 const MAXFRS: usize = 0x0_4268;
 const SECRXCTRL: usize = 0x0_8d00;
-const PFQDE: usize = 0x0_2f04;
 const LXOFFTXC: usize = 0x0_3f68;
 const MPC: usize = 0x0_3fa0;
 const ROC: usize = 0x0_40ac;
@@ -43,6 +42,8 @@ pub(super) struct Receiver {
     /// Frames in the packet buffer, with the queues that they go to.
     waiting: VecDeque<Arrived>,
     bytes: usize,
+    /// How many of its queues the first frame is done with.
+    copies: usize,
     /// The other side was told to pause.
     paused: bool,
 }
@@ -182,6 +183,34 @@ impl Device {
             self.counts.filtered += 1;
             return;
         }
+        let target = self.target(&frame, &packet);
+        self.keep(Arrived {
+            frame,
+            packet,
+            target,
+        });
+    }
+
+    /// A frame that a pool sent to other pools.
+    pub(super) fn arrive_inside(&mut self, frame: Vec<u8>, pools: u64) {
+        if self.regs.word(RXCTRL) & 1 == 0 {
+            return;
+        }
+        let packet = Packet::parse(&frame, self.vlan_ether_type());
+        let mut target = self.target(&frame, &packet);
+        target.pools = pools;
+        target.status |= Target::LOOPED;
+        target.queues_of_pool = self.queues_of_pool();
+        self.keep(Arrived {
+            frame,
+            packet,
+            target,
+        });
+    }
+
+    /// Puts a frame into the packet buffer, if there is room.
+    fn keep(&mut self, arrived: Arrived) {
+        let Arrived { frame, packet, .. } = &arrived;
         let room = (self.regs.word(RXPBSIZE) & 0x000f_fc00) as usize;
         if self.receiver.bytes + frame.len() > room {
             self.regs.count(MPC, 1);
@@ -189,14 +218,9 @@ impl Device {
             self.other_event(RX_MISS);
             return;
         }
-        self.count_received(&frame, &packet);
-        let target = self.target(&frame, &packet);
+        self.count_received(frame, packet);
         self.receiver.bytes += frame.len();
-        self.receiver.waiting.push_back(Arrived {
-            frame,
-            packet,
-            target,
-        });
+        self.receiver.waiting.push_back(arrived);
     }
 
     /// The longest frame with its check sequence (8.2.3.22.13); a tag does not count.
@@ -233,17 +257,16 @@ impl Device {
             return false;
         };
         let arrived = first.clone();
-        let mut waits = false;
-        for n in arrived.target.queues() {
+        let queues: Vec<usize> = arrived.target.queues().skip(self.receiver.copies).collect();
+        for n in queues {
             match self.deliver(n, &arrived) {
                 Fate::Delivered => self.count_delivered(n, &arrived.frame),
                 Fate::Dropped => self.count_dropped(n),
-                Fate::Waits => waits = true,
+                Fate::Waits => return false,
             }
+            self.receiver.copies += 1;
         }
-        if waits {
-            return false;
-        }
+        self.receiver.copies = 0;
         self.receiver.bytes -= arrived.frame.len();
         self.receiver.waiting.pop_front();
         true
@@ -288,7 +311,8 @@ impl Device {
             frame.len().div_ceil(ring.buffer())
         };
         if ring.free() < buffers {
-            let drops = ring.split & DROP != 0 || self.regs.word(PFQDE) & 1 != 0 || stopping;
+            let dropping = ring.split & DROP != 0 || self.queues_that_drop >> n & 1 == 1;
+            let drops = dropping || stopping;
             return if drops { Fate::Dropped } else { Fate::Waits };
         }
         if let Err(error) = self.store(n, &ring, &frame, arrived) {
@@ -381,14 +405,11 @@ impl Device {
         let packet = &arrived.packet;
         let target = &arrived.target;
         let mut low = u64::from(packet_type(packet)) << 4;
-        let mut status = 1_u64;
+        let mut status = 1 | target.status & (Target::INEXACT | Target::LOOPED);
         if last {
             let (bits, errors) = self.checks(arrived);
-            status |= 2 | bits | errors;
-            if target.by_director {
-                status |= 4;
-            }
-            if self.regs.word(RXCSUM) & 1 << 13 != 0 || target.by_director {
+            status |= 2 | bits | errors | target.status;
+            if self.regs.word(RXCSUM) & 1 << 13 != 0 || target.status & Target::BY_DIRECTOR != 0 {
                 low |= u64::from(target.hash) << 32 | u64::from(target.hash_type);
             }
         }
@@ -396,9 +417,6 @@ impl Device {
         if last && self.strips(arrived, ring) {
             status |= 8;
             tag = u64::from(packet.tag.unwrap_or(0));
-        }
-        if target.inexact {
-            status |= 0x80;
         }
         [low, status | self.length(len) << 32 | tag << 48]
     }

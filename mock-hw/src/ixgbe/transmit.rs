@@ -6,6 +6,7 @@ use super::{
     device::Device,
     interrupt::Cause,
     offload::{self, Context, FlagMasks, Insert},
+    pool::Leaves,
     registers::tx,
 };
 use crate::{fault::Fault, memory::DmaError, random::Random};
@@ -100,6 +101,11 @@ impl Device {
         }
     }
 
+    /// Queues that had to wait may have something to do.
+    pub(super) fn look_again(&mut self) {
+        self.tx.iter_mut().for_each(|queue| queue.ready = true);
+    }
+
     /// Sends one packet of one queue that has one; whether there was one.
     pub(super) fn transmit(&mut self, random: &mut Random) -> bool {
         let loops = self.regs.word(HLREG0) & LOOPBACK != 0;
@@ -117,7 +123,7 @@ impl Device {
 
     /// Sends the next packet of queue `n`; whether there was one.
     fn transmit_from(&mut self, n: usize) -> bool {
-        if self.regs.word(tx(n) + 0x28) & ENABLE == 0 {
+        if self.regs.word(tx(n) + 0x28) & ENABLE == 0 || !self.may_send(n) {
             return false;
         }
         let queue = u16::try_from(n).unwrap_or(0);
@@ -326,11 +332,20 @@ impl Device {
             self.violation("82599, 7.2.1.1", text);
             return;
         }
-        self.count_sent(n, &frame);
-        if self.regs.word(HLREG0) & LOOPBACK != 0 {
-            self.arrive(frame);
-        } else {
-            self.wire.transmit(frame);
+        let leaves = self.leaves(n, &frame);
+        if leaves != Leaves::Spoofed {
+            self.count_sent(n, &frame);
+        }
+        match leaves {
+            Leaves::Spoofed => {}
+            Leaves::Inside { pools, also_out } => {
+                self.arrive_inside(frame.clone(), pools);
+                if also_out {
+                    self.wire.transmit(frame);
+                }
+            }
+            Leaves::Out if self.regs.word(HLREG0) & LOOPBACK != 0 => self.arrive(frame),
+            Leaves::Out => self.wire.transmit(frame),
         }
     }
 
