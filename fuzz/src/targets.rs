@@ -13,6 +13,7 @@ mod manifest;
 mod nvme_driver;
 mod nvme_validator;
 mod pci;
+mod vfio_user;
 mod virtio_driver;
 mod virtio_rx_validator;
 mod virtio_tx_validator;
@@ -32,6 +33,7 @@ pub const ALL: &[Target] = &[
     nvme_driver::TARGET,
     nvme_validator::TARGET,
     pci::TARGET,
+    vfio_user::TARGET,
     virtio_driver::TARGET,
     virtio_rx_validator::TARGET,
     virtio_tx_validator::TARGET,

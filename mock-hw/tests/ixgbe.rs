@@ -11,7 +11,7 @@ mod driver;
 
 use core::time::Duration;
 
-use driver::{Driver, LEASE, RING, rx, tx};
+use driver::{Context, Driver, LEASE, RING, rx, tx};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanSlice};
 use parakernel_core::mmio::Registers;
 use parakernel_mock_hw::fault::{Fault, When};
@@ -118,7 +118,7 @@ fn frames_go_out_and_come_in_and_are_counted_once() {
     let (mut rx_queue, mut tx_queue) = (driver.rx_queue(0), driver.tx_queue(0));
     let frame = udp([1, 2], 100);
     driver.send(&mut tx_queue, &frame);
-    assert_eq!(driver.wire.take_all(), [frame.clone()]);
+    assert_eq!(driver.wire.take_all(), core::slice::from_ref(&frame));
     assert_eq!(driver.word(tx_queue.ring + 8) >> 32 & 1, 1);
     for _ in 0..3 * RING {
         driver.wire.send(&frame);
@@ -190,7 +190,12 @@ fn tags_are_stripped_and_inserted() {
     let (mut rx_queue, mut tx_queue) = (driver.rx_queue(0), driver.tx_queue(0));
     driver.write(rx(0) + 0x28, 1 << 25 | 1 << 30); // RXDCTL.VME
     let frame = udp([1, 2], 60);
-    driver.context(&mut tx_queue, [14, 20, 0], 0, 0x6123, 0);
+    let context = Context {
+        lens: [14, 20, 0],
+        tag: 0x6123,
+        ..Context::default()
+    };
+    driver.context(&mut tx_queue, &context);
     driver.send_with(&mut tx_queue, &frame, frame.len(), 1 << 30);
     let sent = driver.wire.take().unwrap();
     let packet = SlicedPacket::from_ethernet(&sent).unwrap();
@@ -239,7 +244,13 @@ fn a_large_send_becomes_segments_that_another_parser_finds_right() {
     frame[24..26].fill(0);
     let pseudo: u32 = [0x0a00, 0x0001, 0x0a00, 0x0009, 6].iter().sum();
     frame[50..52].copy_from_slice(&(pseudo as u16).to_be_bytes());
-    driver.context(&mut queue, [14, 20, 20], 1460, 0, 1);
+    let context = Context {
+        lens: [14, 20, 20],
+        mss: 1460,
+        tag: 0,
+        kind: 1,
+    };
+    driver.context(&mut queue, &context);
     driver.send_with(&mut queue, &frame, 10_000, 1 << 31 | 3 << 40);
     let sent = driver.wire.take_all();
     assert_eq!(sent.len(), 10_000_usize.div_ceil(1460));
@@ -264,7 +275,12 @@ fn a_checksum_is_inserted_where_the_context_says() {
     frame[24..26].fill(0);
     let pseudo: u32 = [0x0a00, 0x0001, 0x0a00, 0x0009, 6, 353].iter().sum();
     frame[50..52].copy_from_slice(&(pseudo as u16).to_be_bytes());
-    driver.context(&mut queue, [14, 20, 20], 0, 0, 1);
+    let context = Context {
+        lens: [14, 20, 20],
+        kind: 1,
+        ..Context::default()
+    };
+    driver.context(&mut queue, &context);
     driver.send_with(&mut queue, &frame, frame.len(), 3 << 40);
     assert_eq!(driver.wire.take_all(), [right]);
     driver.world.trace().assert_clean();

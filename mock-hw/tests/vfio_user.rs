@@ -1,7 +1,13 @@
 //! The vfio-user server, spoken to as QEMU does, and as nobody should.
 #![cfg(feature = "serve")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    reason = "a test"
+)]
 
+use core::mem::MaybeUninit;
 use std::{
     fs::File,
     io::{self, IoSlice, Read as _, Write as _},
@@ -91,7 +97,7 @@ impl Served {
     fn send(&self, command: u16, flags: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
         let mut bytes = header(command, 16 + body.len(), flags).to_vec();
         bytes.extend(body);
-        let mut space = [std::mem::MaybeUninit::uninit(); 256];
+        let mut space = [MaybeUninit::uninit(); 256];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !files.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(files)));

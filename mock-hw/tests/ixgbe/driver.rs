@@ -57,6 +57,15 @@ pub(super) struct TxQueue {
     pub(super) tail: usize,
 }
 
+/// Lengths of headers, largest segment, VLAN tag, kind of transport (1 for TCP).
+#[derive(Default)]
+pub(super) struct Context {
+    pub(super) lens: [u64; 3],
+    pub(super) mss: u64,
+    pub(super) tag: u64,
+    pub(super) kind: u64,
+}
+
 /// A part of a frame that was received.
 pub(super) struct Received {
     pub(super) bytes: Vec<u8>,
@@ -259,18 +268,11 @@ impl Driver {
         self.send_with(queue, frame, frame.len(), 0);
     }
 
-    /// A context descriptor: lengths of headers, MSS, VLAN tag, IPv4, kind of transport.
-    pub(super) fn context(
-        &self,
-        queue: &mut TxQueue,
-        lens: [u64; 3],
-        mss: u64,
-        tag: u64,
-        kind: u64,
-    ) {
-        let [mac, ip, l4] = lens;
-        let low = tag << 16 | mac << 9 | ip;
-        let high = mss << 48 | l4 << 40 | kind << 11 | 1 << 10 | 0x2020_0000;
+    /// Puts a context descriptor for IPv4 into the ring.
+    pub(super) fn context(&self, queue: &mut TxQueue, context: &Context) {
+        let [mac, ip, l4] = context.lens;
+        let low = context.tag << 16 | mac << 9 | ip;
+        let high = context.mss << 48 | l4 << 40 | context.kind << 11 | 1 << 10 | 0x2020_0000;
         self.put(queue, low, high);
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
     cargo
         .args(["build", "--quiet", "--package", "parakernel-mock-hw"])
-        .args(["--features", "serve", "--bin", "mock-hw"])
+        .args(["--features", "program", "--bin", "mock-hw"])
         .current_dir(&workspace.root);
     process::run(&mut cargo, BUILD)?;
     Ok(workspace.target.join("debug/mock-hw"))
