@@ -8,6 +8,7 @@
 
 mod guest;
 mod judge;
+mod planted;
 mod serve;
 mod wire;
 
@@ -18,7 +19,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use core::time::Duration;
+use core::{fmt, time::Duration};
 use judge::Report;
 use serve::Serving;
 use std::{
@@ -41,6 +42,9 @@ pub(crate) struct Options {
     /// 1 GiB instead of 64 MiB, and 100 reloads of the driver instead of 5
     #[arg(long)]
     full: bool,
+    /// Plant defects in a copy of the model, one at a time, and see that each makes a check fail
+    #[arg(long, conflicts_with = "full")]
+    planted: bool,
     /// QEMU to use: `system`, `new`, or a path; one without vfio-user is replaced by `new`
     #[arg(long, default_value = "system")]
     qemu: Choice,
@@ -86,55 +90,111 @@ impl Device {
 
 /// Boots the guest and judges what it says.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let qemu = Qemu::with_vfio_user(workspace, &options.qemu)?;
-    let folder = workspace.scratch("linux-on-model")?;
-    let initrd = folder.join(format!("{}.cpio", options.device.name()));
-    let tree = guest::packages(workspace)?;
+    if options.planted {
+        return planted::run(workspace, options);
+    }
     let amount = guest::Amount {
         mebibytes: if options.full { 1024 } else { 64 },
         reloads: if options.full { 100 } else { 5 },
     };
-    guest::write(&tree, options.device, amount, &initrd)?;
-    let model = serve::build(workspace)?;
-    let serving = Serving::start(&model, options.device, &folder)?;
-    let limit = if options.full { LONG } else { SHORT };
-    let console = folder.join(format!("{}.log", options.device.name()));
-    let boot = Boot {
-        qemu: &qemu,
-        kernel: guest::kernel(&tree)?,
-        initrd: &initrd,
-        console: &console,
-        limit,
+    let trial = Trial {
+        qemu: Qemu::with_vfio_user(workspace, &options.qemu)?,
+        tree: guest::packages(workspace)?,
+        folder: workspace.scratch("linux-on-model")?,
+        device: options.device,
+        amount,
+        limit: if options.full { LONG } else { SHORT },
     };
-    boot.run(&serving)?;
-    let objections = serving.finish()?;
-    let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
-    print!("{report}");
-    let mut failures = report.failures(options.device, &objections);
-    if options.device.count() > 1 {
-        let wire = Wire::read(
-            &serve::capture(&folder, options.device),
-            options.device.shortest_frame(),
-        )?;
-        println!("{wire}");
-        failures.extend(wire.failures());
-    }
-    for failure in &failures {
-        println!("  {failure}");
-    }
-    println!(
-        "{}: stock Linux {} on the model of {}, QEMU {}; console in {}",
-        if failures.is_empty() { "pass" } else { "FAIL" },
-        report.release(),
-        options.device.name(),
-        qemu.version,
-        console.display()
-    );
-    Ok(if failures.is_empty() {
+    let outcome = trial.run(&serve::build(workspace)?)?;
+    print!("{outcome}");
+    Ok(if outcome.failures.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// One guest on one model.
+#[derive(Debug)]
+struct Trial {
+    qemu: Qemu,
+    /// The guest's packages.
+    tree: PathBuf,
+    /// Where everything goes.
+    folder: PathBuf,
+    device: Device,
+    amount: guest::Amount,
+    limit: Duration,
+}
+
+/// What became of it.
+#[derive(Debug)]
+struct Outcome {
+    report: Report,
+    wire: Option<Wire>,
+    failures: Vec<String>,
+    /// The last line, for a reader.
+    verdict: String,
+}
+
+impl Trial {
+    /// Runs the checks on the model that the program `model` serves.
+    fn run(&self, model: &Path) -> Result<Outcome> {
+        let place = |suffix: &str| self.folder.join(format!("{}.{suffix}", self.device.name()));
+        let (initrd, console) = (place("cpio"), place("log"));
+        guest::write(&self.tree, self.device, self.amount, &initrd)?;
+        let serving = Serving::start(model, self.device, &self.folder)?;
+        let boot = Boot {
+            qemu: &self.qemu,
+            kernel: guest::kernel(&self.tree)?,
+            initrd: &initrd,
+            console: &console,
+            limit: self.limit,
+        };
+        let late = boot.run(&serving)?;
+        let objections = serving.finish()?;
+        let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
+        let mut failures = report.failures(self.device, &objections);
+        failures.extend(late);
+        let wire = self.wire()?;
+        failures.extend(wire.iter().flat_map(Wire::failures));
+        let verdict = format!(
+            "{}: stock Linux {} on the model of {}, QEMU {}; console in {}",
+            if failures.is_empty() { "pass" } else { "FAIL" },
+            report.release(),
+            self.device.name(),
+            self.qemu.version,
+            console.display()
+        );
+        Ok(Outcome {
+            report,
+            wire,
+            failures,
+            verdict,
+        })
+    }
+
+    /// What was said between two cards.
+    fn wire(&self) -> Result<Option<Wire>> {
+        if self.device.count() < 2 {
+            return Ok(None);
+        }
+        let capture = serve::capture(&self.folder, self.device);
+        Wire::read(&capture, self.device.shortest_frame()).map(Some)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.report)?;
+        if let Some(wire) = &self.wire {
+            writeln!(f, "{wire}")?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "  {failure}")?;
+        }
+        writeln!(f, "{}", self.verdict)
+    }
 }
 
 /// The guest's machine.
@@ -149,8 +209,8 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// Runs the guest to its end.
-    fn run(&self, serving: &Serving) -> Result<()> {
+    /// Runs the guest to its end; the sentence to say if that was not in time.
+    fn run(&self, serving: &Serving) -> Result<Option<String>> {
         let mut command = self.command();
         add_devices(&mut command, serving);
         let shown = self.console.display();
@@ -161,12 +221,12 @@ impl Boot<'_> {
             process::display_whole(&command) + "\n",
         )?;
         match Group::spawn(&mut command)?.wait(self.limit)? {
-            Ending::Exited(status) if status.success() => Ok(()),
+            Ending::Exited(status) if status.success() => Ok(None),
             Ending::Exited(status) => bail!("QEMU ended with {status}; see {shown}"),
-            Ending::TimedOut => bail!(
-                "the guest did not end within {} s; see {shown}",
+            Ending::TimedOut => Ok(Some(format!(
+                "the guest did not end within {} s",
                 self.limit.as_secs()
-            ),
+            ))),
         }
     }
 

@@ -155,7 +155,7 @@ pub(super) const fn canonical(offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::entry::Does, *};
 
     #[test]
     fn no_two_registers_share_an_offset() {
@@ -176,6 +176,47 @@ mod tests {
         }
         let (entry, number) = registers.at(canonical(0x0_2100 + 4 * 15)).unwrap();
         assert_eq!((entry.name, number), ("SRRCTL", 15));
+    }
+
+    /// The table of the documentation, from the one in the code.
+    fn table() -> String {
+        let mut lines =
+            String::from("| register | first offset | how many | the model |\n|---|---|---|---|\n");
+        for entry in Registers::new().entries {
+            let does = match entry.does {
+                Does::Keeps(u32::MAX) => "keeps what is written".to_owned(),
+                Does::Keeps(mask) => format!("keeps bits {mask:#x}"),
+                Does::Tells => "can be read".to_owned(),
+                Does::Counts => "counts; reading clears".to_owned(),
+                Does::Acts(_) => "does at once what reading or writing it means".to_owned(),
+                Does::LeftOut => "**leaves it out**, and reports its use".to_owned(),
+                Does::Unseen => "keeps it; no driver can see what it changes".to_owned(),
+            };
+            let Entry { name, first, .. } = entry;
+            let count = match (entry.from, entry.count) {
+                (0, 1) => String::new(),
+                (0, count) => format!("{count}, {:#x} apart", entry.stride),
+                (from, count) => format!("{count}, {:#x} apart, from {from} on", entry.stride),
+            };
+            lines += &format!("| `{name}` | {first:#07x} | {count} | {does} |\n");
+        }
+        lines
+    }
+
+    /// "A table in the docs says for each register what the model does and what it leaves out."
+    #[test]
+    fn the_documentation_has_this_table() {
+        let page = include_str!("../../docs/ixgbe-registers.md");
+        let (_, written) = page.split_at(page.find("| register").unwrap());
+        let right = table();
+        if written != right {
+            let place = std::env::temp_dir().join("ixgbe-registers.md");
+            std::fs::write(&place, &right).unwrap();
+            panic!(
+                "docs/ixgbe-registers.md is out of date: the right table is in {}",
+                place.display()
+            );
+        }
     }
 
     #[test]

@@ -62,6 +62,13 @@ impl Report {
         Ok(report)
     }
 
+    /// Whether the check `name` was made and failed.
+    pub(super) fn has_failed(&self, name: &str) -> bool {
+        self.checks
+            .iter()
+            .any(|(other, passed)| other == name && !passed)
+    }
+
     /// The kernel's release.
     pub(super) fn release(&self) -> &str {
         &self.release

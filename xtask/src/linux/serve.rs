@@ -35,13 +35,19 @@ pub(super) fn capture(folder: &Path, device: Device) -> PathBuf {
 
 /// Builds the server; where it is.
 pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    build_in(&workspace.root, &workspace.target)
+}
+
+/// Builds the server of the project, or of a copy of it, at `root`.
+pub(super) fn build_in(root: &Path, target: &Path) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
     cargo
         .args(["build", "--quiet", "--package", "parakernel-mock-hw"])
-        .args(["--features", "program", "--bin", "mock-hw"])
-        .current_dir(&workspace.root);
+        .args(["--features", "program", "--bin", "mock-hw", "--target-dir"])
+        .arg(target)
+        .current_dir(root);
     process::run(&mut cargo, BUILD)?;
-    Ok(workspace.target.join("debug/mock-hw"))
+    Ok(target.join("debug/mock-hw"))
 }
 
 impl Serving {
