@@ -122,13 +122,15 @@ pub(crate) fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
             .get(n / 8)
             .is_some_and(|byte| byte >> (7 - n % 8) & 1 == 1)
     };
-    (0..8 * input.len())
-        .filter(|n| bit(input, *n))
-        .fold(0, |hash, n| {
-            let window =
-                (n..n + 32).fold(0, |window, place| window << 1 | u32::from(bit(key, place)));
-            hash ^ window
-        })
+    let mut window = u32::from_be_bytes(array_at(key, 0));
+    let mut hash = 0;
+    for n in 0..8 * input.len() {
+        if bit(input, n) {
+            hash ^= window;
+        }
+        window = window << 1 | u32::from(bit(key, n + 32));
+    }
+    hash
 }
 
 /// The key that the published examples of RSS hashes use.

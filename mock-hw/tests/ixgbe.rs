@@ -8,6 +8,8 @@
 
 #[path = "ixgbe/driver.rs"]
 mod driver;
+#[path = "ixgbe/properties.rs"]
+mod properties;
 
 use core::time::Duration;
 

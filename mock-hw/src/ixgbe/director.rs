@@ -1,5 +1,7 @@
 //! Flow Director: filters that tables in the packet buffer hold (82599, 7.1.2.7).
 
+use alloc::collections::BTreeMap;
+
 use super::{
     device::Device,
     packet::{L4, Packet},
@@ -38,12 +40,14 @@ const CLEAR: u32 = 1 << 8;
 const DROP: u32 = 1 << 9;
 const QUEUE: u32 = 1 << 15;
 
-/// The bits of the hash that choose one of the 8,192 places for perfect filters.
+/// The bits of the hash that choose one of the 8,192 places.
 const BUCKETS: u32 = 0x1fff;
 
 #[derive(Debug, Default)]
 pub(super) struct Director {
-    filters: Vec<Filter>,
+    /// By the bits of the hash that choose the place.
+    filters: BTreeMap<u32, Vec<Filter>>,
+    count: usize,
     limit: usize,
     /// The tables were cleared since they were set up: they may be set up again.
     cleared: bool,
@@ -82,7 +86,19 @@ pub(super) struct Match {
 impl Director {
     /// FDIRFREE: how many filters there is room for.
     pub(super) fn free(&self) -> u32 {
-        u32::try_from(self.limit.saturating_sub(self.filters.len())).unwrap_or(0)
+        u32::try_from(self.limit.saturating_sub(self.count)).unwrap_or(0)
+    }
+
+    fn clear(&mut self) {
+        self.filters.clear();
+        self.count = 0;
+    }
+
+    /// The filters at the place that `hash` chooses.
+    fn at(&self, hash: u32) -> &[Filter] {
+        self.filters
+            .get(&(hash & BUCKETS))
+            .map_or(&[], Vec::as_slice)
     }
 }
 
@@ -91,7 +107,7 @@ impl Device {
     pub(super) fn write_fdirctrl(&mut self, value: u32) {
         let value = value & !INIT_DONE;
         let size = value & 3;
-        self.director.filters.clear();
+        self.director.clear();
         if size == 0 {
             self.regs.set(FDIRCTRL, value);
             return;
@@ -108,7 +124,7 @@ impl Device {
     pub(super) fn write_fdircmd(&mut self, value: u32) {
         let mut result = value & !(3 | VALID);
         if value & CLEAR != 0 {
-            self.director.filters.clear();
+            self.director.clear();
             self.director.cleared = true;
         }
         if value & 3 != 0 && self.regs.word(FDIRCTRL) & INIT_DONE == 0 {
@@ -118,8 +134,8 @@ impl Device {
         }
         match value & 3 {
             1 => self.add_filter(value),
-            2 => self.remove_filter(),
-            3 if self.find_programmed().is_some() => result |= VALID,
+            2 => self.remove_filter(value),
+            3 if self.position(&self.programmed(value)).is_some() => result |= VALID,
             _ => {}
         }
         self.regs.set(FDIRCMD, result);
@@ -165,60 +181,60 @@ impl Device {
         }
     }
 
-    fn find_programmed(&self) -> Option<usize> {
-        let wanted = self.programmed(self.regs.word(FDIRCMD));
-        let mut filters = self.director.filters.iter();
-        filters.position(|filter| self.same(filter, &wanted))
+    /// The place of the filter for the flow that the registers describe.
+    fn position(&self, wanted: &Filter) -> Option<usize> {
+        let mut filters = self.director.at(wanted.hash).iter();
+        filters.position(|filter| self.same(filter, wanted))
     }
 
     fn add_filter(&mut self, command: u32) {
         let filter = self.programmed(command);
-        let found = (0..self.director.filters.len())
-            .find(|n| self.same(&self.director.filters[*n], &filter));
+        let found = self.position(&filter);
+        let place = self.director.filters.entry(filter.hash & BUCKETS);
         if let Some(n) = found {
-            self.director.filters[n] = filter;
-            return;
-        }
-        if self.director.filters.len() >= self.director.limit {
+            place.or_default()[n] = filter;
+        } else if self.director.count < self.director.limit {
+            place.or_default().push(filter);
+            self.director.count += 1;
+            self.regs.count(FDIRUSTAT, 1);
+        } else {
             self.regs.count(FDIRFSTAT, 1);
             self.function
                 .note(format_args!("Flow Director tables are full"));
-            return;
         }
-        self.director.filters.push(filter);
-        self.regs.count(FDIRUSTAT, 1);
     }
 
-    fn remove_filter(&mut self) {
-        match self.find_programmed() {
-            Some(n) => {
-                self.director.filters.swap_remove(n);
-                self.regs.count(FDIRUSTAT, 1 << 16);
-            }
-            None => self.regs.count(FDIRFSTAT, 1 << 8),
+    fn remove_filter(&mut self, command: u32) {
+        let wanted = self.programmed(command);
+        let Some(n) = self.position(&wanted) else {
+            self.regs.count(FDIRFSTAT, 1 << 8);
+            return;
+        };
+        if let Some(filters) = self.director.filters.get_mut(&(wanted.hash & BUCKETS)) {
+            filters.swap_remove(n);
+            self.director.count -= 1;
+            self.regs.count(FDIRUSTAT, 1 << 16);
         }
     }
 
     /// The filter that a frame matches.
     pub(super) fn direct(&mut self, frame: &[u8], packet: &Packet) -> Option<Match> {
         let control = self.regs.word(FDIRCTRL);
-        if control & INIT_DONE == 0 || self.director.filters.is_empty() {
+        if control & INIT_DONE == 0 || self.director.count == 0 {
             return None;
         }
         let flow = self.flow(frame, packet)?;
         let (bucket, found) = if control & PERFECT != 0 {
             let masked = self.masked(flow);
-            let bucket = hash(self.regs.word(FDIRHKEY), &masked);
-            let found = self.director.filters.iter().find(|filter| {
-                filter.hash & BUCKETS == u32::from(bucket) & BUCKETS
-                    && self.masked(filter.flow) == masked
-            });
+            let bucket = u32::from(hash(self.regs.word(FDIRHKEY), &masked));
+            let mut filters = self.director.at(bucket).iter();
+            let found = filters.find(|filter| self.masked(filter.flow) == masked);
             (bucket, found)
         } else {
-            let bucket = hash(self.regs.word(FDIRHKEY), &flow);
-            let signature = hash(self.regs.word(FDIRSKEY), &flow);
-            let wanted = u32::from(bucket) | u32::from(signature) << 16;
-            let mut filters = self.director.filters.iter();
+            let bucket = u32::from(hash(self.regs.word(FDIRHKEY), &flow));
+            let signature = u32::from(hash(self.regs.word(FDIRSKEY), &flow));
+            let mut filters = self.director.at(bucket).iter();
+            let wanted = bucket | signature << 16;
             let found = filters.find(|filter| filter.hash & 0x7fff_7fff == wanted);
             (bucket, found)
         };
@@ -231,7 +247,7 @@ impl Device {
         } else {
             (filter.command >> 16 & 0x7f) as usize
         };
-        let report = u32::from(bucket) | filter.hash & 0xffff_0000;
+        let report = bucket | filter.hash & 0xffff_0000;
         Some(Match { queue, report })
     }
 
