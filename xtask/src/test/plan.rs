@@ -171,6 +171,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: attacks,
     },
     Stage {
+        name: "linux",
+        about: "stock Linux drivers on the models",
+        when: When::Full,
+        limit: Duration::from_secs(720),
+        plan: linux,
+    },
+    Stage {
         name: "publish",
         about: "packages ready for a registry",
         when: When::Full,
@@ -211,6 +218,20 @@ pub(crate) const STAGES: &[Stage] = &[
         when: When::Full,
         limit: Duration::from_secs(900),
         plan: restarts_long,
+    },
+    Stage {
+        name: "linux-planted",
+        about: "stock Linux drivers find defects planted in the models",
+        when: When::Full,
+        limit: Duration::from_secs(2400),
+        plan: linux_planted,
+    },
+    Stage {
+        name: "linux-long",
+        about: "stock Linux drivers on the models, 1 GiB and 100 reloads each",
+        when: When::Full,
+        limit: Duration::from_secs(7200),
+        plan: linux_long,
     },
     Stage {
         name: "mutants",
@@ -488,6 +509,46 @@ fn fuzz_long(workspace: &Workspace) -> Result<Plan> {
         &["fuzz", "--seconds", "300"],
         &["fuzz", "--sample", "10000000"],
     ])
+}
+
+fn linux(workspace: &Workspace) -> Result<Plan> {
+    on_models(
+        workspace,
+        &[
+            &["linux-on-model", "nvme"],
+            &["linux-on-model", "virtio-net"],
+            &["linux-on-model", "ixgbe"],
+        ],
+    )
+}
+
+fn linux_planted(workspace: &Workspace) -> Result<Plan> {
+    on_models(
+        workspace,
+        &[
+            &["linux-on-model", "nvme", "--planted"],
+            &["linux-on-model", "ixgbe", "--planted"],
+        ],
+    )
+}
+
+fn linux_long(workspace: &Workspace) -> Result<Plan> {
+    on_models(
+        workspace,
+        &[
+            &["linux-on-model", "nvme", "--full"],
+            &["linux-on-model", "virtio-net", "--full"],
+            &["linux-on-model", "ixgbe", "--full"],
+        ],
+    )
+}
+
+/// Guests on the models, if there is a QEMU that takes them.
+fn on_models(workspace: &Workspace, commands: &[&[&str]]) -> Result<Plan> {
+    match Qemu::with_vfio_user(workspace, &Choice::System) {
+        Ok(_) => again(commands),
+        Err(reason) => Ok(Plan::Skip(format!("{reason:#}"))),
+    }
 }
 
 /// The tests that talk to QEMU's devices by its `qtest` protocol, which the newer suites' packages have.
