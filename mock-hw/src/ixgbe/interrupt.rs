@@ -32,8 +32,10 @@ pub(super) const VECTORS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Interrupts {
-    /// Vectors with an event that was not signalled yet.
+    /// Vectors with an event: the low ones are EICR's bits.
     pending: u64,
+    /// Those of them that were signalled and not cleared since: another event changes nothing.
+    signalled: u64,
     /// Vectors that may signal.
     enabled: u64,
     /// Causes other than queues, and which of them may signal.
@@ -50,6 +52,7 @@ impl Default for Interrupts {
     fn default() -> Self {
         Self {
             pending: 0,
+            signalled: 0,
             enabled: 0,
             other: 0,
             other_enabled: 0,
@@ -90,7 +93,8 @@ impl Device {
     pub(super) fn signal(&mut self, now: Instant) -> Option<Instant> {
         self.signal_other(now);
         let mut next: Option<Instant> = None;
-        let mut ready = self.interrupts.pending & self.interrupts.enabled;
+        let interrupts = &self.interrupts;
+        let mut ready = interrupts.pending & interrupts.enabled & !interrupts.signalled;
         while ready != 0 {
             let vector = ready.trailing_zeros() as usize;
             ready &= ready - 1;
@@ -99,7 +103,7 @@ impl Device {
                 next = Some(next.map_or(until, |other| other.min(until)));
                 continue;
             }
-            self.interrupts.pending &= !(1 << vector);
+            self.auto_clear(vector);
             self.auto_mask(vector);
             self.send(vector, now);
         }
@@ -121,6 +125,15 @@ impl Device {
         }
         self.interrupts.other &= !(self.regs.word(EIAC) & OTHER);
         self.send(vector, now);
+    }
+
+    /// EIAC says which of the low 16 vectors clear their cause by being signalled; the others always do (7.3.1.5).
+    fn auto_clear(&mut self, vector: usize) {
+        if vector >= 16 || self.regs.word(EIAC) >> vector & 1 == 1 {
+            self.interrupts.pending &= !(1 << vector);
+        } else {
+            self.interrupts.signalled |= 1 << vector;
+        }
     }
 
     fn auto_mask(&mut self, vector: usize) {
@@ -147,7 +160,7 @@ impl Device {
         let value = self.interrupts.causes();
         self.interrupts.other = 0;
         if self.regs.word(GPIE) & GPIE_OCD == 0 {
-            self.interrupts.pending &= !0xffff;
+            self.interrupts.clear(0xffff);
         }
         value
     }
@@ -168,7 +181,9 @@ impl Interrupts {
     }
 
     pub(super) fn clear(&mut self, causes: u32) {
-        self.pending &= !u64::from(causes & 0xffff);
+        let low = u64::from(causes & 0xffff);
+        self.pending &= !low;
+        self.signalled &= !low;
         self.other &= !causes;
     }
 
@@ -177,7 +192,7 @@ impl Interrupts {
     }
 
     pub(super) const fn enable(&mut self, causes: u32) {
-        self.enabled |= (causes & 0xffff) as u64;
+        self.unmask((causes & 0xffff) as u64);
         self.other_enabled |= causes & OTHER;
         // A cause that came while it was masked signals now.
         self.other_new |= self.other & causes & OTHER != 0;
@@ -197,7 +212,13 @@ impl Interrupts {
     }
 
     pub(super) const fn enable_ex(&mut self, half: usize, vectors: u32) {
-        self.enabled |= (vectors as u64) << (32 * half);
+        self.unmask((vectors as u64) << (32 * half));
+    }
+
+    /// A cause that is there when its mask goes signals (again).
+    const fn unmask(&mut self, vectors: u64) {
+        self.signalled &= !(vectors & !self.enabled);
+        self.enabled |= vectors;
     }
 
     pub(super) const fn disable_ex(&mut self, half: usize, vectors: u32) {

@@ -25,6 +25,7 @@ const MAXFRS: usize = 0x0_4268;
 const SECRXCTRL: usize = 0x0_8d00;
 const LXOFFTXC: usize = 0x0_3f68;
 const MPC: usize = 0x0_3fa0;
+const RNBC: usize = 0x0_3fc0;
 const ROC: usize = 0x0_40ac;
 
 const ENABLE: u32 = 1 << 25;
@@ -44,6 +45,8 @@ pub(super) struct Receiver {
     bytes: usize,
     /// How many of its queues the first frame is done with.
     copies: usize,
+    /// The first frame waits for a descriptor, and was counted.
+    starved: bool,
     /// The other side was told to pause.
     paused: bool,
 }
@@ -262,14 +265,26 @@ impl Device {
             match self.deliver(n, &arrived) {
                 Fate::Delivered => self.count_delivered(n, &arrived.frame),
                 Fate::Dropped => self.count_dropped(n),
-                Fate::Waits => return false,
+                Fate::Waits => {
+                    self.count_starved();
+                    return false;
+                }
             }
             self.receiver.copies += 1;
         }
         self.receiver.copies = 0;
+        self.receiver.starved = false;
         self.receiver.bytes -= arrived.frame.len();
         self.receiver.waiting.pop_front();
         true
+    }
+
+    /// A frame has to wait, as its queue has no descriptor and does not drop.
+    fn count_starved(&mut self) {
+        if !self.receiver.starved {
+            self.receiver.starved = true;
+            self.regs.count(RNBC, 1);
+        }
     }
 
     fn ring(&self, n: usize) -> Ring {
