@@ -417,6 +417,56 @@ fn without_descriptors_a_queue_waits_or_drops() {
 }
 
 #[test]
+fn a_pause_is_kept_and_no_longer_than_asked_for() {
+    let driver = Driver::new(26);
+    let mut queue = driver.tx_queue(0);
+    let pause = |quanta: u16| {
+        let mut frame = vec![
+            0x01, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x88, 0x08, 0, 1,
+        ];
+        frame.extend(quanta.to_be_bytes());
+        driver.wire.send(&frame);
+        driver.settle();
+    };
+    driver.write(0x4294, 8); // MFLCN.RFCE
+    pause(1000); // 51.2 us
+    driver.send(&mut queue, &udp([1, 2], 60));
+    assert!(driver.wire.take().is_none());
+    driver.world.run_for(Duration::from_micros(52));
+    assert!(driver.wire.take().is_some());
+    pause(u16::MAX);
+    pause(0);
+    driver.send(&mut queue, &udp([1, 2], 60));
+    assert!(driver.wire.take().is_some());
+    assert_eq!((driver.read(0x41a8), driver.read(0x41a4)), (2, 1));
+    driver.world.trace().assert_clean();
+}
+
+#[test]
+fn with_flow_control_frames_wait_on_the_wire_while_the_buffer_is_full() {
+    let driver = Driver::new(27);
+    let mut queue = driver.rx_queue(0);
+    driver.write(0x3220, 0x1000); // FCRTL
+    driver.write(0x3260, 1 << 31 | 0x4000); // FCRTH
+    driver.write(0x3d00, 8); // FCCFG
+    for _ in 0..200 {
+        driver.wire.send(&udp([1, 2], 1000));
+    }
+    driver.settle();
+    assert!(driver.wire.waiting() > 100);
+    let mut seen = 0;
+    while seen < 200 {
+        let received = driver.receive(&mut queue).len();
+        assert_ne!(received, 0);
+        seen += received;
+        driver.settle();
+    }
+    assert_eq!(driver.read(0x3fa0), 0);
+    assert!(driver.read(0x3f68) >= 1 && driver.read(0x3f60) >= 1);
+    driver.world.trace().assert_clean();
+}
+
+#[test]
 fn a_queue_that_stopped_writes_nothing_after_its_time() {
     let driver = Driver::new(17);
     let _queue = driver.rx_queue(0);

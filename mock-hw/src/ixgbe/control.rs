@@ -73,6 +73,7 @@ impl Device {
             .for_each(|queue| *queue = TxQueue::default());
         self.receiver = Receiver::default();
         self.director = Director::default();
+        self.paused_until = Instant::default();
         self.queues_that_drop = 0;
         self.stopping.clear();
         self.regs.set(RDRXCTL, DMA_INIT_DONE);
@@ -103,10 +104,17 @@ impl Device {
         }
         self.finish_stopping(now);
         let stopping = self.stopping.iter().map(|(_, at)| *at).min();
-        [self.resetting, self.link.back, self.link.at, stopping]
-            .into_iter()
-            .flatten()
-            .min()
+        let paused = (self.paused_until > now).then_some(self.paused_until);
+        [
+            self.resetting,
+            self.link.back,
+            self.link.at,
+            stopping,
+            paused,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(super) fn read_ctrl(&self) -> u32 {

@@ -49,6 +49,8 @@ pub(super) struct Device {
     /// The semaphore bit that reads set once it was read.
     pub(super) semaphore: bool,
     pub(super) link: Link,
+    /// The other side asked for a pause until then.
+    pub(super) paused_until: Instant,
     /// Receive queues that drop what finds no descriptor, a bit each.
     pub(super) queues_that_drop: u128,
     /// Receive queues that finish stopping.
@@ -96,6 +98,7 @@ impl Device {
             reset_bit_until: Instant::default(),
             semaphore: false,
             link: Link::default(),
+            paused_until: Instant::default(),
             queues_that_drop: 0,
             stopping: Vec::new(),
             config,

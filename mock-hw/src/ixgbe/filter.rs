@@ -1,5 +1,7 @@
 //! Which frames are accepted, and to which queues they go (82599, 7.1.1 and 7.1.2).
 
+use core::time::Duration;
+
 use super::{
     device::Device,
     director::Match,
@@ -136,12 +138,12 @@ impl Device {
             return false;
         }
         if self.regs.word(MFLCN) & 8 != 0 {
-            let counter = if big16(frame, 16) == 0 {
-                0x41a4
-            } else {
-                0x41a8
-            };
+            let quanta = big16(frame, 16);
+            let counter = if quanta == 0 { 0x41a4 } else { 0x41a8 };
             self.regs.count(counter, 1);
+            // In units of 512 bit times; none lets the transmitter go on.
+            let pause = Duration::from_nanos(u64::from(quanta) * 512 / 10);
+            self.paused_until = self.later(pause);
         }
         // Without the bit that passes MAC control frames they go no further.
         self.regs.word(MFLCN) & 1 == 0

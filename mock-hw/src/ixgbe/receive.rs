@@ -239,9 +239,11 @@ impl Device {
         if self.regs.word(FCCFG) & 8 == 0 {
             return false;
         }
-        let threshold = |word: u32| (word & 0x0007_ffe0) as usize;
-        let [low, high] = [0x0_3220, 0x0_3260].map(|offset| threshold(self.regs.word(offset)));
-        if !self.receiver.paused && high > 0 && self.receiver.bytes > high {
+        let threshold = |word: u32| (word & 0x0007_fff0) as usize;
+        let [low, high] = [0x0_3220, 0x0_3260].map(|offset| self.regs.word(offset));
+        let enabled = high >> 31 == 1;
+        let [low, high] = [low, high].map(threshold);
+        if !self.receiver.paused && enabled && self.receiver.bytes > high {
             self.receiver.paused = true;
             self.regs.count(LXOFFTXC, 1);
         } else if self.receiver.paused && self.receiver.bytes <= low {

@@ -110,7 +110,8 @@ impl Device {
     pub(super) fn transmit(&mut self, random: &mut Random) -> bool {
         let loops = self.regs.word(HLREG0) & LOOPBACK != 0;
         let on = self.regs.word(DMATXCTL) & TRANSMIT_ENABLE != 0;
-        if !on || !self.is_master() || !(self.link.up || loops) {
+        let paused = self.paused_until > self.now() && !loops;
+        if !on || paused || !self.is_master() || !(self.link.up || loops) {
             return false;
         }
         let ready: Vec<usize> = (0..self.tx.len()).filter(|n| self.tx[*n].ready).collect();
