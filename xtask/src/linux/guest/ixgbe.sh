@@ -33,7 +33,7 @@ steering() {
     for pair in 5999:3 6000:2; do
         queue=${pair#*:}
         before=$(queue_count "$queue")
-        far wget -T 10 -q -O /tmp/got "http://$NEAR:${pair%:*}/data" && same /tmp/got "$(md5sum < /tmp/web/data)" || return 1
+        far timeout 60 wget -q -O /tmp/got "http://$NEAR:${pair%:*}/data" && same /tmp/got "$(md5sum < /tmp/web/data)" || return 1
         [ $(($(queue_count "$queue") - before)) -gt 20 ] || return 1
     done
     ethtool -N eth0 delete 1 && ethtool -N eth0 delete 2 && ethtool -K eth0 ntuple off && within 10 carrier
@@ -46,7 +46,7 @@ rss() {
     ethtool -X eth0 weight 0 0 1 0 || return 1
     others=$(($(queue_count 0) + $(queue_count 1) + $(queue_count 3)))
     before=$(queue_count 2)
-    far wget -T 10 -q -O /dev/null http://$NEAR:80/data || return 1
+    far timeout 60 wget -q -O /dev/null http://$NEAR:80/data || return 1
     [ $(($(queue_count 2) - before)) -gt 20 ] || return 1
     # Only what has no hash (ARP) may go elsewhere.
     [ $(($(queue_count 0) + $(queue_count 1) + $(queue_count 3) - others)) -lt 5 ] || return 1

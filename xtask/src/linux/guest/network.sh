@@ -59,8 +59,8 @@ move() {
     sum=$(md5sum < /tmp/web/data)
     rounds=$((($1 + 31) / 32))
     while [ $rounds -gt 0 ]; do
-        wget -T 10 -q -O /tmp/got http://$FAR:80/data && same /tmp/got "$sum" || return 1
-        far wget -T 10 -q -O /tmp/got http://$NEAR:80/data && same /tmp/got "$sum" || return 1
+        timeout 60 wget -q -O /tmp/got http://$FAR:80/data && same /tmp/got "$sum" || return 1
+        far timeout 60 wget -q -O /tmp/got http://$NEAR:80/data && same /tmp/got "$sum" || return 1
         rounds=$((rounds - 1))
     done
 }
@@ -89,7 +89,7 @@ queues_used() {
 many_flows() {
     n=0
     while [ $n -lt 24 ]; do
-        wget -T 10 -q -O /dev/null http://$FAR:80/small || return 1
+        timeout 60 wget -q -O /dev/null http://$FAR:80/small || return 1
         n=$((n + 1))
     done
     queues_used
@@ -104,7 +104,7 @@ jumbo() {
 vlan() {
     ip link add link eth0 name v5 type vlan id 5 && ip addr add 10.9.5.2/24 dev v5 && ip link set v5 up || return 1
     far ip link add link eth1 name v5 type vlan id 5 && far ip addr add 10.9.5.1/24 dev v5 && far ip link set v5 up
-    reach 10.9.5.1 && reach 10.9.5.1 -s 1400 && wget -T 10 -q -O /dev/null http://10.9.5.1:80/data
+    reach 10.9.5.1 && reach 10.9.5.1 -s 1400 && timeout 60 wget -q -O /dev/null http://10.9.5.1:80/data
 }
 
 vlan_gone() {
@@ -113,7 +113,7 @@ vlan_gone() {
 
 ipv6() {
     ip -6 addr add fd00::2/64 dev eth0 nodad && far ip -6 addr add fd00::1/64 dev eth1 nodad || return 1
-    reach fd00::1 -6 && wget -T 10 -q -O /tmp/got "http://[fd00::1]:80/data" && same /tmp/got "$(md5sum < /tmp/web/data)"
+    reach fd00::1 -6 && timeout 60 wget -q -O /tmp/got "http://[fd00::1]:80/data" && same /tmp/got "$(md5sum < /tmp/web/data)"
 }
 
 down_and_up() {
