@@ -1,4 +1,4 @@
-//! An Intel 82599 (X520): two of its parts are a physical function and what a driver of it can see of the rest.
+//! An Intel 82599 (X520) with one port: the physical function, and virtual ones.
 //!
 //! Written from the Intel 82599 10 GbE Controller Datasheet (331520); what it does and what it leaves out is listed
 //! in `docs/models.md`, register by register in `table.rs`. An SFP+ module for 10GBASE-SR is plugged in.
@@ -10,6 +10,7 @@ mod eeprom;
 mod entry;
 mod filter;
 mod interrupt;
+mod mailbox;
 mod offload;
 mod packet;
 mod pool;
@@ -19,6 +20,7 @@ mod sfp;
 mod statistics;
 mod table;
 mod transmit;
+mod virtual_function;
 
 use alloc::sync::Arc;
 use core::{fmt, time::Duration};
@@ -33,6 +35,7 @@ use crate::{
     wire::Wire,
 };
 use device::{Device, MSIX_BAR, REGISTER_BAR};
+use virtual_function::{Virtual, VirtualModel};
 
 /// What a card is like.
 ///
@@ -43,7 +46,7 @@ pub struct Config {
     pub mac: [u8; 6],
     /// Whether the EEPROM lets drivers use modules of any maker; the module here is of none.
     pub any_module: bool,
-    /// Virtual functions that the EEPROM offers, up to 63.
+    /// Virtual functions, up to 63.
     pub virtual_functions: u8,
     /// How long a reset takes.
     pub reset_delay: Duration,
@@ -92,46 +95,80 @@ pub struct Counts {
 /// assert_eq!(card.bar0().read32(0xa200), 0x0021_1b02);
 /// ```
 #[derive(Clone)]
-pub struct Ixgbe(Arc<Mutex<Device>>);
+pub struct Ixgbe {
+    device: Arc<Mutex<Device>>,
+    virtuals: Vec<Arc<Mutex<VirtualModel>>>,
+}
 
 impl Ixgbe {
-    /// A card at `requester`, powered on. It joins `world`.
+    /// A card at `requester`, powered on. It joins `world`, and so do its virtual functions, 128 functions after it, then
+    /// every second one (82599, 9.4.4.1).
     #[must_use]
     pub fn new(world: &World, memory: &Memory, requester: RequesterId, config: Config) -> Self {
+        let count = config.virtual_functions.min(63);
+        let functions: Vec<Function> = (0..u16::from(count))
+            .map(|n| RequesterId(requester.0.wrapping_add(128 + 2 * n)))
+            .map(|requester| virtual_function(world, memory, requester))
+            .collect();
+        let virtuals = functions.iter().map(|own| Virtual::new(own.port()));
         let function = function(world, memory, requester);
-        let shared = Arc::new(Mutex::new(Device::new(function, config)));
-        world.attach(shared.clone());
-        Self(shared)
+        let device = Device::new(function, config, virtuals.collect());
+        let device = Arc::new(Mutex::new(device));
+        world.attach(device.clone());
+        let model = |(n, function)| {
+            let device = device.clone();
+            let model = VirtualModel {
+                device,
+                n,
+                function,
+            };
+            Arc::new(Mutex::new(model))
+        };
+        let virtuals: Vec<_> = functions.into_iter().enumerate().map(model).collect();
+        for model in &virtuals {
+            world.attach(model.clone());
+        }
+        Self { device, virtuals }
+    }
+
+    /// Virtual function `n`, of those that the configuration offers: its registers in BAR 0, MSI-X in BAR 4.
+    ///
+    /// It is there from the beginning: what turns virtual functions on in configuration space is left out. Its queues
+    /// are those of pool `n`, once `GCR_EXT` says that there are virtual functions.
+    #[must_use]
+    pub fn virtual_function(&self, n: usize) -> Option<Endpoint> {
+        let model = self.virtuals.get(n)?;
+        Some(Endpoint::new(model.clone()))
     }
 
     /// The whole function, for a host.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint::new(self.0.clone())
+        Endpoint::new(self.device.clone())
     }
 
     /// The function's configuration space.
     #[must_use]
     pub fn config_space(&self) -> ConfigSpace {
-        ConfigSpace::new(self.0.clone())
+        ConfigSpace::new(self.device.clone())
     }
 
     /// The registers.
     #[must_use]
     pub fn bar0(&self) -> Bar {
-        Bar::new(self.0.clone(), REGISTER_BAR)
+        Bar::new(self.device.clone(), REGISTER_BAR)
     }
 
     /// The registers behind base address register `index`: the card's in 0, MSI-X in 4. Others are empty.
     #[must_use]
     pub fn bar(&self, index: usize) -> Bar {
-        Bar::new(self.0.clone(), index)
+        Bar::new(self.device.clone(), index)
     }
 
     /// What the card is plugged into.
     #[must_use]
     pub fn wire(&self) -> Wire {
-        lock(&self.0).wire.clone()
+        lock(&self.device).wire.clone()
     }
 
     /// The card's faults: `LinkFlap`, `StuckQueue` (of either direction), `StuckDone`, `LostInterrupt`, `Removal`,
@@ -139,12 +176,12 @@ impl Ixgbe {
     /// (a reset of 30 s) and `IommuFault` exist.
     #[must_use]
     pub fn faults(&self) -> Faults {
-        lock(&self.0).function.faults().clone()
+        lock(&self.device).function.faults().clone()
     }
 
     /// Plugs the cable in, or out.
     pub fn set_link(&self, plugged: bool) {
-        let mut device = lock(&self.0);
+        let mut device = lock(&self.device);
         device.link.plugged = plugged;
         if plugged {
             device.begin_link();
@@ -155,7 +192,7 @@ impl Ixgbe {
 
     /// Plugs the module in, or out.
     pub fn set_module(&self, present: bool) {
-        let mut device = lock(&self.0);
+        let mut device = lock(&self.device);
         device.sfp.set_present(present);
         if present {
             device.begin_link();
@@ -167,23 +204,23 @@ impl Ixgbe {
     /// Whether the link is up.
     #[must_use]
     pub fn link_is_up(&self) -> bool {
-        lock(&self.0).link.up
+        lock(&self.device).link.up
     }
 
     /// Whether a driver says that it is there (`CTRL_EXT.DRV_LOAD`).
     #[must_use]
     pub fn is_driven(&self) -> bool {
-        lock(&self.0).is_driven()
+        lock(&self.device).is_driven()
     }
 
     /// Pulls the card out of its slot: reads are all ones, nothing is transferred any more.
     pub fn remove(&self) {
-        lock(&self.0).remove();
+        lock(&self.device).remove();
     }
 
     /// Takes power away and gives it back, also to a card that was pulled.
     pub fn power_cycle(&self) {
-        let mut device = lock(&self.0);
+        let mut device = lock(&self.device);
         device.remove();
         device.function.set_gone(false);
     }
@@ -191,7 +228,7 @@ impl Ixgbe {
     /// What the card has done so far, and holds at the moment.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let device = lock(&self.0);
+        let device = lock(&self.device);
         Counts {
             receiving: device.receiving(),
             ..device.counts
@@ -222,6 +259,31 @@ fn function(world: &World, memory: &Memory, requester: RequesterId) -> Function 
         len: 0x4000,
     });
     function.add_msix(64, MSIX_BAR, 0, 0x2000);
+    function.seal();
+    function
+}
+
+/// A virtual function: 16 KiB of registers, three vectors.
+fn virtual_function(world: &World, memory: &Memory, requester: RequesterId) -> Function {
+    let identity = Identity {
+        vendor: 0x8086,
+        device: 0x10ed,
+        subsystem_vendor: 0x8086,
+        subsystem: 0x0006,
+        revision: 1,
+        class: 0x02_00_00,
+    };
+    let mut function = Function::with_express_at(0xa0, world, memory, requester, identity);
+    function.continue_at(0x70);
+    function.add_bar(BarLayout {
+        index: REGISTER_BAR,
+        len: virtual_function::LEN,
+    });
+    function.add_bar(BarLayout {
+        index: MSIX_BAR,
+        len: 0x4000,
+    });
+    function.add_msix(virtual_function::VECTORS, MSIX_BAR, 0, 0x2000);
     function.seal();
     function
 }

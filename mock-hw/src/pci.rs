@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use parakernel_core::mmio::{Registers, Width};
 
 pub(crate) use config::{Capability, Identity};
-pub(crate) use function::{BarLayout, Function};
+pub(crate) use function::{BarLayout, Function, Port};
 
 use crate::sync::lock;
 

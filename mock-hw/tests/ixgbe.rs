@@ -10,6 +10,8 @@
 mod driver;
 #[path = "ixgbe/properties.rs"]
 mod properties;
+#[path = "ixgbe/virtual_functions.rs"]
+mod virtual_functions;
 
 use core::time::Duration;
 

@@ -9,9 +9,11 @@ use super::{
     director::Director,
     eeprom,
     interrupt::{Interrupts, LSC},
+    mailbox::Mailbox,
     receive::Receiver,
     registers::rx,
     transmit::TxQueue,
+    virtual_function::Virtual,
 };
 use crate::fault::Fault;
 
@@ -76,6 +78,8 @@ impl Device {
         self.paused_until = Instant::default();
         self.queues_that_drop = 0;
         self.stopping.clear();
+        self.virtuals.iter_mut().for_each(Virtual::reset);
+        self.mailboxes.fill(Mailbox::default());
         self.regs.set(RDRXCTL, DMA_INIT_DONE);
         self.regs.set(AUTOC, AUTOC_FROM_EEPROM);
         self.regs.set(AUTOC2, AUTOC2_FROM_EEPROM);

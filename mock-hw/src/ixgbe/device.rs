@@ -10,10 +10,12 @@ use super::{
     eeprom,
     entry::{Act, Does, Entry},
     interrupt::Interrupts,
+    mailbox::Mailbox,
     receive::Receiver,
     registers::{self, Registers, canonical},
     sfp::Sfp,
     transmit::TxQueue,
+    virtual_function::Virtual,
 };
 use crate::{
     fault::Fault,
@@ -43,6 +45,8 @@ pub(super) struct Device {
     pub(super) receiver: Receiver,
     pub(super) director: Director,
     pub(super) counts: Counts,
+    pub(super) virtuals: Vec<Virtual>,
+    pub(super) mailboxes: [Mailbox; 64],
     /// A reset that goes on.
     pub(super) resetting: Option<Instant>,
     pub(super) reset_bit_until: Instant,
@@ -81,7 +85,7 @@ impl Default for Link {
 }
 
 impl Device {
-    pub(super) fn new(function: Function, config: Config) -> Self {
+    pub(super) fn new(function: Function, config: Config, virtuals: Vec<Virtual>) -> Self {
         let any_module = config.any_module;
         let mut device = Self {
             function,
@@ -94,6 +98,8 @@ impl Device {
             receiver: Receiver::default(),
             director: Director::default(),
             counts: Counts::default(),
+            mailboxes: [Mailbox::default(); 64],
+            virtuals,
             resetting: None,
             reset_bit_until: Instant::default(),
             semaphore: false,
@@ -119,7 +125,7 @@ impl Device {
         self.now().saturating_add(delay)
     }
 
-    fn read32(&mut self, offset: usize) -> u32 {
+    pub(super) fn read32(&mut self, offset: usize) -> u32 {
         let offset = canonical(offset);
         let Some((entry, n)) = self.regs.at(offset) else {
             let text = format_args!("register {offset:#07x} read");
@@ -137,7 +143,7 @@ impl Device {
         }
     }
 
-    fn write32(&mut self, offset: usize, value: u32) {
+    pub(super) fn write32(&mut self, offset: usize, value: u32) {
         let offset = canonical(offset);
         let Some((entry, n)) = self.regs.at(offset) else {
             let text = format_args!("register {offset:#07x} written with {value:#x}");
@@ -195,6 +201,8 @@ impl Device {
             Act::Frtimer => self.frtimer(),
             Act::Systim => self.systim(offset),
             Act::Fdirfree => self.director.free(),
+            Act::Pfmailbox => self.read_pf_mailbox(n),
+            Act::Pfvflrec => 0,
             Act::Eerd
             | Act::SwFwSync
             | Act::Rdlen
@@ -211,6 +219,8 @@ impl Device {
             | Act::Rttdqsel
             | Act::Pfqde
             | Act::Pfvfte
+            | Act::CtrlExt
+            | Act::Pfmbicr
             | Act::Msca => self.regs.word(offset),
         }
     }
@@ -245,6 +255,14 @@ impl Device {
             Act::Fdirhash | Act::Rttdqsel => self.regs.set(offset, value),
             Act::Msca => self.write_msca(value),
             Act::Pfqde => self.write_pfqde(value),
+            Act::Pfmailbox => self.write_pf_mailbox(n, value),
+            Act::Pfmbicr => self.regs.update(offset, |causes| causes & !value),
+            Act::Pfvflrec => self.clear_function_resets(n, value),
+            Act::CtrlExt => {
+                let before = self.regs.word(offset);
+                self.regs.set(offset, value);
+                self.tell_ready(before, value);
+            }
             Act::Pfvfte => {
                 self.regs.set(offset, value);
                 self.look_again();
@@ -297,12 +315,18 @@ impl world::Device for Device {
         }
         self.break_down();
         let timer = self.live(turn.now);
-        let mut next = [timer, self.signal(turn.now)].into_iter().flatten().min();
+        let before = self.signal(turn.now);
         if self.resetting.is_none() && self.work(turn.random) {
             return Activity::Worked;
         }
         // What was just done may have a vector that may signal at once.
-        next = [next, self.signal(turn.now)].into_iter().flatten().min();
+        let after = self.signal(turn.now);
+        let (signalled, virtuals) = self.signal_virtuals(turn.now);
+        if signalled {
+            // The virtual function takes it at its turn.
+            return Activity::Worked;
+        }
+        let next = [timer, before, after, virtuals].into_iter().flatten().min();
         next.map_or(Activity::Idle, Activity::Waiting)
     }
 }

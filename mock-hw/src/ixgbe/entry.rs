@@ -59,6 +59,10 @@ pub(super) enum Act {
     Rttdqsel,
     Msca,
     Pfqde,
+    CtrlExt,
+    Pfmailbox,
+    Pfmbicr,
+    Pfvflrec,
     Pfvfte,
 }
 

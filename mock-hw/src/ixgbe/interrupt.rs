@@ -73,6 +73,9 @@ pub(super) enum Cause {
 impl Device {
     /// Something happened to a queue.
     pub(super) fn queue_event(&mut self, cause: Cause) {
+        if self.virtual_event(cause) {
+            return;
+        }
         let (queue, shift) = match cause {
             Cause::Receive(queue) => (queue, 0),
             Cause::Transmit(queue) => (queue, 8),

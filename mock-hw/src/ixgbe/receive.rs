@@ -379,9 +379,10 @@ impl Device {
         let mut done = Vec::with_capacity(last + 1);
         for (index, part) in parts.enumerate() {
             let address = ring.slot(index);
-            let words: [u8; 16] = self.function.read_array(address)?;
+            let mut words = [0; 16];
+            self.fetch(n, address, &mut words)?;
             let buffer = u64::from_le_bytes(crate::bytes::array_at(&words, 0));
-            self.function.write(BusAddress::new(buffer), part)?;
+            self.deposit(n, BusAddress::new(buffer), part)?;
             let is_last = index == last;
             let words = if ring.is_legacy() {
                 [
@@ -403,7 +404,7 @@ impl Device {
             bytes[..8].copy_from_slice(&low.to_le_bytes());
             bytes[8..].copy_from_slice(&high.to_le_bytes());
             self.function.faults().corrupt(&mut bytes);
-            self.function.write(address, &bytes)?;
+            self.deposit(n, address, &bytes)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Counters (82599, 8.2.3.23): they end at their largest value, and reading one clears it.
 
-use super::{device::Device, packet::Packet};
+use super::{device::Device, interrupt::Cause, packet::Packet};
 
 const PRC: usize = 0x0_405c;
 const GPRC: usize = 0x0_4074;
@@ -46,6 +46,7 @@ impl Device {
     /// A frame is in the memory of queue `n`.
     pub(super) fn count_delivered(&mut self, n: usize, frame: &[u8]) {
         self.counts.received += 1;
+        self.count_virtual(Cause::Receive(n), frame);
         let counter = self.mapped(RQSMR, n);
         self.regs.count(QPRC + 0x40 * counter, 1);
         self.regs
@@ -62,6 +63,7 @@ impl Device {
     /// A frame left queue `n`.
     pub(super) fn count_sent(&mut self, n: usize, frame: &[u8]) {
         self.counts.sent += 1;
+        self.count_virtual(Cause::Transmit(n), frame);
         self.regs.count(GPTC, 1);
         self.regs.count(TPT, 1);
         self.regs.count(TXDGPC, 1);

@@ -177,7 +177,8 @@ impl Device {
         while job.next != tail {
             let slot = job.next;
             let address = BusAddress::new(base.wrapping_add(16 * slot as u64));
-            let words: [u8; 16] = self.function.read_array(address)?;
+            let mut words = [0; 16];
+            self.fetch(n, address, &mut words)?;
             let low = u64::from_le_bytes(crate::bytes::array_at(&words, 0));
             let high = u64::from_le_bytes(crate::bytes::array_at(&words, 8));
             job.next = (slot + 1) % count;
@@ -190,7 +191,7 @@ impl Device {
                 self.take_context(n, low, high, &job)?;
                 continue;
             }
-            self.take_data(&mut job, low, high)?;
+            self.take_data(n, &mut job, [low, high])?;
             if high & RS != 0 {
                 job.reports.push(slot);
             }
@@ -211,7 +212,7 @@ impl Device {
         Ok(())
     }
 
-    fn take_data(&self, job: &mut Job, low: u64, high: u64) -> Result<(), Stop> {
+    fn take_data(&self, n: usize, job: &mut Job, [low, high]: [u64; 2]) -> Result<(), Stop> {
         let kind = high >> 20 & 0xf;
         if high & DEXT != 0 && kind != 3 {
             let text = format!("descriptor type {kind}");
@@ -228,8 +229,7 @@ impl Device {
         }
         let start = job.data.len();
         job.data.resize(start + len, 0);
-        self.function
-            .read(BusAddress::new(low), &mut job.data[start..])?;
+        self.fetch(n, BusAddress::new(low), &mut job.data[start..])?;
         Ok(())
     }
 
@@ -378,7 +378,7 @@ impl Device {
             }
         }
         for (address, bytes) in done {
-            if let Err(error) = self.function.write(address, &bytes) {
+            if let Err(error) = self.deposit(n, address, &bytes) {
                 self.function
                     .note(format_args!("transmit queue {n}: {error}"));
             }

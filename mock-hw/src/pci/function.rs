@@ -1,6 +1,10 @@
 //! One PCI function: what all device models share.
 
-use core::fmt;
+use alloc::sync::Arc;
+use core::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use parakernel_core::address::BusAddress;
 
@@ -37,6 +41,46 @@ enum Delivery {
     Line,
 }
 
+/// The part of a function that is reached without it.
+#[derive(Debug, Default)]
+struct Shared {
+    /// It may transfer.
+    open: AtomicBool,
+    /// Vectors to be signalled, a bit each.
+    raised: AtomicU64,
+}
+
+/// A function's way to memory, and to its vectors, for a model that works on its behalf. Clones are the same way.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    bus: Bus,
+    shared: Arc<Shared>,
+}
+
+impl Port {
+    /// Reads memory by DMA.
+    pub(crate) fn read(&self, address: BusAddress, bytes: &mut [u8]) -> Result<(), DmaError> {
+        self.may_transfer(address)?;
+        self.bus.read(address, bytes)
+    }
+
+    /// Writes memory by DMA.
+    pub(crate) fn write(&self, address: BusAddress, bytes: &[u8]) -> Result<(), DmaError> {
+        self.may_transfer(address)?;
+        self.bus.write(address, bytes)
+    }
+
+    /// Lets the function signal `vector`, less than 64, at its next turn.
+    pub(crate) fn raise(&self, vector: u16) {
+        self.shared.raised.fetch_or(1 << vector, Ordering::AcqRel);
+    }
+
+    fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
+        let open = self.shared.open.load(Ordering::Acquire);
+        open.then_some(()).ok_or(DmaError::NotMaster(address))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Function {
     config: Space,
@@ -51,6 +95,8 @@ pub(crate) struct Function {
     interrupts: Interrupts,
     faults: Faults,
     removed: bool,
+    /// What others who work on the function's behalf may see and do.
+    shared: Arc<Shared>,
     /// Bus mastering was on since the last reset: whoever turned it off again did so to stop the device.
     was_master: bool,
     delivery: Delivery,
@@ -94,6 +140,7 @@ impl Function {
             interrupts: world.interrupts(),
             faults: Faults::new(world.seed() ^ u64::from(requester.0)),
             removed: false,
+            shared: Arc::default(),
             was_master: false,
             delivery: Delivery::Messages,
         }
@@ -174,6 +221,25 @@ impl Function {
         self.removed
     }
 
+    /// A way to memory and vectors for a model that works on this function's behalf.
+    pub(crate) fn port(&self) -> Port {
+        Port {
+            bus: self.bus.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// The vectors that such a model raised since the last call, a bit each.
+    pub(crate) fn take_raised(&self) -> u64 {
+        self.shared.raised.swap(0, Ordering::AcqRel)
+    }
+
+    /// Tells such a model whether transfers get through.
+    fn share(&self) {
+        let open = self.is_master() && self.is_awake() && !self.removed;
+        self.shared.open.store(open, Ordering::Release);
+    }
+
     /// Pulls the device, or puts it back, in its state after power-up.
     pub(crate) fn set_gone(&mut self, gone: bool) {
         self.removed = gone;
@@ -185,6 +251,7 @@ impl Function {
         self.config.reset();
         self.msix.reset();
         self.was_master = false;
+        self.share();
     }
 
     /// Whether register accesses get through; reports those that do not although the device is there.
@@ -212,6 +279,7 @@ impl Function {
     /// Writes configuration space; whether the driver asked for a function-level reset.
     pub(super) fn write_config(&mut self, offset: usize, width: usize, value: u64) -> bool {
         self.config.write(offset, width, value);
+        self.share();
         self.was_master |= self.config.read16(0x04) & 0x4 != 0;
         if self.msix_capability != 0 {
             let control = self.config.read16(self.msix_capability + 2);

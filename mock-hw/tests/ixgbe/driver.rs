@@ -86,9 +86,13 @@ impl Received {
 impl Driver {
     /// A card that was reset, with link, receive and transmit units on, all frames accepted.
     pub(super) fn new(seed: u64) -> Self {
+        Self::with(seed, Config::default())
+    }
+
+    pub(super) fn with(seed: u64, config: Config) -> Self {
         let world = World::new(seed);
         let memory = world.memory(64 << 20);
-        let card = Ixgbe::new(&world, &memory, DEVICE, Config::default());
+        let card = Ixgbe::new(&world, &memory, DEVICE, config);
         card.config_space().enable();
         let driver = Self {
             bar: card.bar0(),
