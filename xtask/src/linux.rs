@@ -31,7 +31,7 @@ use std::{
 use wire::Wire;
 
 /// How long the short form may take, and the long one.
-const SHORT: Duration = Duration::from_secs(240);
+const SHORT: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// What to run.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use std::{fs, process::ExitCode};
 
 /// How long one guest may take: a defect may make it wait for what never comes.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The file of defects.
 #[derive(Debug, Deserialize)]
