@@ -107,7 +107,7 @@ struct Table {
 /// Tries them, one build after the other.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     for only in &options.only {
-        let mut known: Vec<_> = ATTACKS.map(|(name, _)| name).into();
+        let mut known: Vec<_> = ATTACKS.map(|(name, ..)| name).into();
         known.dedup();
         ensure!(
             known.contains(&only.as_str()),
@@ -198,7 +198,7 @@ mod tests {
                 .map(|it| (it.name.as_str(), it.device.as_str()))
                 .chain(covered)
                 .collect();
-            let mut all = ATTACKS;
+            let mut all = ATTACKS.map(|(name, device, _)| (name, device));
             tried.sort_unstable();
             all.sort_unstable();
             assert_eq!(tried, all, "{nic:?}: each on each device, once");

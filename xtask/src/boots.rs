@@ -11,14 +11,15 @@ use clap::Args;
 use serde::Deserialize;
 use std::{fs, path::PathBuf, process::ExitCode};
 
-/// Rules of its own that the kernel breaks when it is told to (`src/sabotage.rs` there).
-const SABOTAGES: [&str; 6] = [
-    "panic",
-    "stack",
-    "write-code",
-    "write-constant",
-    "run-constant",
-    "run-memory",
+/// Rules of its own that the kernel breaks when it is told to (`src/sabotage.rs` there), and what its panic says then. Of
+/// page faults the error code tells whether a page was written that is not there (2) or may not be (3), or run (0x11).
+const SABOTAGES: [(&str, &str); 6] = [
+    ("panic", "as ordered"),
+    ("stack", "exception 14 (error 0x2)"),
+    ("write-code", "exception 14 (error 0x3)"),
+    ("write-constant", "exception 14 (error 0x3)"),
+    ("run-constant", "exception 14 (error 0x11)"),
+    ("run-memory", "exception 14 (error 0x11)"),
 ];
 
 /// What to show.
@@ -123,9 +124,10 @@ impl Changed {
 
 /// Boots once for each rule that the kernel can be told to break.
 fn sabotage(workspace: &Workspace, boot: &BootOptions) -> Result<ExitCode> {
-    for what in SABOTAGES {
+    for (what, words) in SABOTAGES {
         let script = Script::Sabotage {
             what: what.to_owned(),
+            words: words.to_owned(),
         };
         if session::run(workspace, boot, kernel::build(workspace)?, script)? != ExitCode::SUCCESS {
             return Ok(ExitCode::FAILURE);

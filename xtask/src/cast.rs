@@ -1,5 +1,6 @@
 //! Who plays in a boot: processes, their cores, addresses, keys and volumes, and the manifest that tells the kernel.
 
+use crate::console::{STOPPED, State};
 use anyhow::{Result, bail};
 use core::{
     fmt::{self, Write as _},
@@ -14,6 +15,11 @@ pub(crate) const PREFIX: u8 = 24;
 pub(crate) const MAC: &str = "52:54:00:70:6b:01";
 /// TCP port of the key-value store.
 pub(crate) const STORE_PORT: u16 = 11211;
+
+/// Program of the block processes.
+pub(crate) const BLOCKBENCH: &str = "blockbench";
+/// Program of the process that is expected to misbehave, and its name.
+pub(crate) const ROGUE: &str = "rogue";
 
 /// Name of the process that waits for somebody else to move what it published.
 pub(crate) const BAIT: &str = "bait";
@@ -120,14 +126,14 @@ impl Cast {
     pub(crate) fn of_the_demo(settings: Settings) -> Self {
         let echo = Process::new("echo0", "echo", 1).on_network(2, 0x6563_686f_0000_0001);
         let store = Process::new("kv0", "kv", 2).on_network(3, 0x6b76_0000_0000_0002);
-        let mut rogue = Process::new("rogue", "rogue", 3)
+        let mut rogue = Process::new(ROGUE, ROGUE, 3)
             .on_network(4, 0x726f_6775_6500_0003)
             .with_volumes(1, &[(1, 16_384, 1024)], 0x66);
         rogue.restarts = 32;
         rogue.starts_later = true;
         rogue.attacks = Some(echo.name);
-        let one = Process::new("blk0", "blockbench", 4).with_volumes(1, &[(1, 1024, 2048)], 0x50);
-        let many = Process::new("blk1", "blockbench", 5).with_volumes(
+        let one = Process::new("blk0", BLOCKBENCH, 4).with_volumes(1, &[(1, 1024, 2048)], 0x50);
+        let many = Process::new("blk1", BLOCKBENCH, 5).with_volumes(
             4,
             &[(1, 8192, 4096), (2, 512, 1024)],
             0x51,
@@ -190,7 +196,7 @@ impl Cast {
 
     /// With a process that publishes a frame and a block and never calls the kernel for them.
     pub(crate) fn with_bait(mut self) -> Self {
-        let mut bait = Process::new(BAIT, "rogue", 6)
+        let mut bait = Process::new(BAIT, ROGUE, 6)
             .on_network(5, 0x6261_6974_0000_0006)
             .with_volumes(1, &[(1, 20_480, 64)], 0x77);
         bait.arguments = Some("role=bait".into());
@@ -235,6 +241,15 @@ impl Cast {
             text.push('\n');
         }
         text
+    }
+}
+
+impl Settings {
+    /// Whether receive queues are sealed: a packed ring cannot be, and a bad index in one may stop the whole card.
+    fn seals(&self) -> bool {
+        let is_packed = self.more.iter().any(|word| word == "ring=packed");
+        let mut words = self.policy.split(',');
+        !is_packed && !words.any(|word| word == "availability")
     }
 }
 
@@ -297,7 +312,33 @@ impl Process {
 
     /// Where the host sends requests, and the key of the answers; nobody waits for the rogue process's, nor its bait's.
     pub(crate) fn service(&self) -> Option<Network> {
-        self.network.filter(|_| self.program != "rogue")
+        self.network.filter(|_| self.program != ROGUE)
+    }
+
+    /// How it ends in a demonstration, and why in the kernel's words: a block process sees that its queues are taken back, the
+    /// attacker has nothing left to try, and the others work until the host says `stop`.
+    pub(crate) fn ending(&self) -> (State, &'static str) {
+        match self.program {
+            BLOCKBENCH => (State::Exited, "exit code 2"),
+            ROGUE => (State::Exited, "exit code 0"),
+            _ => (State::Killed, STOPPED),
+        }
+    }
+
+    /// Queue pairs that it has where the card has one for everybody: network processes have a virtual one beside.
+    pub(crate) fn queue_pairs(&self) -> u16 {
+        self.block_queues + self.network.map_or(0, |network| network.queues + 1)
+    }
+
+    /// Access modes of its transmit or block queues and of its receive queues, there. The attacker asks for descriptors of its own
+    /// to write.
+    pub(crate) fn modes(&self, settings: &Settings) -> (&'static str, &'static str) {
+        let receive = match self.network {
+            None => "",
+            Some(_) if self.program != ROGUE && settings.seals() => "sealed",
+            Some(_) => "checked",
+        };
+        ("checked", receive)
     }
 
     fn line(&self) -> String {
@@ -371,6 +412,24 @@ mod tests {
             lines[5],
             "process name=blk1 elf=blockbench core=5 nvme_queues=4 volume=1:8192+4096:0x51 volume=2:512+1024:0x51"
         );
+    }
+
+    #[test]
+    fn receive_queues_are_sealed_where_ring_and_policy_let_them() {
+        let modes = |policy: &str, ring: &str, name: &str| {
+            let settings = Settings {
+                policy: policy.into(),
+                seconds: 1,
+                more: vec![format!("ring={ring}")],
+            };
+            demo().named(name).unwrap().modes(&settings)
+        };
+        let (sealed, checked) = (("checked", "sealed"), ("checked", "checked"));
+        assert_eq!(modes("integrity,no-spoof", "split", "echo0"), sealed);
+        assert_eq!(modes("integrity,availability", "split", "echo0"), checked);
+        assert_eq!(modes("integrity", "packed", "echo0"), checked);
+        assert_eq!(modes("integrity", "split", "rogue"), checked);
+        assert_eq!(modes("integrity", "split", "blk0"), ("checked", ""));
     }
 
     #[test]

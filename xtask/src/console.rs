@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 const MARK: &str = "@ ";
 
 /// Why a process has ended that was running when the host said `stop`.
-const STOPPED: &str = "stopped";
+pub(crate) const STOPPED: &str = "stopped";
 
 /// A line from the kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,13 +89,6 @@ pub(crate) struct ProcessState {
     pub(crate) leases: u64,
     pub(crate) state: State,
     pub(crate) reason: String,
-}
-
-impl ProcessState {
-    /// Whether it was ended for what it did, and not because the host ended the run.
-    pub(crate) fn was_punished(&self) -> bool {
-        self.state == State::Killed && self.reason != STOPPED
-    }
 }
 
 /// Whether a process runs.

@@ -21,6 +21,8 @@ pub(crate) struct Observed {
     pub(crate) attacks: Vec<Attack>,
     /// What processes have said: the kernel puts their names before it, in brackets.
     pub(crate) said: Vec<String>,
+    /// What the kernel has said in words.
+    pub(crate) told: Vec<String>,
     /// Drop counters, first and last.
     pub(crate) drops: Option<(Drops, Drops)>,
     pub(crate) leaks: Option<Leaks>,
@@ -35,9 +37,12 @@ impl Observed {
     pub(crate) fn absorb(&mut self, line: Line) -> Option<String> {
         match line {
             Line::Text(text) => {
-                if text.starts_with('[') {
-                    self.said.push(text.clone());
-                }
+                let by = if text.starts_with('[') {
+                    &mut self.said
+                } else {
+                    &mut self.told
+                };
+                by.push(text.clone());
                 Some(text)
             }
             Line::Malformed(line, why) => {

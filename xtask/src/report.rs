@@ -1,8 +1,12 @@
 //! The judgement on a demonstration, from the evidence of everybody who watched.
 
+mod stops;
+
+pub(crate) use stops::{ATTACKS, NO_STOP};
+
 use crate::{
     capture::Analysis,
-    cast::Cast,
+    cast::{Cast, Process, ROGUE},
     console::{Attack, ProcessState},
     disk,
     observed::Observed,
@@ -13,38 +17,6 @@ use anyhow::{Context, Result};
 use core::net::Ipv4Addr;
 use serde::Serialize;
 use std::{collections::BTreeMap, fs, path::Path};
-
-/// Every attack that the rogue process tries, and the device that it tries it on, in its order.
-pub(crate) const ATTACKS: [(&str, &str); 19] = [
-    ("outside-regions", "nvme"),
-    ("outside-regions", NIC),
-    ("foreign-region", "nvme"),
-    ("foreign-region", NIC),
-    ("read-only-target", "nvme"),
-    ("read-only-target", NIC),
-    ("foreign-lba", "nvme"),
-    ("foreign-namespace", "nvme"),
-    ("forbidden-opcode", "nvme"),
-    ("slot-in-flight", "nvme"),
-    ("slot-in-flight", NIC),
-    ("tail-jump", "nvme"),
-    ("tail-jump", NIC),
-    ("foreign-doorbell", "nvme"),
-    ("foreign-doorbell", NIC),
-    ("wild-pointer", "kernel"),
-    ("foreign-source", NIC),
-    (NO_STOP, "nvme"),
-    (NO_STOP, NIC),
-];
-
-/// The network card, of whose queue pairs the attacker needs one.
-const NIC: &str = "nic";
-
-/// The attack that only an interrupt ends.
-pub(crate) const NO_STOP: &str = "no-stop";
-
-/// Name of the process that is expected to misbehave.
-pub(crate) const ROGUE: &str = "rogue";
 
 /// What happened in a boot, as everybody saw it.
 #[derive(Debug)]
@@ -223,13 +195,10 @@ impl Evidence<'_> {
             Some(verdict) => failures.extend(verdict.failures.iter().cloned()),
             None => failures.push("the kernel gave no verdict".into()),
         }
-        if let Some(leaks) = self
-            .outcome
-            .observed
-            .leaks
-            .filter(|leaks| !leaks.is_nothing())
-        {
-            failures.push(format!("not everything came back: {leaks:?}"));
+        match self.outcome.observed.leaks {
+            Some(leaks) if leaks.is_nothing() => {}
+            Some(leaks) => failures.push(format!("not everything came back: {leaks:?}")),
+            None => failures.push("the kernel did not say whether everything came back".into()),
         }
         if self.cast.is_on_network() {
             self.judge_card(failures);
@@ -361,21 +330,51 @@ impl Evidence<'_> {
                 ));
                 continue;
             };
-            if expected.name == ROGUE {
-                continue;
-            }
-            if state.was_punished() || state.violations > 0 || state.strays > 0 {
-                let ProcessState {
-                    violations,
-                    strays,
-                    reason,
-                    ..
-                } = state;
-                failures.push(format!(
-                    "{}: {:?}, {violations} violations, {strays} strays {reason}",
-                    expected.name, state.state
-                ));
-            }
+            self.judge_process(expected, state, failures);
+            self.judge_queues(expected, state, failures);
+        }
+    }
+
+    fn judge_process(&self, expected: &Process, state: &ProcessState, failures: &mut Vec<String>) {
+        let ProcessState {
+            name,
+            violations,
+            strays,
+            reason,
+            ..
+        } = state;
+        let (how, why) = expected.ending();
+        if (state.state, reason.as_str()) != (how, why) {
+            failures.push(format!(
+                "{name}: {:?} ({reason}) in the end instead of {how:?} ({why})",
+                state.state
+            ));
+        }
+        if expected.name != ROGUE && (*violations > 0 || *strays > 0) {
+            failures.push(format!("{name}: {violations} violations, {strays} strays"));
+        }
+        let bad = (expected.name.to_owned(), "bad".to_owned());
+        match self.outcome.observed.reports.get(&bad) {
+            None | Some(0) => {}
+            Some(bad) => failures.push(format!("{name}: {bad} blocks were bad")),
+        }
+    }
+
+    /// Each process must have had of the devices' queues what it was promised. Without a queue pair of the card's for everybody,
+    /// network processes get none.
+    fn judge_queues(&self, expected: &Process, state: &ProcessState, failures: &mut Vec<String>) {
+        if expected.network.is_some() && !self.multi_queue {
+            return;
+        }
+        let modes = expected.modes(&self.cast.settings);
+        // The attacker has one device's queues in a life; that it had each shows by what it tried.
+        let queues = u32::from(expected.queue_pairs());
+        let has_queues = state.queues == queues || expected.name == ROGUE;
+        if (state.mode.as_str(), state.rx_mode.as_str()) != modes || !has_queues {
+            failures.push(format!(
+                "{}: {} queue pairs, modes `{}` and `{}`, instead of {queues}, `{}` and `{}`",
+                state.name, state.queues, state.mode, state.rx_mode, modes.0, modes.1
+            ));
         }
     }
 
@@ -383,39 +382,17 @@ impl Evidence<'_> {
         if self.cast.named(ROGUE).is_none() {
             return;
         }
-        let attacks = &self.outcome.observed.attacks;
-        for (name, device) in ATTACKS {
-            let is_it = |attack: &&Attack| attack.name == name && attack.device == device;
-            // Without a queue pair for each process there is nothing of the card's to attack.
-            let wanted = usize::from(self.multi_queue || device != NIC);
-            let tried = attacks.iter().filter(is_it).count();
-            if tried != wanted {
-                failures.push(format!(
-                    "attack {name} on {device} was tried {tried} times, not {wanted}"
-                ));
-            }
-        }
-        let is_known = |attack: &&Attack| ATTACKS.contains(&(&attack.name, &attack.device));
-        let unknown = attacks.iter().filter(|attack| !is_known(attack));
-        failures.extend(unknown.map(|attack| format!("there is no such {attack}")));
-        failures.extend(
-            self.outcome
-                .observed
-                .attacks
-                .iter()
-                .filter(|attack| !attack.stopped)
-                .map(ToString::to_string),
-        );
+        stops::judge(&self.outcome.observed.attacks, self.multi_queue, failures);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{stops::NIC, *};
     use crate::{
         capture::Seen,
         cast::Settings,
-        console::{Boot, Drops, Verdict},
+        console::{Boot, Drops, Leaks, State, Verdict},
     };
 
     /// A demonstration in which everything went well, to be spoiled.
@@ -438,6 +415,10 @@ mod tests {
                     ..Boot::default()
                 }),
                 drops: Some((Drops::default(), Drops::default())),
+                leaks: Some(Leaks {
+                    compared: 1,
+                    ..Leaks::default()
+                }),
                 verdict: Some(Verdict {
                     pass: true,
                     failures: Vec::new(),
@@ -445,24 +426,24 @@ mod tests {
                 ..Observed::default()
             };
             for process in &cast.processes {
+                let (state, reason) = process.ending();
+                let (mode, rx_mode) = process.modes(&cast.settings);
                 observed.processes.insert(
                     process.name.into(),
                     ProcessState {
                         name: process.name.into(),
+                        mode: mode.into(),
+                        rx_mode: rx_mode.into(),
+                        queues: process.queue_pairs().into(),
+                        state,
+                        reason: reason.into(),
                         ..ProcessState::default()
                     },
                 );
             }
             let echo = observed.processes.get_mut("echo0").unwrap();
             (echo.rx_frames, echo.tx_frames) = (11, 11);
-            observed.attacks = ATTACKS
-                .map(|(name, device)| Attack {
-                    name: name.into(),
-                    device: device.into(),
-                    stopped: true,
-                    ..Attack::default()
-                })
-                .to_vec();
+            observed.attacks = stops::tests::stopped();
             Self::watched(cast, observed)
         }
 
@@ -553,7 +534,7 @@ mod tests {
                 .unwrap()
                 .strays = 1;
         };
-        assert!(Case::spoiled(echo).starts_with("echo0: Running, 0 violations, 1 strays"));
+        assert_eq!(Case::spoiled(echo), "echo0: 0 violations, 1 strays");
         assert!(
             Case::spoiled(|case| case.outcome.tallies.get_mut(&address).unwrap().lost = 1)
                 .contains("1 lost")
@@ -586,6 +567,70 @@ mod tests {
             Case::spoiled(|case| case.outcome.disk.untouched.push(volumes[0]))
                 .contains("wrote nothing")
         );
+    }
+
+    fn with_process(name: &'static str, spoil: fn(&mut ProcessState)) -> String {
+        Case::spoiled(|case| spoil(case.outcome.observed.processes.get_mut(name).unwrap()))
+    }
+
+    #[test]
+    fn a_bad_block_counts_whoever_saw_it() {
+        let bad = |case: &mut Case| {
+            let key = ("blk1".to_owned(), "bad".to_owned());
+            case.outcome.observed.reports.insert(key, 1);
+        };
+        assert_eq!(Case::spoiled(bad), "blk1: 1 blocks were bad");
+    }
+
+    #[test]
+    fn every_process_has_to_end_as_it_was_asked_to() {
+        let crash = |state: &mut ProcessState| {
+            (state.state, state.reason) = (State::Exited, "exit code 101".into());
+        };
+        assert_eq!(
+            with_process("kv0", crash),
+            "kv0: Exited (exit code 101) in the end instead of Killed (stopped)"
+        );
+        let block = with_process("blk0", crash);
+        assert!(block.ends_with("instead of Exited (exit code 2)"));
+        let rogue = with_process("rogue", crash);
+        assert!(rogue.ends_with("instead of Exited (exit code 0)"));
+        let killed = |state: &mut ProcessState| {
+            (state.state, state.reason) = (State::Killed, "tail jumps from 0 to 9".into());
+        };
+        assert!(with_process("echo0", killed).starts_with("echo0: Killed (tail jumps"));
+    }
+
+    #[test]
+    fn every_process_has_to_have_had_its_queues_in_their_modes() {
+        let software = |state: &mut ProcessState| state.rx_mode = "virtual".into();
+        assert!(with_process("echo0", software).contains("modes `checked` and `virtual`"));
+        assert!(with_process("rogue", software).contains("modes `checked` and `virtual`"));
+        let software = |state: &mut ProcessState| state.mode = "virtual".into();
+        assert!(with_process("kv0", software).contains("modes `virtual` and"));
+        let none = |state: &mut ProcessState| state.queues = 0;
+        assert!(with_process("echo0", none).starts_with("echo0: 0 queue pairs"));
+        assert!(with_process("blk1", none).starts_with("blk1: 0 queue pairs"));
+    }
+
+    #[test]
+    fn queues_of_the_card_s_are_asked_for_where_it_has_several() {
+        let mut case = Case::good();
+        let observed = &mut case.outcome.observed;
+        observed.attacks.retain(|attack| attack.device != NIC);
+        observed.processes.get_mut("echo0").unwrap().rx_mode = "virtual".into();
+        assert!(case.report_over(false).passed());
+        assert!(!case.report_over(true).passed());
+    }
+
+    #[test]
+    fn the_kernel_has_to_say_that_nothing_leaked() {
+        assert_eq!(
+            Case::spoiled(|case| case.outcome.observed.leaks = None),
+            "the kernel did not say whether everything came back"
+        );
+        let leak = |case: &mut Case| case.outcome.observed.leaks.as_mut().unwrap().frames = 1;
+        assert!(Case::spoiled(leak).starts_with("not everything came back"));
     }
 
     #[test]
@@ -653,6 +698,6 @@ mod tests {
         attack.sort_unstable();
         assert_eq!(attack, ["by", "device", "name", "stopped"]);
         assert_eq!(json["processes"][0].as_object().unwrap().len(), 15);
-        assert_eq!(json["processes"][0]["state"], "running");
+        assert_eq!(json["processes"][0]["state"], "exited");
     }
 }

@@ -1,6 +1,7 @@
 //! One boot of the reference kernel: prepared outside, run inside a network namespace.
 
 mod play;
+mod protection;
 mod scene;
 mod script;
 

@@ -7,7 +7,8 @@
 //! | `survived NAME DEVICE WHAT` | it did, or nobody stopped it: `WHAT` is what the process sees |
 //!
 //! The attack counts as stopped if no harm is seen, the process has not said that it survived, and either the kernel ended
-//! it or every call that it made since, with a pointer or a lease in it, was refused.
+//! it or every call that it made since, with a pointer or a lease in it, was refused. Whether what ended it is what the attack is
+//! there to meet, and no bug of the attacker's own, the host judges, by the reason that it is told.
 
 use core::fmt::{self, Display, Write};
 

@@ -108,7 +108,12 @@ impl Control {
 
     /// Memory, cores, functions.
     pub(crate) const fn kernel(&mut self) -> &mut Kernel {
-        &mut self.plane.platform_mut().kernel
+        &mut self.machine().kernel
+    }
+
+    /// The machine as the control plane works it.
+    pub(crate) const fn machine(&mut self) -> &mut Machine {
+        self.plane.platform_mut()
     }
 
     /// How many leases, regions and rules there are.

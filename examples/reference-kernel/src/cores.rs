@@ -147,14 +147,24 @@ impl Core {
         Flush(asked)
     }
 
+    /// The flush that the core has not been asked for yet: only that one and later ones forget what is unmapped now.
+    pub(crate) fn next_flush(&self) -> Flush {
+        Flush(self.flushes_asked() + 1)
+    }
+
     /// Whether the core has done what it was asked for.
     pub(crate) fn has_flushed(&self, flush: Flush) -> bool {
-        self.flushes_done.load(Ordering::Acquire) >= flush.0
+        self.flushes_done() >= flush.0
     }
 
     /// Says that translations have been forgotten, for all who asked before `asked` was read.
     pub(crate) fn flushed(&self, asked: u64) {
         self.flushes_done.store(asked, Ordering::Release);
+    }
+
+    /// How many flushes the core has done, of those that it was asked for.
+    pub(crate) fn flushes_done(&self) -> u64 {
+        self.flushes_done.load(Ordering::Acquire)
     }
 
     /// How often the core was asked to forget translations.

@@ -50,6 +50,8 @@ pub(crate) struct Machine {
     pub(crate) volumes: Vec<(VolumeId, Volume), VOLUMES_MAX>,
     blocks: Blocks,
     connections: Connections,
+    /// How often memory was to be freed that a core could still reach: it is kept for ever then.
+    pub(crate) freed_early: u32,
 }
 
 impl Machine {
@@ -70,6 +72,7 @@ impl Machine {
             volumes: Vec::new(),
             blocks,
             connections,
+            freed_early: 0,
         }))
     }
 

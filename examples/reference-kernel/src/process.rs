@@ -143,6 +143,11 @@ impl Process {
         Ok(())
     }
 
+    /// Its outcome of this number, as it takes it itself.
+    pub(crate) fn outcome(&self, number: Position) -> Option<Message> {
+        self.outcomes.consume(number)
+    }
+
     /// Where its arguments are: the frame, and the bytes before them in it.
     pub(crate) fn arguments(&self) -> Option<(PhysAddr, u64)> {
         let page = self.space.tables().lookup(INFO)?;

@@ -119,6 +119,7 @@ impl Queues {
         };
         let nobody = ProcessId::new(u32::MAX, u32::MAX);
         let queues = Self {
+            // Regions are made of frames, which are memory: no BAR and nothing of the firmware's is among them.
             regions: RegionTable::new(nobody, APERTURE, storage, &[]).ok()?,
             leases: &mut [],
             has_news: false,

@@ -2,6 +2,7 @@
 //! and leave nothing behind.
 
 mod custody;
+mod lease;
 mod network;
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +103,11 @@ pub(crate) fn run(kernel: &mut Kernel, rounds: u32) -> bool {
 pub(crate) fn finish(control: &mut Control, is_good: bool) -> ! {
     let is_good = is_good
         & custody::scarcity(control).is_none_or(|it| told("scarcity", it))
+        & custody::forgetting(control).is_none_or(|it| told("forgetting", it))
+        & lease::ssd_views(control).is_none_or(|it| told("ssd-views", it))
+        & lease::card_views(control).is_none_or(|it| told("card-views", it))
+        & lease::spoofing(control).is_none_or(|it| told("spoofing", it))
+        & lease::quotas(control).is_none_or(|it| told("quotas", it))
         & custody::quarantine(control).is_none_or(|it| told("quarantine", it))
         & network::reset(control).is_none_or(|it| told("reset", it));
     let verdict = if is_good {

@@ -373,6 +373,12 @@ impl Supervisor {
                 "frames were written to after they were freed",
             );
         }
+        if control.machine().freed_early > 0 {
+            fail(
+                &mut self.failures,
+                "memory was to be freed that a core could still reach",
+            );
+        }
         report::leaks(&Leaks {
             restarts: self.restarted,
             quarantined,

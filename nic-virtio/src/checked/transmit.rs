@@ -343,7 +343,11 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             bytes += u64::from(part.len);
             let rest = gather(&mut head, source, &part)?;
             if let Some(rest) = rest {
-                self.write_part(is_long.then_some(number), part.frame, (entries, rest));
+                let long = is_long.then_some(number);
+                if !self.write_part(long, part.frame, (entries, rest)) {
+                    let head = part.frame.into();
+                    return Err(Violation::Chain { head }.into());
+                }
                 entries += 1;
             }
             if part.is_last {
@@ -373,12 +377,15 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
         }
     }
 
-    /// Writes entry `index` of a frame's table.
-    fn write_part(&self, long: Option<usize>, frame: u16, (index, entry): (usize, Entry)) {
+    /// Writes entry `index` of a frame's table; whether there is one. The validator lets no frame have more parts than that, and
+    /// this does not rely on it.
+    fn write_part(&self, long: Option<usize>, frame: u16, (index, entry): (usize, Entry)) -> bool {
         let next = u16::try_from(index + 1).unwrap_or(0);
-        if let Some(place) = self.table(long, frame).get(index) {
+        let place = self.table(long, frame).get(index);
+        if let Some(place) = place {
             F::write_table(place, entry, next);
         }
+        place.is_some()
     }
 
     /// Writes the first entry of a frame's table, and posts it.
@@ -392,7 +399,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             DescriptorFlags::empty()
         };
         let first = self.tables.head(index, copied.len(), flags);
-        self.write_part(long, frame, (0, first));
+        // Every table has a first entry.
+        let _is_there = self.write_part(long, frame, (0, first));
         let table = match long {
             Some(number) => {
                 if let Some(owner) = self.long.get_mut(number) {

@@ -331,3 +331,77 @@ impl<const N: usize> DescriptorValidator for TransmitValidator<N> {
         self.check(entry, regions)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parakernel_core::{
+        address::NodeId,
+        handle::{ProcessId, Slot},
+        memory::{Extent, ExtentSlot, PAGE_SIZE, PageSlot, Region, RegionStorage},
+    };
+
+    use super::*;
+
+    /// One page that devices may read, and behind it one that they may only write.
+    const READABLE: u64 = 0x10_0000;
+    const WRITABLE: u64 = READABLE + PAGE_SIZE as u64;
+
+    /// Whether a frame of these parts, each of 40 bytes at an address, is accepted.
+    fn accept(parts: &[u64]) -> Result<(), Violation> {
+        let (mut regions, mut extents) = ([const { Slot::EMPTY }; 2], [ExtentSlot::EMPTY; 2]);
+        let storage = RegionStorage {
+            regions: &mut regions,
+            extents: &mut extents,
+            pages: &mut [PageSlot::EMPTY; 2],
+        };
+        let owner = ProcessId::new(0, 0);
+        let mut table = RegionTable::new(owner, Iova::new(READABLE), storage, &[]).unwrap();
+        let directions = [Direction::ToDevice, Direction::FromDevice];
+        for (iova, direction) in [READABLE, WRITABLE].into_iter().zip(directions) {
+            let (iova, len, node) = (Iova::new(iova), PAGE_SIZE as u64, NodeId::new(0));
+            let bus = BusAddress::new(iova.as_u64());
+            let region = Region {
+                iova,
+                len,
+                direction,
+                node,
+            };
+            table.insert(region, &[Extent { bus, len }]).unwrap();
+        }
+        let mut validator = TransmitValidator::<32>::new(1514);
+        for (index, &address) in parts.iter().enumerate() {
+            let mut flags = DescriptorFlags::NEXT;
+            flags.set(DescriptorFlags::NEXT, index + 1 < parts.len());
+            let entry = Entry {
+                address,
+                len: 40,
+                flags,
+            };
+            validator.check(entry, &table)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_frame_has_as_many_parts_as_a_table_has_entries_for() {
+        const MOST: usize = MAX_SEGMENTS as usize;
+        assert_eq!(accept(&[READABLE; MOST]), Ok(()));
+        let refused = accept(&[READABLE; MOST + 1]);
+        assert!(
+            matches!(refused, Err(Violation::Chain { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn every_part_is_memory_that_devices_may_read() {
+        assert_eq!(accept(&[READABLE, READABLE]), Ok(()));
+        for parts in [[READABLE, WRITABLE], [WRITABLE, READABLE]] {
+            let refused = accept(&parts);
+            assert!(
+                matches!(refused, Err(Violation::Direction { .. })),
+                "{refused:?}"
+            );
+        }
+    }
+}

@@ -76,6 +76,7 @@ struct Lab<'m> {
     arena: BlockArena<'m>,
     spare: Vec<BlockBuffer>,
     shadow: SharedMemory<'m>,
+    completions: SharedMemory<'m>,
     submission: &'m SubmissionPage,
     status: &'m StatusPage,
 }
@@ -160,6 +161,7 @@ impl<'m> Lab<'m> {
     fn new(rig: &'m Rig, driver: &mut Driver<'m>, records: &'m mut Records) -> Self {
         let memory = rig.pair_memory();
         let rings = [memory.submission.memory(), memory.completion.memory()];
+        let completions = rings[1];
         driver
             .begin_create(queue(1), memory, rig.now())
             .map_err(|(error, _)| error)
@@ -202,6 +204,7 @@ impl<'m> Lab<'m> {
             arena,
             spare,
             shadow,
+            completions,
             submission,
             status,
         }
@@ -598,6 +601,23 @@ fn a_controller_that_lies_is_found_out_by_the_kernel() {
             });
         }
         assert!(found > 0, "{fault:?} was never found");
+    }
+}
+
+/// An entry of this round that names another queue is no completion of this one, and no gap either.
+#[test]
+fn a_completion_for_another_queue_is_an_error() {
+    for id in [0_u16, 2, u16::MAX] {
+        with_lab(1, |lab, _| {
+            lab.forge(0, with(0, 1 << 32 | 2));
+            lab.claim(LeaseRing::First, 1);
+            lab.call(16).unwrap();
+            // Success of command 0 in the first round, whose phase is 1.
+            let last = lab.completions.view::<AtomicU64>(8).unwrap();
+            last.store((u64::from(id) << 16 | 1 << 48).to_le(), Relaxed);
+            let lie = ServiceError::Completion(CompletionError::QueueId { id });
+            assert_eq!(lab.call(16), Err(lie));
+        });
     }
 }
 

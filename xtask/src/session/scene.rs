@@ -2,12 +2,12 @@
 
 use super::Spec;
 use crate::{
-    cast::{Cast, MAC, STORE_PORT},
+    cast::{Cast, MAC, ROGUE, STORE_PORT},
     disk,
     net::TAP,
     observed::Observed,
     qemu::run::{Ended, Event, Running},
-    report::{NO_STOP, ROGUE},
+    report::NO_STOP,
     serve::Serving,
 };
 use anyhow::{Result, bail};

@@ -129,6 +129,27 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: demo_ixgbe,
     },
     Stage {
+        name: "demo-sealed",
+        about: "two network processes on sealed receive rings",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: demo_sealed,
+    },
+    Stage {
+        name: "demo-user",
+        about: "everything at once, on virtual queues over user-mode networking",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: demo_user,
+    },
+    Stage {
+        name: "demo-mmio",
+        about: "two network processes on a machine without PCI",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: demo_mmio,
+    },
+    Stage {
         name: "restarts",
         about: "a process killed and restarted 50 times",
         when: When::Usual,
@@ -607,6 +628,20 @@ fn demo(workspace: &Workspace) -> Result<Plan> {
 
 fn demo_packed(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["demo", "--ring", "packed"])
+}
+
+fn demo_sealed(workspace: &Workspace) -> Result<Plan> {
+    let words = ["demo", "--cast", "echo0,kv0", "--policy", "integrity"];
+    boot(workspace, &words)
+}
+
+fn demo_user(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["demo", "--net", "user"])
+}
+
+fn demo_mmio(workspace: &Workspace) -> Result<Plan> {
+    let words = ["demo", "--board", "microvm", "--net", "user"];
+    boot(workspace, &[&words[..], &["--cast", "echo0,kv0"]].concat())
 }
 
 fn demo_iommu(workspace: &Workspace) -> Result<Plan> {

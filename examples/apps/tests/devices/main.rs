@@ -13,8 +13,12 @@ use parakernel_mock_hw::{
 };
 
 mod block;
+mod disk;
 #[cfg(feature = "net")]
 mod echo;
+mod machine;
+mod nic;
+mod restart;
 
 const DEVICE: RequesterId = RequesterId(0x0100);
 const PROCESS: Lease = Lease(1);

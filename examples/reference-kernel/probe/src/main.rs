@@ -47,7 +47,9 @@ fn arguments(info: &ProcessInfo) -> &'static str {
     let start = ptr::with_exposed_provenance(native(info.arguments));
     // SAFETY: the kernel maps the arguments before the process starts and never changes them.
     let bytes = unsafe { core::slice::from_raw_parts(start, info.arguments_len as usize) };
-    core::str::from_utf8(bytes).unwrap_or("")
+    let text = core::str::from_utf8(bytes).unwrap_or("");
+    // A process of the manifest is told who it is first.
+    text.rsplit(' ').next().unwrap_or("")
 }
 
 /// An address as this processor has it.

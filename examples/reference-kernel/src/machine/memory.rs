@@ -6,7 +6,7 @@ use core::task::Poll;
 
 use parakernel_core::address::{BusAddress, PhysAddr};
 use parakernel_core::control::{Frames, Memory, PageSize, Purpose};
-use parakernel_core::handle::ProcessId;
+use parakernel_core::handle::{ProcessId, RegionId};
 use parakernel_core::memory::{DmaBlock, SharedMemory};
 use parakernel_numa::frames::{FrameSize, Run};
 use parakernel_nvme::prp::ListTables;
@@ -17,7 +17,9 @@ use super::{
     layout::{Layout, Part},
 };
 use crate::arch::{native, paging};
+use crate::cores::{Core, Flush};
 use crate::memory::{FRAME, Frames as Allocator, Owner};
+use crate::print;
 
 /// Bytes of books for each piece of memory.
 pub(super) const BOOKS: usize = size_of::<Option<Block>>();
@@ -37,9 +39,44 @@ pub(super) struct Block {
     pub(super) lists: Option<(PhysAddr, usize)>,
     /// How many frames have been overwritten since it was last in use.
     zeroed: usize,
+    /// Who may reach it, once a process has seen it.
+    seen: Option<Seen>,
+    /// The region that it is.
+    region: Option<(ProcessId, RegionId)>,
+}
+
+/// That a process sees a block, or did.
+///
+/// Kept beside the control plane's own steps, so that one that is left out there is noticed here.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Where the process runs.
+    core: &'static Core,
+    /// The flush that forgets the block; `None` while it is mapped.
+    forgotten: Option<Flush>,
 }
 
 impl Block {
+    /// Whether no core can reach it through the mappings of a process.
+    fn is_out_of_reach(&self) -> bool {
+        self.seen.is_none_or(|seen| {
+            seen.forgotten
+                .is_some_and(|flush| seen.core.has_flushed(flush))
+        })
+    }
+
+    /// Takes note that it is mapped nowhere any more: a flush that the core is asked for from now on forgets it.
+    fn unmapped(&mut self) {
+        if let Some(seen) = &mut self.seen {
+            seen.forgotten = Some(seen.core.next_flush());
+        }
+    }
+
+    /// How many frames it takes, with its tables.
+    fn pages(&self) -> u64 {
+        (self.frames + self.lists.map_or(0, |(_, count)| count)) as u64
+    }
+
     /// The kernel's view of `len` bytes from `offset` on, which lie in the block.
     fn view(&self, offset: usize, len: usize) -> Option<SharedMemory<'static>> {
         let base = self.base.checked_add(offset as u64)?;
@@ -69,6 +106,22 @@ impl Blocks {
 
     fn get_mut(&mut self, memory: Memory) -> Option<&mut Block> {
         self.0.get_mut(memory.id as usize)?.as_mut()
+    }
+
+    /// Takes note of the region that a block has become.
+    pub(super) fn set_region(&mut self, memory: Memory, process: ProcessId, region: RegionId) {
+        if let Some(block) = self.get_mut(memory) {
+            block.region = Some((process, region));
+        }
+    }
+
+    /// Takes note that a region is mapped nowhere any more, and is none.
+    pub(super) fn unmapped_region(&mut self, process: ProcessId, region: RegionId) {
+        let mut blocks = self.0.iter_mut().flatten();
+        if let Some(block) = blocks.find(|block| block.region == Some((process, region))) {
+            block.region = None;
+            block.unmapped();
+        }
     }
 }
 
@@ -112,17 +165,19 @@ impl Frames for Machine {
         } else {
             None
         };
-        self.blocks.0[index] = Some(Block {
+        let block = Block {
             base,
             frames,
             owner,
             lists,
             zeroed: 0,
-        });
-        let pages = frames + lists.map_or(0, |(_, count)| count);
+            seen: None,
+            region: None,
+        };
+        self.blocks.0[index] = Some(block);
         Some(Memory {
             id: u32::try_from(index).ok()?,
-            pages: pages as u64,
+            pages: block.pages(),
         })
     }
 
@@ -147,7 +202,12 @@ impl Frames for Machine {
 
     fn free(&mut self, memory: Memory) {
         let slot = self.blocks.0.get_mut(memory.id as usize);
-        let Some(block) = slot.and_then(Option::take) else {
+        let Some(slot) = slot.filter(|slot| slot.is_some()) else {
+            return;
+        };
+        let Some(block) = slot.take_if(|block| block.is_out_of_reach()) else {
+            self.freed_early += 1;
+            print!("{memory:?} was to be freed, but a core may still reach it\n");
             return;
         };
         let allocator = &mut self.kernel.frames;
@@ -203,6 +263,23 @@ impl Machine {
         // SAFETY: the part is mapped with all memory, holds zeroes, and is for the kernel's end of the one queue that the lease
         // has, which goes before the lease does.
         Some(unsafe { &mut *marks.as_ptr() })
+    }
+
+    /// Takes note that the process on `core` is about to see a block.
+    pub(crate) fn mapped(&mut self, memory: Memory, core: &'static Core) {
+        if let Some(block) = self.blocks.get_mut(memory) {
+            block.seen = Some(Seen {
+                core,
+                forgotten: None,
+            });
+        }
+    }
+
+    /// Takes note that a block is mapped nowhere any more.
+    pub(crate) fn unmapped(&mut self, memory: Memory) {
+        if let Some(block) = self.blocks.get_mut(memory) {
+            block.unmapped();
+        }
     }
 
     /// Passes a region's frames on to the process that it is for, so that the books say whose they are.

@@ -29,7 +29,8 @@ impl Regions for Machine {
         let block = *self.blocks.get(memory).ok_or(RegionError::Full)?;
         let kernel = &mut self.kernel;
         let seat = kernel.seats.at(core).ok_or(RegionError::Full)?;
-        let node = seat.core.node;
+        let on = seat.core;
+        let node = on.node;
         let len = block.frames as u64 * FRAME;
         let mut queues = seat.queues.pass();
         let iova = place(&queues.regions, &block).ok_or(RegionError::Aperture)?;
@@ -52,6 +53,8 @@ impl Regions for Machine {
         };
         let mapped = space.map(|space| space.map(&mut kernel.frames, iova.as_u64(), &foreign));
         if let Some(Ok(())) = mapped {
+            self.mapped(memory, on);
+            self.blocks.set_region(memory, process, id);
             return Ok((id, iova));
         }
         // Nothing was mapped, so the process has seen nothing of it, and its core has nothing to forget.
@@ -74,6 +77,7 @@ impl Regions for Machine {
             let range = iova.as_u64()..iova.as_u64() + len;
             process.space.unmap(range, |_, _| {});
         }
+        self.blocks.unmapped_region(process, region);
         seat.flush = Some(seat.core.ask_to_flush());
     }
 

@@ -176,6 +176,7 @@ impl Wiring for Machine {
             claim: known,
             flush: None,
         });
+        self.mapped(memory, core);
         self.map_parts(spec, memory, &layout).ok_or(NoRoom)?;
         let claim = known.or_else(|| self.claim_vector(spec, core));
         if let Some(connection) = self.connection(spec.lease) {
@@ -212,7 +213,12 @@ impl Wiring for Machine {
                     msix.release(claim);
                 }
             }
-            Cut::Unmap => self.unmap_parts(spec, |_| true),
+            Cut::Unmap => {
+                self.unmap_parts(spec, |_| true);
+                if let Some(Connection { memory, .. }) = self.connections.get(spec.lease).copied() {
+                    self.unmapped(memory);
+                }
+            }
         }
         if let Some(connection) = self.connection(spec.lease) {
             connection.flush = Some(connection.core.ask_to_flush());

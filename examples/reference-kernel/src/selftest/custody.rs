@@ -5,19 +5,23 @@ use kernel_formats::{archive, manifest};
 use parakernel_core::abi::Codec;
 use parakernel_core::access::AccessMode;
 use parakernel_core::address::{CoreId, Direction, PhysAddr};
-use parakernel_core::control::{ClaimWish, MemoryWish, PageSize, Quarantine, Request, Tag, Wake};
+use parakernel_core::control::{
+    ClaimWish, Frames as _, MemoryWish, PageSize, Purpose, Quarantine, Request, Tag, Wake,
+};
 use parakernel_core::device::{DeviceId, QueueKind};
 use parakernel_core::ring::RingSize;
 use parakernel_numa::frames::FrameSize;
 
 use super::{LIMIT, in_use};
 use crate::control::Control;
+use crate::machine::Machine;
 use crate::memory::Owner;
-use crate::time;
+use crate::runner::End;
+use crate::{cores, time};
 
 /// A process with a queue pair of the SSD. What it does is of no matter: core 0 asks in its name.
 const PROCESS: &str = "process name=stuck elf=probe core=1 nvme_queues=1 volume=1:0+16:7";
-const CORE: CoreId = CoreId::new(1);
+pub(super) const CORE: CoreId = CoreId::new(1);
 const ENTRIES: u32 = 64;
 const PAGES: u64 = 8;
 /// Frames that are left where memory is scarce: enough for a process, with some to spare.
@@ -71,6 +75,68 @@ pub(super) fn scarcity(control: &mut Control) -> Option<bool> {
     }
     store.give_back(control);
     Some(is_good && outcomes.iter().all(|count| *count > 0))
+}
+
+/// Whether the frames of a lease and of a region are free only after the core of their process has forgotten them, and a core that
+/// does not forget keeps them; `None` where there is no SSD.
+pub(super) fn forgetting(control: &mut Control) -> Option<bool> {
+    let device = control.device_of(QueueKind::Block)?;
+    let process = manifest::processes(PROCESS).next()?.ok()?;
+    let has_room = control.make_room(&process);
+    let before = frames(control);
+    let is_released = has_room && released(control, &process, device) == Some(true);
+    let is_kept = kept(control) == Some(true);
+    Some(is_released && is_kept && frames(control) == before)
+}
+
+/// A life of the process, whose lease and region are taken back while it has its core: that core has flushed before one frame is free.
+fn released(
+    control: &mut Control,
+    process: &manifest::Process<'_>,
+    device: DeviceId,
+) -> Option<bool> {
+    let core = cores::by_id(CORE)?;
+    let file = archive::find(control.kernel().archive, "probe")?;
+    let early = control.machine().freed_early;
+    control.start(process, file, "").ok()?;
+    ask(control, device)?;
+    let has_both = control.counts()[..2] == [1, 1];
+    let (had, flushed) = (frames(control), core.flushes_done());
+    control.end(CORE);
+    let mut is_in_order = true;
+    until(control, |control| {
+        is_in_order &= frames(control) == had || core.flushes_done() > flushed;
+        control.has_nothing(CORE)
+    })?;
+    let is_free = frames(control) > had;
+    bury(control)?;
+    Some(has_both && is_in_order && is_free && control.machine().freed_early == early)
+}
+
+/// Has memory freed that was mapped on a core: not while it is mapped, nor before the core has flushed, but then.
+fn kept(control: &mut Control) -> Option<bool> {
+    let core = cores::by_id(CORE)?;
+    let machine = control.machine();
+    let (before, early) = (machine.kernel.frames.free_total(), machine.freed_early);
+    let memory = machine.allocate(Purpose::Region {
+        pages: PAGES,
+        page_size: PageSize::Base,
+        node: core.node,
+    })?;
+    let is_free = |machine: &mut Machine| {
+        machine.free(memory);
+        machine.kernel.frames.free_total() == before
+    };
+    machine.mapped(memory, core);
+    let while_mapped = is_free(machine);
+    machine.unmapped(memory);
+    let before_flush = is_free(machine);
+    let flush = core.ask_to_flush();
+    time::spin_until(LIMIT, || core.has_flushed(flush)).ok()?;
+    let after_flush = is_free(machine);
+    let refused = machine.freed_early - early;
+    machine.freed_early = early;
+    Some([while_mapped, before_flush, after_flush] == [false, false, true] && refused == 2)
 }
 
 /// A life of the process in which there are only `left` frames when it asks for memory and a queue; whether it got both.
@@ -139,11 +205,11 @@ fn live(
         (control.counts()[..2] == [1, 1]).then_some(())?;
         control.refuse_to_stop(true);
     }
-    bury(control)
+    bury(control).map(drop)
 }
 
-/// Ends the process, and takes all back that it had.
-fn bury(control: &mut Control) -> Option<()> {
+/// Ends the process, and takes all back that it had; how it ended.
+pub(super) fn bury(control: &mut Control) -> Option<End> {
     control.end(CORE);
     until(control, |control| control.has_nothing(CORE))?;
     // Its core has to let go of it, whatever it is at.
@@ -158,7 +224,9 @@ fn bury(control: &mut Control) -> Option<()> {
     })?;
     let kernel = control.kernel();
     let seat = kernel.seats.at(CORE)?;
-    seat.reclaim(&mut kernel.frames).ok()
+    let end = seat.process.as_ref()?.end;
+    seat.reclaim(&mut kernel.frames).ok()?;
+    end
 }
 
 /// Asks for memory and a queue pair for the process, and waits for what comes of it.
@@ -184,7 +252,10 @@ fn ask(control: &mut Control, device: DeviceId) -> Option<()> {
 }
 
 /// Lets the control plane work until `done`; `None` where that takes too long.
-fn until(control: &mut Control, mut done: impl FnMut(&mut Control) -> bool) -> Option<()> {
+pub(super) fn until(
+    control: &mut Control,
+    mut done: impl FnMut(&mut Control) -> bool,
+) -> Option<()> {
     let in_time = time::spin_until(LIMIT, || {
         let _turn = control.turn();
         done(control)

@@ -106,9 +106,14 @@ fn work<const N: usize>(
     }
     let mut jobs = jobs.into_array::<N>().map_err(|_| "too few volumes")?;
     let statistics = Statistics::new();
-    block::run(process, &mut jobs, &statistics, flags).map_err(ending)?;
+    let worked = block::run(process, &mut jobs, &statistics, flags);
+    verdict(&statistics, worked)
+}
+
+/// What there is to say in the end. A bad block counts, whatever else ended the work.
+fn verdict(statistics: &Statistics, worked: Result<(), ErrorKind>) -> Result<(), &'static str> {
     if statistics.bad() == 0 && statistics.failed() == 0 {
-        Ok(())
+        worked.map_err(ending)
     } else {
         Err("blocks were not what they had to be")
     }
