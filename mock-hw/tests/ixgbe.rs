@@ -777,3 +777,34 @@ fn a_frame_with_anothers_address_or_tag_is_not_sent_and_counted() {
     assert!(driver.wire.take().is_some());
     driver.world.trace().assert_clean();
 }
+
+#[test]
+fn a_pool_may_have_a_tag_or_none_whatever_descriptors_say() {
+    const VLE: u64 = 1 << 30;
+    let driver = Driver::new(26);
+    let [(one, _, mut tx_one), _] = with_pools(&driver);
+    let plain = between(one, THERE);
+    let mut tagged = plain.clone();
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    let context = Context {
+        lens: [14, 20, 0],
+        tag: 5,
+        ..Context::default()
+    };
+    driver.context(&mut tx_one, &context);
+    // PFVMVIR of pool 1: what the descriptor says, always tag 5, never one.
+    let cases = [
+        (0, [&plain, &tagged]),
+        (1 << 30 | 5, [&tagged, &tagged]),
+        (2 << 30 | 5, [&plain, &plain]),
+    ];
+    for (insert, expected) in cases {
+        driver.write(0x8004, insert);
+        for (options, expected) in [0, VLE].into_iter().zip(expected) {
+            driver.send_with(&mut tx_one, &plain, plain.len(), options);
+            let sent = driver.wire.take_all();
+            assert_eq!(sent, core::slice::from_ref(expected), "{insert:#x}");
+        }
+    }
+    driver.world.trace().assert_clean();
+}

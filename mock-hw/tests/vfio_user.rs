@@ -301,7 +301,7 @@ fn a_client_learns_what_the_device_is() {
     assert_eq!(long(&rom, 16), 0);
     assert_eq!(
         served.ask(IRQ_INFO, &words(&[16, 0, 2, 0])).unwrap(),
-        words(&[16, 9, 2, 65])
+        words(&[16, 1, 2, 65])
     );
     assert_eq!(
         served.read(CONFIG_SPACE, 0, 4).unwrap(),

@@ -16,7 +16,7 @@ mod transmit;
 
 pub use parakernel_core::steering::{AnySource, FrameMemory, GrantedSource, SourceCheck};
 pub use receive::CheckedReceiver;
-pub use transmit::{CheckedSender, Heads, Progress};
+pub use transmit::{CheckedSender, Counts, Heads, Progress};
 
 /// Why a queue is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

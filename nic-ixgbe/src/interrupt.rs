@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use parakernel_core::mmio::{Register, Registers};
+use parakernel_core::mmio::{Register, Registers, Window};
 
 use crate::{
     device::{Device, Vector},
@@ -45,6 +45,32 @@ impl Cause {
     #[must_use]
     pub fn is_gone(self) -> bool {
         self.0.bits() == u64::from(u32::MAX)
+    }
+}
+
+/// Arms one vector, for whoever serves its queue on another core than the control half.
+///
+/// Its register takes ones and leaves zeroes alone, so cores need not agree about who writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Alarm<R> {
+    registers: R,
+    vector: Vector,
+}
+
+impl<R: Registers> Alarm<R> {
+    /// The alarm of `vector` of the port with these registers.
+    #[must_use]
+    pub const fn new(registers: R, vector: Vector) -> Self {
+        Self { registers, vector }
+    }
+
+    /// Lets the vector interrupt, once: then it is masked again. What came in between is told at once.
+    pub fn arm(&self) {
+        let number = self.vector.number();
+        if let Some(base) = VectorMaskBlock::base(number / 32) {
+            let row = Window::<&R, VectorMaskBlock>::new(&self.registers, base);
+            row.write(EimsEx::from_bits(1 << (number % 32)));
+        }
     }
 }
 
@@ -100,10 +126,7 @@ impl<R: Registers> Device<'_, R> {
 
     /// Lets `vector` interrupt, once: then it is masked again.
     pub fn arm(&self, vector: Vector) {
-        if let Some(base) = VectorMaskBlock::base(vector.number() / 32) {
-            let bit = 1 << (vector.number() % 32);
-            self.row(base).write(EimsEx::from_bits(bit));
-        }
+        Alarm::new(self.registers(), vector).arm();
     }
 
     /// Keeps `vector` from interrupting.

@@ -26,7 +26,7 @@ pub use message::Codec;
 pub use outcome_ring::{MESSAGE_WORDS, Message, OutcomeRing};
 
 /// Version of this interface; [`ProcessInfo::version`] says what the kernel speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a process is told when it starts: read-only, constant.
 ///

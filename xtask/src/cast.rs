@@ -144,6 +144,18 @@ impl Cast {
         }
     }
 
+    /// Four network processes, two block processes, and one that tries to break out.
+    ///
+    /// Two of the addresses are equal modulo 128, which a card that steers by classes could not tell apart.
+    pub(crate) fn with_four_servers(settings: Settings) -> Self {
+        let mut cast = Self::of_the_demo(settings);
+        cast.processes.extend([
+            Process::new("echo1", "echo", 6).on_network(130, 0x6563_686f_0000_0004),
+            Process::new("echo2", "echo", 7).on_network(5, 0x6563_686f_0000_0005),
+        ]);
+        cast
+    }
+
     /// One process alone, which takes so many queue pairs of the SSD.
     pub(crate) fn with_one_hoarder(self, pairs: u16) -> Self {
         let hoarder = Process::new("hoard0", "hoard", 1);

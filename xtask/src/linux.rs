@@ -9,20 +9,20 @@
 mod guest;
 mod judge;
 mod planted;
-mod serve;
 mod wire;
 
 use crate::{
     process::{self, Ending, Group},
     qemu::{Choice, Qemu},
+    serve::{self, Serving},
     workspace::Workspace,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use core::{fmt, time::Duration};
 use judge::Report;
-use serve::Serving;
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -143,7 +143,8 @@ impl Trial {
         let place = |suffix: &str| self.folder.join(format!("{}.{suffix}", self.device.name()));
         let (initrd, console) = (place("cpio"), place("log"));
         guest::write(&self.tree, self.device, self.amount, &initrd)?;
-        let serving = Serving::start(model, self.device, &self.folder)?;
+        let device = (self.device.name(), self.device.count());
+        let serving = Serving::start(model, device, &self.words(), &self.folder)?;
         let boot = Boot {
             qemu: &self.qemu,
             kernel: guest::kernel(&self.tree)?,
@@ -174,13 +175,26 @@ impl Trial {
         })
     }
 
+    /// Where the frames between two cards are captured.
+    fn capture(&self) -> PathBuf {
+        self.folder.join(format!("{}.pcap", self.device.name()))
+    }
+
+    /// What the server is told beside the devices: two cards are connected.
+    fn words(&self) -> Vec<OsString> {
+        if self.device.count() < 2 {
+            return Vec::new();
+        }
+        let words = ["--wire", "device=2", "--pcap"].map(OsString::from);
+        words.into_iter().chain([self.capture().into()]).collect()
+    }
+
     /// What was said between two cards.
     fn wire(&self) -> Result<Option<Wire>> {
         if self.device.count() < 2 {
             return Ok(None);
         }
-        let capture = serve::capture(&self.folder, self.device);
-        Wire::read(&capture, self.device.shortest_frame()).map(Some)
+        Wire::read(&self.capture(), self.device.shortest_frame()).map(Some)
     }
 }
 
@@ -257,11 +271,7 @@ fn add_devices(command: &mut Command, serving: &Serving) {
             "-device",
             &format!("pcie-root-port,id=port{slot},slot={slot}"),
         ]);
-        let device = serde_json::json!({
-            "driver": "vfio-user-pci",
-            "bus": format!("port{slot}"),
-            "socket": { "type": "unix", "path": socket },
-        });
-        command.args(["-device", &device.to_string()]);
+        let device = serve::device(socket, Some(&format!("port{slot}")));
+        command.args(["-device", &device]);
     }
 }

@@ -18,7 +18,7 @@ struct Part {
 }
 
 /// Kernel, core, control halves and validators (the documentation's chapter on trust says why these and no others).
-const TRUSTED: [Part; 5] = [
+const TRUSTED: [Part; 6] = [
     Part {
         name: "parakernel-core",
         folder: "parakernel-core/src",
@@ -28,6 +28,12 @@ const TRUSTED: [Part; 5] = [
         // With the data half: the kernel runs it for its own queue pair.
         name: "nic-virtio",
         folder: "nic-virtio/src",
+        untrusted: &[],
+    },
+    Part {
+        // The same.
+        name: "nic-ixgbe",
+        folder: "nic-ixgbe/src",
         untrusted: &[],
     },
     Part {

@@ -31,6 +31,7 @@ mod process;
 mod publish;
 mod qemu;
 mod report;
+mod serve;
 mod session;
 mod store;
 mod test;

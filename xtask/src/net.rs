@@ -31,6 +31,15 @@ pub(crate) enum Isolation {
     Impossible(String),
 }
 
+/// How many queues the tap has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queues {
+    /// As many as whoever opens it wants.
+    Several,
+    /// One: a model steers by itself.
+    One,
+}
+
 /// Finds out by trying.
 pub(crate) fn isolation() -> Result<Isolation> {
     if tools::find(UNSHARE.program).is_none() || tools::find(IP.program).is_none() {
@@ -63,12 +72,15 @@ pub(crate) fn command_inside(options: &[&str], arguments: &[&Path]) -> Result<Co
     Ok(command)
 }
 
-/// Makes the tap and gives the host its address; to be called inside the namespace only.
-pub(crate) fn make_tap() -> Result<()> {
+/// Makes the tap, of several queues or of one, and gives the host its address; to be called inside the namespace only.
+pub(crate) fn make_tap(queues: Queues) -> Result<()> {
     let address = format!("{HOST}/{PREFIX}");
     for words in [
         &["link", "set", "lo", "up"][..],
-        &["tuntap", "add", "dev", TAP, "mode", "tap", "multi_queue"],
+        match queues {
+            Queues::Several => &["tuntap", "add", "dev", TAP, "mode", "tap", "multi_queue"][..],
+            Queues::One => &["tuntap", "add", "dev", TAP, "mode", "tap"],
+        },
         &["address", "add", &address, "dev", TAP],
         &["link", "set", TAP, "up"],
     ] {

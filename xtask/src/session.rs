@@ -9,15 +9,16 @@ pub(crate) use script::Script;
 
 use crate::{
     kernel::Build,
-    net::{self, Isolation, TAP},
+    net::{self, Isolation, Queues, TAP},
     process::{Ending, Group},
     qemu::{
         Choice, Qemu,
-        machine::{Board, Machine, Ring, Wire},
+        machine::{Board, Machine, Nic, Ring, Wire},
     },
+    serve,
     workspace::Workspace,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub(crate) struct BootOptions {
     /// Form of the network card's rings
     #[arg(long, value_enum, default_value_t = Ring::Split)]
     pub(crate) ring: Ring,
+    /// The network card: QEMU's own, or the model of the 82599 over vfio-user (QEMU 10.1 or newer, fetched if need be)
+    #[arg(long, value_enum, default_value_t = Nic::Virtio)]
+    pub(crate) nic: Nic,
     /// Policy of the kernel, words separated by commas
     #[arg(long, default_value = "integrity,availability,no-spoof")]
     pub(crate) policy: String,
@@ -83,6 +87,8 @@ pub(crate) struct Spec {
     wire: Wire,
     board: Board,
     ring: Ring,
+    /// The program that serves the network card, if that is a model.
+    model: Option<PathBuf>,
     policy: String,
     /// Names of the processes to start; all if empty.
     cast: Vec<String>,
@@ -101,16 +107,27 @@ pub(crate) fn run(
     build: Build,
     script: Script,
 ) -> Result<ExitCode> {
-    let qemu = Qemu::choose(workspace, &options.qemu)?;
+    let (qemu, model) = match options.nic {
+        Nic::Virtio => (Qemu::choose(workspace, &options.qemu)?, None),
+        Nic::Ixgbe => {
+            let qemu = Qemu::with_vfio_user(workspace, &options.qemu)?;
+            (qemu, Some(serve::build(workspace)?))
+        }
+    };
     let folder = workspace.scratch(&script.name())?;
     let build = build.keep(&folder.join("programs"))?;
     let (wire, isolation) = connect(options.net)?;
+    ensure!(
+        model.is_none() || matches!(wire, Wire::Tap(_)) && options.board == Board::Q35,
+        "the model of a card needs a tap, and a board with PCI"
+    );
     let spec = Spec {
         build,
         qemu,
         wire,
         board: options.board,
         ring: options.ring,
+        model,
         policy: options.policy.clone(),
         cast: options.cast.clone(),
         iommu: options.iommu,
@@ -167,13 +184,23 @@ pub(crate) fn inside(file: &Path) -> Result<ExitCode> {
     let spec: Spec = serde_json::from_str(&json)
         .with_context(|| format!("{} is no description of a boot", file.display()))?;
     if matches!(spec.wire, Wire::Tap(_)) {
-        net::make_tap()?;
+        net::make_tap(if spec.model.is_some() {
+            Queues::One
+        } else {
+            Queues::Several
+        })?;
     }
     spec.play()
 }
 
 impl Spec {
-    fn machine<'a>(&'a self, initrd: &'a Path, words: &'a str, debugger: bool) -> Machine<'a> {
+    /// The machine, whose network card is served at `model` if it is one.
+    fn machine<'a>(
+        &'a self,
+        (initrd, words): (&'a Path, &'a str),
+        model: Option<&'a Path>,
+        debugger: bool,
+    ) -> Machine<'a> {
         Machine {
             kernel: &self.build.kernel,
             initrd,
@@ -182,6 +209,7 @@ impl Spec {
             wire: &self.wire,
             board: self.board,
             ring: self.ring,
+            model,
             iommu: self.iommu,
             block_pairs: self.block_pairs(),
             debugger,

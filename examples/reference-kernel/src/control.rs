@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use heapless::{String, Vec};
 use kernel_formats::manifest;
-use parakernel_core::abi::{Codec, Message};
+use parakernel_core::abi::{Codec, Message, RingFormat};
 use parakernel_core::access::Policy;
 use parakernel_core::address::CoreId;
 use parakernel_core::control::{
@@ -33,7 +33,6 @@ use crate::report::{self, Counters};
 use crate::seats::Seats;
 use crate::slow_path::SlowPath;
 use crate::{cores, print, seats, time};
-use parakernel_nic_virtio::features::Features;
 
 mod bring_up;
 mod events;
@@ -288,6 +287,12 @@ impl Control {
         Some((device, names))
     }
 
+    /// Whether the first card steers by classes of addresses, of which no two processes can have the same.
+    pub(crate) fn steers_by_class(&self) -> bool {
+        let mut devices = self.plane.platform().devices.iter();
+        devices.any(|device| matches!(&**device, Device::Net(card) if card.steers_by_class()))
+    }
+
     /// The first device of a kind.
     pub(crate) fn device_of(&self, kind: QueueKind) -> Option<DeviceId> {
         let mut devices = (0..).zip(self.plane.platform().devices.iter());
@@ -503,12 +508,18 @@ impl Control {
         });
         let card = cards.into_iter().next();
         let steers = card.is_some_and(NetDevice::steers);
-        let is_packed = card.is_some_and(NetDevice::is_packed);
+        let ring = match card.map(NetDevice::format) {
+            Some(RingFormat::VirtioPacked) => "packed",
+            Some(RingFormat::Ixgbe) => "advanced",
+            Some(RingFormat::VirtioSplit | RingFormat::Nvme | RingFormat::Virtual) | None => {
+                "split"
+            }
+        };
         report::boot(&report::Boot {
             cores: cores::all().count(),
             nodes: machine.kernel.frames.nodes().count(),
-            nic: card.map_or("", |_| "virtio-net"),
-            ring: if is_packed { "packed" } else { "split" },
+            nic: card.map_or("", NetDevice::driver),
+            ring,
             steering: if steers { "hardware" } else { "software" },
             reason: if steers {
                 ""
@@ -516,8 +527,7 @@ impl Control {
                 "the card does not steer by an exact hash"
             },
             queue_pairs: self.queue_pairs(QueueKind::Network) + u32::from(card.is_some()),
-            iommu_platform: card
-                .is_some_and(|card| card.features().contains(Features::ACCESS_PLATFORM)),
+            iommu_platform: card.is_some_and(NetDevice::is_behind_iommu),
             nvme_queue_pairs: self.queue_pairs(QueueKind::Block),
         });
     }

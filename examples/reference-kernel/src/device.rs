@@ -10,9 +10,10 @@ use parakernel_core::time::Instant;
 
 use crate::pci::msix::MsiX;
 
-mod bus;
+pub(crate) mod ixgbe;
 pub(crate) mod net;
 pub(crate) mod nvme;
+pub(crate) mod virtio;
 
 use net::NetDevice;
 use nvme::NvmeDevice;
@@ -26,7 +27,7 @@ use nvme::NvmeDevice;
 pub(crate) enum Device {
     /// An NVMe controller.
     Nvme(NvmeDevice),
-    /// A virtio network card.
+    /// A network card.
     Net(NetDevice),
 }
 

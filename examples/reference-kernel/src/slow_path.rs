@@ -10,18 +10,13 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use heapless::Vec;
 use parakernel_core::address::{Iova, NodeId, PhysAddr};
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::ProcessId;
 use parakernel_core::memory::{Arena, ArenaLayout, DmaBlock, Pool, Segment, SegmentList};
-use parakernel_core::queue::{RxQueue, TxQueue};
 use parakernel_core::steering::Recipient;
 use parakernel_core::virtual_queue::Turns;
-use parakernel_nic_virtio::device::{PairRings, queues_of};
-use parakernel_nic_virtio::features::Features;
-use parakernel_nic_virtio::notify::Notifier;
-use parakernel_nic_virtio::rx::{Receiver, Spread};
-use parakernel_nic_virtio::tx::{HeaderSource, Sender};
 use parakernel_numa::frames::FrameSize;
 
 use crate::arch::{native, paging};
@@ -29,10 +24,13 @@ use crate::boot::Kernel;
 use crate::control::Plane;
 use crate::cores::EVENT_KERNEL;
 use crate::device::Device;
-use crate::device::net::{KERNEL_PAIR, NetDevice};
+use crate::device::net::NetDevice;
 use crate::machine::{FRAMES, Machine, clear};
 use crate::memory::{FRAME, Owner};
-use crate::queues::network::{Bell, ENTRIES, PackedRing, SplitRing};
+
+mod pair;
+
+use pair::Pair;
 
 /// Buffers of the kernel's pair: as many as its receive ring takes, and as many to send from.
 const BUFFERS: u16 = 512;
@@ -41,23 +39,13 @@ const BUDGET: usize = 64;
 /// Buffers that processes' frames may not take: what arrives is replaced by them.
 const RESERVE: usize = BUDGET;
 
-type Rx<F> = Receiver<F, Bell<F>, ENTRIES>;
-type Tx<F> = Sender<'static, F, Bell<F>, ENTRIES>;
-
-/// The kernel's queue pair, in either layout.
-#[derive(Debug)]
-enum Pair {
-    Split(Rx<SplitRing>, Tx<SplitRing>),
-    Packed(Rx<PackedRing>, Tx<PackedRing>),
-}
-
 /// The kernel's part of one card's traffic.
 #[derive(Debug)]
 pub(crate) struct SlowPath {
     device: DeviceId,
     /// `None` while the card is out of service.
     pair: Option<Pair>,
-    blocks: [DmaBlock<'static>; 2],
+    blocks: Vec<DmaBlock<'static>, { pair::BLOCKS_MAX }>,
     pool: Pool<'static>,
     received: SegmentList<'static>,
     waiting: SegmentList<'static>,
@@ -80,7 +68,11 @@ impl SlowPath {
         device: DeviceId,
     ) -> Option<Self> {
         let node = card.node();
-        let blocks = [block(kernel, node)?, block(kernel, node)?];
+        let mut blocks = Vec::new();
+        for &len in Pair::blocks(card) {
+            let block = kernel.frames.dma_block(node, len, Owner::KERNEL)?;
+            blocks.push(block).ok()?;
+        }
         let mut words = |len: usize| kernel.frames.place_slice(node, len, 0_u32);
         let (free, received, waiting) = (
             words(native(BUFFERS.into()))?,
@@ -106,14 +98,8 @@ impl SlowPath {
 
     /// Takes the kernel's pair out of service, because the card is being reset; its buffers come back once it is restarted.
     pub(crate) fn stop(&mut self) {
-        match self.pair.take() {
-            Some(Pair::Split(rx, tx)) => {
-                let _bell = (rx.dismantle(&mut self.pool), tx.dismantle(&mut self.pool));
-            }
-            Some(Pair::Packed(rx, tx)) => {
-                let _bell = (rx.dismantle(&mut self.pool), tx.dismantle(&mut self.pool));
-            }
-            None => {}
+        if let Some(pair) = self.pair.take() {
+            pair.dismantle(&mut self.pool);
         }
     }
 
@@ -121,17 +107,10 @@ impl SlowPath {
     pub(crate) fn restart(&mut self, card: &mut NetDevice) -> bool {
         self.stop();
         self.blocks.iter().for_each(|block| clear(block.memory()));
-        let Some(pair) = pair(card, &self.pool, &self.blocks) else {
+        let Some(pair) = Pair::start(card, &mut self.pool, &self.blocks) else {
             return false;
         };
-        if !card.start_kernel_pair(rings(card, &self.blocks), None) {
-            return false;
-        }
-        let pool = &mut self.pool;
-        match self.pair.insert(pair) {
-            Pair::Split(rx, _) => rx.arm(pool),
-            Pair::Packed(rx, _) => rx.arm(pool),
-        };
+        self.pair = Some(pair);
         self.started_at = Some(card.resets());
         true
     }
@@ -199,8 +178,7 @@ impl SlowPath {
     fn receive(&mut self, plane: &mut Plane) -> Option<usize> {
         let (pool, frames) = (&mut self.pool, &mut self.received);
         let count = match &mut self.pair {
-            Some(Pair::Split(rx, _)) => rx.poll(pool, frames, BUDGET).ok()?,
-            Some(Pair::Packed(rx, _)) => rx.poll(pool, frames, BUDGET).ok()?,
+            Some(pair) => pair.receive(pool, frames, BUDGET)?,
             None => 0,
         };
         let mut is_further_part = false;
@@ -281,12 +259,10 @@ impl SlowPath {
     /// Gives waiting frames to the card, and takes back the buffers of those that are sent.
     fn flush(&mut self) -> Option<()> {
         let (pool, waiting) = (&mut self.pool, &mut self.waiting);
-        let is_good = match &mut self.pair {
-            Some(Pair::Split(_, tx)) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
-            Some(Pair::Packed(_, tx)) => tx.reclaim(pool).is_ok() && tx.submit(waiting).is_ok(),
-            None => true,
-        };
-        is_good.then_some(())
+        match &mut self.pair {
+            Some(pair) => pair.send(pool, waiting),
+            None => Some(()),
+        }
     }
 }
 
@@ -311,63 +287,6 @@ fn lead(
         }
         Recipient::Kernel => false,
     }
-}
-
-fn pair(card: &NetDevice, pool: &Pool<'static>, blocks: &[DmaBlock<'static>; 2]) -> Option<Pair> {
-    let (events, order) = card.habits();
-    let spread = if card.features().contains(Features::MRG_RXBUF) {
-        Spread::Merged
-    } else {
-        Spread::Single
-    };
-    let [receive, transmit] = blocks.each_ref().map(DmaBlock::memory);
-    let [rx_queue, tx_queue] = queues_of(KERNEL_PAIR);
-    let (rx_registers, rx_register) = card.bell(rx_queue)?;
-    let (tx_registers, tx_register) = card.bell(tx_queue)?;
-    let layout = pool.arena().layout();
-    macro_rules! pair {
-        ($kind:ident, $ring:ident) => {{
-            let (rx_ring, tx_ring) = ($ring::in_block(receive)?, $ring::in_block(transmit)?);
-            let rx_bell = Notifier::new(rx_ring, rx_registers, rx_register, events);
-            let tx_bell = Notifier::new(tx_ring, tx_registers, tx_register, events);
-            Pair::$kind(
-                Receiver::new(rx_ring, rx_bell, layout, (order, spread))?,
-                Sender::new(
-                    tx_ring,
-                    tx_bell,
-                    pool.arena().again(),
-                    (order, HeaderSource::Queue),
-                )?,
-            )
-        }};
-    }
-    Some(if card.is_packed() {
-        pair!(Packed, PackedRing)
-    } else {
-        pair!(Split, SplitRing)
-    })
-}
-
-/// Where the card finds the rings.
-fn rings(card: &NetDevice, blocks: &[DmaBlock<'static>; 2]) -> PairRings {
-    let [receive, transmit] = blocks;
-    if card.is_packed() {
-        PairRings {
-            receive: PackedRing::addresses(receive),
-            transmit: PackedRing::addresses(transmit),
-        }
-    } else {
-        PairRings {
-            receive: SplitRing::addresses(receive),
-            transmit: SplitRing::addresses(transmit),
-        }
-    }
-}
-
-/// Memory for a ring in either layout.
-fn block(kernel: &mut Kernel, node: NodeId) -> Option<DmaBlock<'static>> {
-    let len = SplitRing::BYTES.max(PackedRing::BYTES);
-    kernel.frames.dma_block(node, len, Owner::KERNEL)
 }
 
 /// Frame buffers of the kernel's own, which the card finds at their physical addresses.

@@ -83,7 +83,9 @@ impl Supervisor {
         };
         for process in manifest::processes(text) {
             match process {
-                Ok(process) if supervisor.steers_like_another(&process) => {
+                Ok(process)
+                    if control.steers_by_class() && supervisor.steers_like_another(&process) =>
+                {
                     print!(
                         "{}: its address equals another's modulo 128, and the card steers by that\n",
                         process.name

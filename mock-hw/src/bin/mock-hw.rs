@@ -47,6 +47,9 @@ struct Serve {
     /// `loop` (back) or `none`
     #[arg(long, value_name = "WHERE")]
     wire: Vec<WireTo>,
+    /// Address of the first network device, six bytes in hexadecimal with colons between them
+    #[arg(long, value_name = "MAC")]
+    mac: Option<Mac>,
     /// Write all frames of the first network device to this file
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -75,6 +78,25 @@ enum Device {
     VirtioNet,
     /// An Intel 82599 with an SFP+ module
     Ixgbe,
+}
+
+/// The address of a network device.
+#[derive(Clone, Copy, Debug)]
+struct Mac([u8; 6]);
+
+impl FromStr for Mac {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bytes: Vec<u8> = text
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect::<Result<_, _>>()?;
+        let bytes = bytes.try_into();
+        bytes
+            .map(Self)
+            .map_err(|_| anyhow::anyhow!("`{text}` is no address of six bytes"))
+    }
 }
 
 /// Where a wire leads.
@@ -160,6 +182,10 @@ fn make(options: &Serve, device: Device, number: u8, world: &World) -> Made {
     let guest = Guest::default();
     let memory = world.host_memory(guest.memory());
     let requester = RequesterId(u16::from(number) << 8);
+    let mac = |mac| {
+        let first = options.mac.filter(|_| number == 1);
+        first.map_or(mac, |Mac(bytes)| bytes)
+    };
     let (endpoint, wire) = match device {
         Device::Nvme => {
             let namespace = nvme::NamespaceConfig {
@@ -179,7 +205,7 @@ fn make(options: &Serve, device: Device, number: u8, world: &World) -> Made {
             let config = virtio_net::Config {
                 queue_pairs: options.queues,
                 vectors: options.queues.saturating_mul(2).saturating_add(2),
-                mac: [0x52, 0x54, 0, 0x12, 0x34, number],
+                mac: mac([0x52, 0x54, 0, 0x12, 0x34, number]),
                 mtu: 9000,
                 ..virtio_net::Config::default()
             };
@@ -188,7 +214,7 @@ fn make(options: &Serve, device: Device, number: u8, world: &World) -> Made {
         }
         Device::Ixgbe => {
             let config = ixgbe::Config {
-                mac: [0x02, 0x1b, 0x21, 0, 0, number],
+                mac: mac([0x02, 0x1b, 0x21, 0, 0, number]),
                 ..ixgbe::Config::default()
             };
             let card = Ixgbe::new(world, &memory, requester, config);

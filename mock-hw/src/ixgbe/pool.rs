@@ -13,6 +13,7 @@ const PFVLVFB: usize = 0x0_f200;
 const PFUTA: usize = 0x0_f400;
 const PFVFRE: usize = 0x0_51e0;
 const PFVFTE: usize = 0x0_8110;
+const PFVMVIR: usize = 0x0_8000;
 const PFVFSPOOF: usize = 0x0_8200;
 const PFDTXGSWC: usize = 0x0_8220;
 const PFQDE: usize = 0x0_2f04;
@@ -29,6 +30,17 @@ const MULTICAST_TABLE: u32 = 1 << 25;
 const UNICAST_TABLE: u32 = 1 << 26;
 const BROADCAST: u32 = 1 << 27;
 const ALL_MULTICAST: u32 = 1 << 28;
+
+/// Which tag a pool's frames get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PoolTag {
+    /// What the descriptor says.
+    Descriptor,
+    /// This one, whatever the descriptor says.
+    Always(u16),
+    /// None, whatever the descriptor says.
+    Never,
+}
 
 /// Where a frame that is sent goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +169,19 @@ impl Device {
     pub(super) fn may_send(&self, n: usize) -> bool {
         let pool = self.pool_of(n);
         pool.is_none_or(|pool| self.regs.wide(PFVFTE) >> pool & 1 == 1)
+    }
+
+    /// Which tag the frames of transmit queue `n` get (8.2.3.27.13).
+    pub(super) fn pool_tag(&self, n: usize) -> PoolTag {
+        let Some(pool) = self.pool_of(n) else {
+            return PoolTag::Descriptor;
+        };
+        let insert = self.regs.word(PFVMVIR + 4 * pool);
+        match insert >> 30 {
+            1 => PoolTag::Always(u16::try_from(insert & 0xffff).unwrap_or(0)),
+            2 => PoolTag::Never,
+            _ => PoolTag::Descriptor,
+        }
     }
 
     /// Where a frame of transmit queue `n` goes.

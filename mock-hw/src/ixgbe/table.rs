@@ -393,7 +393,7 @@ pub(super) const MAC: &[Entry] = &[
     one("PFQDE", 0x0_2f04, Acts(A::Pfqde)),
     one("PFDTXGSWC", 0x0_8220, Keeps(0x1)),
     words("PFVFSPOOF", 0x0_8200, 8, ALL),
-    words("PFVMVIR", 0x0_8000, 64, LeftOut),
+    words("PFVMVIR", 0x0_8000, 64, ALL),
     words("PFVML2FLT", 0x0_f000, 64, ALL),
     words("PFVLVF", 0x0_f100, 64, ALL),
     words("PFVLVFB", 0x0_f200, 128, ALL),

@@ -6,7 +6,7 @@ use super::{
     device::Device,
     interrupt::Cause,
     offload::{self, Context, FlagMasks, Insert},
-    pool::Leaves,
+    pool::{Leaves, PoolTag},
     registers::tx,
 };
 use crate::{fault::Fault, memory::DmaError, random::Random};
@@ -253,10 +253,26 @@ impl Device {
 
     /// The frames that a packet becomes, with checksums and tags.
     fn frames(&self, n: usize, job: &Job, data: Vec<u8>) -> Result<Vec<Vec<u8>>, &'static str> {
-        let high = job.first;
-        if high & DEXT == 0 {
-            return Ok(vec![self.legacy(high, data)]);
+        let tag = self.pool_tag(n);
+        let high = match tag {
+            PoolTag::Descriptor => job.first,
+            PoolTag::Always(_) | PoolTag::Never => job.first & !VLE,
+        };
+        let mut frames = if high & DEXT == 0 {
+            vec![self.legacy(high, data)]
+        } else {
+            self.advanced(n, high, data)?
+        };
+        if let PoolTag::Always(tag) = tag {
+            for frame in &mut frames {
+                offload::insert_tag(frame, self.vlan_kind(), tag);
+            }
         }
+        Ok(frames)
+    }
+
+    /// The frames of a packet of the advanced format (7.2.3.2.4).
+    fn advanced(&self, n: usize, high: u64, data: Vec<u8>) -> Result<Vec<Vec<u8>>, &'static str> {
         let insert = Insert {
             ip: high >> 40 & 1 == 1,
             l4: high >> 41 & 1 == 1,

@@ -15,8 +15,9 @@ pub(super) const KINDS: u32 = 5;
 /// The index of MSI-X among them.
 const MSIX: u32 = 2;
 
-/// `VFIO_IRQ_INFO_EVENTFD` and `VFIO_IRQ_INFO_NORESIZE`: the number of vectors in use changes by starting anew.
-const INFO_FLAGS: u32 = 1 | 8;
+/// `VFIO_IRQ_INFO_EVENTFD`, without `VFIO_IRQ_INFO_NORESIZE`: vectors are added while others are in use. A client that had
+/// to start anew for each would lose what is signalled meanwhile.
+const INFO_FLAGS: u32 = 1;
 
 /// The MSI-X vectors of the device.
 #[derive(Debug)]

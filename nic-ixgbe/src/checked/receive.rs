@@ -7,7 +7,11 @@ use parakernel_core::{
 };
 
 use super::Fault;
-use crate::{descriptor::RxDescriptor, slot, validate::ReceiveValidator};
+use crate::{
+    descriptor::{Completion, RxDescriptor},
+    slot,
+    validate::ReceiveValidator,
+};
 
 /// The kernel's side of a receive queue that is checked.
 #[derive(Debug)]
@@ -59,6 +63,13 @@ impl<'a, D: Doorbell, const N: usize> CheckedReceiver<'a, D, N> {
     #[must_use]
     pub const fn next(&self) -> Position {
         self.validator.returned()
+    }
+
+    /// What the device wrote for the buffer at `position`. It says so until the process has armed the place anew, and that
+    /// was taken over.
+    #[must_use]
+    pub fn completion(&self, position: Position) -> Completion {
+        self.hardware[slot(position, N)].completion()
     }
 
     /// Takes over up to `budget` entries before `claim`, and returns how far it came.

@@ -73,6 +73,15 @@ pub enum Progress<'a, const N: usize> {
     Kernel(&'a AtomicU32, Heads<'a, N>),
 }
 
+/// What a queue has taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, as the process has them in memory.
+    pub bytes: u64,
+}
+
 /// The kernel's side of a transmit queue that is checked: `N` entries of the process's ring, `H` of the device's.
 ///
 /// `H` is `N`, or twice that where the first bytes of packets are checked.
@@ -93,6 +102,8 @@ pub struct CheckedSender<'a, D, const N: usize, const H: usize> {
     /// For each entry of the device's ring that ends a packet, where the process's ring stood behind it; of use only where
     /// the rings differ.
     ends: [u32; H],
+    /// What was taken over, where that is counted.
+    counts: Counts,
 }
 
 impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H> {
@@ -129,6 +140,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             posted: Position::START,
             returned: Position::START,
             ends: [0; H],
+            counts: Counts::default(),
         })
     }
 
@@ -142,6 +154,13 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
     #[must_use]
     pub const fn outstanding(&self) -> u32 {
         self.posted.since(self.returned)
+    }
+
+    /// What was taken over so far; `None` where the rings correspond entry for entry, as counting would cost there what a
+    /// check does.
+    #[must_use]
+    pub const fn counts(&self) -> Option<Counts> {
+        if Self::SAME { None } else { Some(self.counts) }
     }
 
     /// Takes over up to `budget` entries before `claim`, and those that belong to the same packet; returns how far it came.
@@ -281,6 +300,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
                     self.posted = self.posted.after();
                 }
                 Entry::Data { address, command } => {
+                    self.counts.bytes += u64::from(command.len());
                     if S::LOOKS && first.is_none() {
                         first = Some((at, self.posted, command));
                         self.posted = self.posted.after();
@@ -298,6 +318,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             self.write_head(first, &head);
         }
         self.ends[slot(before(self.posted), H)] = self.validator.next().as_u32();
+        self.counts.packets += 1;
         self.report();
         Ok(())
     }

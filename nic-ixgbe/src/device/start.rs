@@ -59,6 +59,8 @@ enum Step {
     Dma,
     /// That the firmware leaves the MAC's registers alone.
     Semaphore,
+    /// That they can be given back.
+    Release,
     /// That the receive path is empty.
     Security,
     Done,
@@ -88,7 +90,12 @@ impl Start {
     pub(super) const fn is_quiet(&self) -> bool {
         matches!(
             self.step,
-            Step::Eeprom | Step::Dma | Step::Semaphore | Step::Security | Step::Done
+            Step::Eeprom
+                | Step::Dma
+                | Step::Semaphore
+                | Step::Release
+                | Step::Security
+                | Step::Done
         )
     }
 }
@@ -172,7 +179,9 @@ impl<R: Registers> Device<'_, R> {
             }
             Step::Semaphore if self.lock() => {
                 self.set_up_link();
-                self.unlock();
+                self.wait(Step::Release, SEMAPHORE_LIMIT, now);
+            }
+            Step::Release if self.unlock() => {
                 self.configure()?;
                 self.port()
                     .modify(|ctrl: Secrxctrl| ctrl.with(Secrxctrl::RX_DIS, 1));
@@ -193,7 +202,7 @@ impl<R: Registers> Device<'_, R> {
         Err(match step {
             Step::Eeprom => InitError::Eeprom(timeout),
             Step::Dma => InitError::Dma(timeout),
-            Step::Semaphore => InitError::Semaphore(timeout),
+            Step::Semaphore | Step::Release => InitError::Semaphore(timeout),
             Step::Security => InitError::ReceivePath(timeout),
             // The others go on when they are late, or are done.
             Step::Reset { .. }
@@ -286,6 +295,20 @@ impl<R: Registers> Device<'_, R> {
     /// Takes the MAC's registers from the firmware, unless that has them (§10.5.4). Never waits, and leaves nothing locked
     /// that it does not have.
     fn lock(&self) -> bool {
+        self.change_owners(|sync| {
+            let is_free =
+                !sync.is_set(SwFwSync::FW_MAC_CSR_SM) && !sync.is_set(SwFwSync::SW_MAC_CSR_SM);
+            is_free.then(|| sync.with(SwFwSync::SW_MAC_CSR_SM, 1))
+        })
+    }
+
+    /// Gives them back; whether it could. That takes the same bits as taking them (§10.5.4).
+    fn unlock(&self) -> bool {
+        self.change_owners(|sync| Some(sync.with(SwFwSync::SW_MAC_CSR_SM, 0)))
+    }
+
+    /// Changes who has which shared registers, while nobody else does (§10.5.4); whether it was changed.
+    fn change_owners(&self, change: impl FnOnce(SwFwSync) -> Option<SwFwSync>) -> bool {
         let port = self.port();
         if port.read::<Swsm>().is_set(Swsm::SMBI) {
             return false;
@@ -293,20 +316,12 @@ impl<R: Registers> Device<'_, R> {
         // Reading it as 0 took it.
         port.modify(|swsm: Swsm| swsm.with(Swsm::SWESMBI, 1));
         let is_mine = port.read::<Swsm>().is_set(Swsm::SWESMBI);
-        let sync = port.read::<SwFwSync>();
-        let is_free =
-            !sync.is_set(SwFwSync::FW_MAC_CSR_SM) && !sync.is_set(SwFwSync::SW_MAC_CSR_SM);
-        if is_mine && is_free {
-            port.write(sync.with(SwFwSync::SW_MAC_CSR_SM, 1));
+        let changed = change(port.read()).filter(|_| is_mine);
+        if let Some(changed) = changed {
+            port.write(changed);
         }
         port.modify(|swsm: Swsm| swsm.with(Swsm::SWESMBI, 0).with(Swsm::SMBI, 0));
-        is_mine && is_free
-    }
-
-    /// Gives them back.
-    fn unlock(&self) {
-        let port = self.port();
-        port.modify(|sync: SwFwSync| sync.with(SwFwSync::SW_MAC_CSR_SM, 0));
+        changed.is_some()
     }
 
     fn is_receive_path_empty(&self) -> bool {

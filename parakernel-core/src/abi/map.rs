@@ -22,13 +22,16 @@ pub enum RingFormat {
     Nvme,
     /// The kernel's own [virtual queue](crate::virtual_queue).
     Virtual,
+    /// Advanced descriptors of the 82599, and a word that says how far the transmit ring was read (datasheet §7.1.6, §7.2.3).
+    Ixgbe,
 }
 
-const FORMATS: [RingFormat; 4] = [
+const FORMATS: [RingFormat; 5] = [
     RingFormat::VirtioSplit,
     RingFormat::VirtioPacked,
     RingFormat::Nvme,
     RingFormat::Virtual,
+    RingFormat::Ixgbe,
 ];
 
 /// One side of a queue pair.
@@ -247,6 +250,14 @@ mod tests {
         completions_len: 0x800,
         doorbell: 0x9000,
     };
+
+    #[test]
+    fn every_format_comes_back_from_its_words() {
+        for format in FORMATS {
+            let ring = RingMap { format, ..RING };
+            assert_eq!(RingMap::from_words(&ring.to_words()), Some(ring));
+        }
+    }
 
     #[test]
     fn a_map_comes_back_from_its_words() {

@@ -1,9 +1,10 @@
 //! Whether the checks find anything: defects planted in copies of the models, each to be found by a check named with it.
 
-use super::{Device, Options, Outcome, Trial, guest, serve};
+use super::{Device, Options, Outcome, Trial, guest};
 use crate::{
     mutant::{Replacement, Tree},
     qemu::Qemu,
+    serve,
     workspace::Workspace,
 };
 use anyhow::{Context, Result, bail};

@@ -3,7 +3,7 @@
 use super::Qemu;
 use crate::{
     cast::{MAC, NAMESPACES},
-    disk,
+    disk, serve,
 };
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -32,6 +32,17 @@ pub(crate) enum Ring {
     #[default]
     Split,
     Packed,
+}
+
+/// Kind of the network card.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Nic {
+    /// QEMU's own virtio-net.
+    #[default]
+    Virtio,
+    /// The model of the 82599, over vfio-user.
+    Ixgbe,
 }
 
 /// Where QEMU's microvm has the registers of virtio devices: so many places, one behind the other.
@@ -82,6 +93,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) wire: &'a Wire,
     pub(crate) board: Board,
     pub(crate) ring: Ring,
+    /// Where a model is served that is the network card, instead of QEMU's own.
+    pub(crate) model: Option<&'a Path>,
     /// Whether there is an IOMMU in the machine (the kernel need not use it).
     pub(crate) iommu: bool,
     /// Queue pairs of the SSD.
@@ -148,7 +161,7 @@ impl Machine<'_> {
         match self.board {
             Board::Q35 => {
                 words.option("-machine", "q35");
-                memory(words);
+                memory(words, self.model.is_some());
                 if self.iommu {
                     words.option("-device", "intel-iommu,intremap=off,caching-mode=off");
                 }
@@ -192,6 +205,10 @@ impl Machine<'_> {
     }
 
     fn network(&self, qemu: &Qemu, words: &mut Words) {
+        if let Some(socket) = self.model {
+            words.option("-device", serve::device(socket, None));
+            return;
+        }
         let Some((wire, pairs)) = netdev(self.wire) else {
             return;
         };
@@ -270,14 +287,19 @@ fn netdev(wire: &Wire) -> Option<(String, u32)> {
     }
 }
 
-/// Two nodes, each with half of the cores and of the memory.
-fn memory(words: &mut Words) {
+/// Two nodes, each with half of the cores and of the memory, which models in other programs can map if it is `shared`.
+fn memory(words: &mut Words, shared: bool) {
+    let kind = if shared {
+        "memory-backend-memfd,share=on"
+    } else {
+        "memory-backend-ram"
+    };
     let half = CORES / 2;
     for node in 0..2 {
         let (first, last) = (node * half, node * half + half - 1);
         words.option(
             "-object",
-            format!("memory-backend-ram,id=memory{node},size={NODE_MEMORY}"),
+            format!("{kind},id=memory{node},size={NODE_MEMORY}"),
         );
         words.option(
             "-numa",
@@ -319,6 +341,7 @@ mod tests {
             wire,
             board,
             ring,
+            model: None,
             iommu: false,
             block_pairs: 64,
             debugger: false,

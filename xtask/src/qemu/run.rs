@@ -25,8 +25,12 @@ const FAILED: i32 = 35;
 const PANICKED: i32 = 37;
 
 /// What QEMU says about itself on its standard error that means nothing: its RSS program cannot be loaded into the
-/// host's kernel, so it steers in software.
-const HARMLESS: [&str; 2] = ["libbpf:", "fallback to software RSS"];
+/// host's kernel, so it steers in software; a device over vfio-user has no PCI error reporting that it could listen to.
+const HARMLESS: [&str; 3] = [
+    "libbpf:",
+    "fallback to software RSS",
+    "Could not enable error recovery for the device",
+];
 
 /// A machine that runs.
 #[derive(Debug)]

@@ -2,11 +2,13 @@
 
 use super::Spec;
 use crate::{
-    cast::{Cast, ROGUE, STORE_PORT},
+    cast::{Cast, MAC, ROGUE, STORE_PORT},
     disk,
+    net::TAP,
     observed::Observed,
     qemu::run::{Ended, Event, Running},
     report::NO_STOP,
+    serve::Serving,
 };
 use anyhow::{Result, bail};
 use core::{
@@ -14,7 +16,7 @@ use core::{
     time::Duration,
 };
 use parakernel_apps::nonce;
-use std::{io::IsTerminal as _, time::Instant};
+use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, time::Instant};
 
 /// How long one look at the serial port takes when nothing comes.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -27,6 +29,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Scene {
     machine: Running,
+    /// The network card, where it is a model.
+    serving: Option<Serving>,
     pub(crate) observed: Observed,
     deadline: Instant,
     /// When the process that attacks was told that it has to end.
@@ -57,6 +61,23 @@ pub(crate) fn forwarded(address: Ipv4Addr) -> u16 {
     nonce::PORT + u16::from(address.octets()[3])
 }
 
+impl Spec {
+    /// Starts the model that is the network card, if one is.
+    fn serve(&self) -> Result<Option<Serving>> {
+        let Some(program) = &self.model else {
+            return Ok(None);
+        };
+        let words = [
+            "--mac".to_owned(),
+            MAC.to_owned(),
+            "--wire".to_owned(),
+            format!("tap={TAP}"),
+        ];
+        let words = words.map(OsString::from);
+        Serving::start(program, ("ixgbe", 1), &words, &self.folder).map(Some)
+    }
+}
+
 impl Scene {
     /// Prepares disks and initial RAM disk, and switches the machine on.
     pub(crate) fn open(spec: &Spec, cast: &Cast, debugger: bool) -> Result<Self> {
@@ -64,12 +85,17 @@ impl Scene {
         let initrd = spec.folder.join("initrd.cpio");
         spec.build.write_initrd(cast, &initrd)?;
         let words = format!("parakernel {}", cast.settings);
-        let machine = spec.machine(&initrd, &words, debugger);
+        let serving = spec.serve()?;
+        let model = serving
+            .as_ref()
+            .and_then(|serving| serving.sockets().first());
+        let machine = spec.machine((&initrd, &words), model.map(PathBuf::as_path), debugger);
         let machine = Running::start(&spec.qemu, &machine, spec.live_log)?;
         let now = Instant::now();
         let deadline = now + Duration::from_secs(spec.seconds);
         Ok(Self {
             machine,
+            serving,
             observed: Observed::default(),
             deadline,
             revoked: None,
@@ -164,7 +190,12 @@ impl Scene {
 
     fn finish(mut self, limit: Duration) -> Result<(Observed, Ended)> {
         self.show_map();
-        let ended = self.machine.finish(limit)?;
+        let mut ended = self.machine.finish(limit)?;
+        if let Some(serving) = self.serving {
+            let objections = serving.finish()?;
+            let objections = objections.into_iter().map(|line| format!("model: {line}"));
+            ended.objections.extend(objections);
+        }
         Ok((self.observed, ended))
     }
 }

@@ -113,7 +113,13 @@ impl Spec {
             seconds: self.seconds,
             more: words,
         };
-        Cast::of_the_demo(settings).keep(&self.cast)
+        let cast = match self.model {
+            Some(_) if !matches!(self.script, Script::Unchecked { .. }) => {
+                Cast::with_four_servers(settings)
+            }
+            _ => Cast::of_the_demo(settings),
+        };
+        cast.keep(&self.cast)
     }
 
     fn demo(&self, requests: u64, json: Option<&PathBuf>) -> Result<ExitCode> {

@@ -122,6 +122,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: demo_packed,
     },
     Stage {
+        name: "demo-ixgbe",
+        about: "everything at once, on the model of the 82599",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: demo_ixgbe,
+    },
+    Stage {
         name: "demo-sealed",
         about: "two network processes on sealed receive rings",
         when: When::Usual,
@@ -218,6 +225,20 @@ pub(crate) const STAGES: &[Stage] = &[
         when: When::Full,
         limit: Duration::from_secs(900),
         plan: restarts_long,
+    },
+    Stage {
+        name: "restarts-ixgbe",
+        about: "processes on the model of the 82599 killed and restarted, and its resets",
+        when: When::Full,
+        limit: Duration::from_secs(400),
+        plan: restarts_ixgbe,
+    },
+    Stage {
+        name: "attacks-ixgbe",
+        about: "attacks on the 82599 succeed without the check against them",
+        when: When::Full,
+        limit: Duration::from_secs(1800),
+        plan: attacks_ixgbe,
     },
     Stage {
         name: "linux-planted",
@@ -652,6 +673,27 @@ fn restarts_long(workspace: &Workspace) -> Result<Plan> {
         workspace,
         &["qemu", "--restarts", "1000", "--seconds", "800"],
     )
+}
+
+fn demo_ixgbe(workspace: &Workspace) -> Result<Plan> {
+    on_models(
+        workspace,
+        &[&["demo", "--nic", "ixgbe", "--requests", "4000"]],
+    )
+}
+
+fn restarts_ixgbe(workspace: &Workspace) -> Result<Plan> {
+    on_models(
+        workspace,
+        &[
+            &["qemu", "--nic", "ixgbe", "--restarts", "50"],
+            &["qemu", "--nic", "ixgbe", "--self-test"],
+        ],
+    )
+}
+
+fn attacks_ixgbe(workspace: &Workspace) -> Result<Plan> {
+    on_models(workspace, &[&["attack", "--nic", "ixgbe"]])
 }
 
 fn attacks(workspace: &Workspace) -> Result<Plan> {

@@ -9,8 +9,10 @@ use parakernel_core::device::DeviceId;
 use crate::arch::native;
 use crate::boot::Kernel;
 use crate::device::Device;
+use crate::device::ixgbe::IxgbeNet;
 use crate::device::net::NetDevice;
 use crate::device::nvme::NvmeDevice;
+use crate::device::virtio::VirtioNet;
 use crate::machine::{DEVICES_MAX, Devices};
 use crate::print;
 use crate::slow_path::SlowPath;
@@ -24,8 +26,12 @@ pub(super) fn devices(kernel: &mut Kernel, ring: Ring) -> Devices {
         };
         let device = if NvmeDevice::is(function) {
             NvmeDevice::bring_up(kernel, function).map(Device::Nvme)
-        } else if NetDevice::is(function) {
-            NetDevice::bring_up(kernel, function, ring).map(Device::Net)
+        } else if VirtioNet::is(function) {
+            let card = VirtioNet::bring_up(kernel, function, ring);
+            card.map(|card| Device::Net(NetDevice::Virtio(card)))
+        } else if IxgbeNet::is(function) {
+            let card = IxgbeNet::bring_up(kernel, function);
+            card.map(|card| Device::Net(NetDevice::Ixgbe(card)))
         } else {
             None
         };
@@ -37,9 +43,10 @@ pub(super) fn devices(kernel: &mut Kernel, ring: Ring) -> Devices {
     }
     for place in command_line::devices(kernel.command_line, "virtio_mmio.device") {
         let place = (PhysAddr::new(place.start), native(place.len));
-        let Some(device) = NetDevice::bring_up_at(kernel, place, ring).map(Device::Net) else {
+        let Some(card) = VirtioNet::bring_up_at(kernel, place, ring) else {
             continue;
         };
+        let device = Device::Net(NetDevice::Virtio(card));
         let device = kernel.frames.place(device.node(), device);
         if device.is_none_or(|device| devices.push(device).is_err()) {
             print!("{:?}: too many devices\n", place.0);

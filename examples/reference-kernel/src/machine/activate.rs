@@ -43,12 +43,8 @@ impl Machine {
         };
         let side = Side::First;
         let device = self.devices.get(spec.device.index())?;
-        if let Device::Net(card) = &**device {
-            let rings = network::rings(self, card, spec, (memory, layout))?;
-            if let Device::Net(card) = &mut **self.devices.get_mut(spec.device.index())? {
-                card.prepare(queue, rings, vector);
-            }
-            return Some(());
+        if let Device::Net(_) = &**device {
+            return self.prepare_network(spec, (memory, layout), (queue, vector));
         }
         let submission = self.dma(memory, layout.part(PartKind::Hardware(side))?)?;
         let completion = self.dma(memory, layout.part(PartKind::Read(side))?)?;
@@ -195,7 +191,6 @@ const fn format(device: &Device, mode: AccessMode) -> RingFormat {
     match (device, mode) {
         (_, AccessMode::Virtual) => RingFormat::Virtual,
         (Device::Nvme(_), _) => RingFormat::Nvme,
-        (Device::Net(card), _) if card.is_packed() => RingFormat::VirtioPacked,
-        (Device::Net(_), _) => RingFormat::VirtioSplit,
+        (Device::Net(card), _) => card.format(),
     }
 }

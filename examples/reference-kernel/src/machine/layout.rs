@@ -4,15 +4,22 @@ use heapless::Vec;
 use parakernel_core::access::AccessMode;
 use parakernel_core::control::LeaseSpec;
 use parakernel_core::virtual_queue::VirtualLayout;
+use parakernel_nic_ixgbe::{
+    checked::Heads,
+    descriptor::{RxDescriptor, TxDescriptor},
+};
 use parakernel_nic_virtio::checked::Tables;
 
 use crate::address_space::Access;
 use crate::arch::native;
 use crate::device::Device;
 use crate::device::net::NetDevice;
+use crate::device::virtio::VirtioNet;
 use crate::memory::FRAME;
 use crate::process::LEASE_STRIDE;
-use crate::queues::network::{ENTRIES, PackedRing, SplitRing};
+use crate::queues::network::ENTRIES;
+use crate::queues::network::ixgbe::SENT_ENTRIES;
+use crate::queues::network::virtio::{PackedRing, SplitRing};
 
 /// Most parts of a lease.
 const PARTS_MAX: usize = 16;
@@ -33,8 +40,10 @@ pub(crate) enum PartKind {
     Read(Side),
     /// The kernel's own: marks of command ids.
     Marks,
-    /// The kernel's own: tables of frames to be sent.
+    /// The kernel's own: tables, or first bytes, of frames to be sent.
     Tables,
+    /// The kernel's own: the word that tells how far the device has sent.
+    Head,
 }
 
 /// A side of a queue pair.
@@ -79,8 +88,16 @@ impl Layout {
         match device {
             Device::Nvme(_) => layout.push_block(native(spec.first_ring.entries().into())),
             Device::Net(card) => {
-                layout.push_receive(card, spec);
-                layout.push_transmit(card, spec);
+                if spec.first_mode == AccessMode::Virtual {
+                    layout.push_read(Side::First, software(card, spec, Side::First).bytes());
+                } else {
+                    layout.push_receive(card, spec.first_mode);
+                }
+                if spec.second_mode == AccessMode::Virtual {
+                    layout.push_written(Side::Second, software(card, spec, Side::Second).bytes());
+                } else {
+                    layout.push_transmit(card);
+                }
             }
         }
         layout
@@ -93,42 +110,59 @@ impl Layout {
         self.push(PartKind::Marks, entries, None);
     }
 
-    /// Descriptors, available and used ring of a split ring follow each other; so do ring and events of a packed one.
-    fn push_receive(&mut self, card: &NetDevice, spec: &LeaseSpec) {
+    fn push_receive(&mut self, card: &NetDevice, mode: AccessMode) {
         let side = Side::First;
-        match spec.first_mode {
-            AccessMode::Virtual => self.push_read(side, software(card, spec, side).bytes()),
-            AccessMode::Sealed => {
-                self.push(PartKind::Hardware(side), SplitRing::AVAILABLE, None);
-                self.push_written(side, SplitRing::USED - SplitRing::AVAILABLE);
-                self.push_read(side, SplitRing::BYTES - SplitRing::USED);
+        match card {
+            NetDevice::Virtio(card) => self.push_virtio_receive(card, mode),
+            NetDevice::Ixgbe(_) => {
+                let bytes = ENTRIES * size_of::<RxDescriptor>();
+                self.push_written(side, bytes);
+                // The port writes this one, and the kernel.
+                self.push_read(side, bytes);
             }
-            AccessMode::Checked | AccessMode::Direct if card.is_packed() => {
-                self.push_written(side, PackedRing::BYTES);
-                self.push_read(side, PackedRing::DRIVER);
-                self.push(
-                    PartKind::Hardware(side),
-                    PackedRing::BYTES - PackedRing::DRIVER,
-                    None,
-                );
-            }
-            AccessMode::Checked | AccessMode::Direct => self.push_split(side),
         }
     }
 
-    fn push_transmit(&mut self, card: &NetDevice, spec: &LeaseSpec) {
+    fn push_transmit(&mut self, card: &NetDevice) {
         let side = Side::Second;
-        match spec.second_mode {
-            AccessMode::Virtual => {
-                self.push_written(side, software(card, spec, side).bytes());
-                return;
+        match card {
+            NetDevice::Virtio(card) => self.push_virtio_transmit(card),
+            NetDevice::Ixgbe(_) => {
+                let entry = size_of::<TxDescriptor>();
+                self.push_written(side, ENTRIES * entry);
+                self.push(PartKind::Hardware(side), SENT_ENTRIES * entry, None);
+                self.push_read(side, size_of::<u32>());
+                self.push(PartKind::Head, size_of::<u32>(), None);
+                self.push(PartKind::Tables, Heads::<ENTRIES>::BYTES, None);
             }
-            AccessMode::Sealed | AccessMode::Checked | AccessMode::Direct if card.is_packed() => {
-                self.push_written(side, PackedRing::BYTES);
-                self.push_read(side, PackedRing::DRIVER);
-                self.push(PartKind::Hardware(side), PackedRing::BYTES, None);
-            }
-            AccessMode::Sealed | AccessMode::Checked | AccessMode::Direct => self.push_split(side),
+        }
+    }
+
+    /// Descriptors, available and used ring of a split ring follow each other; so do ring and events of a packed one.
+    fn push_virtio_receive(&mut self, card: &VirtioNet, mode: AccessMode) {
+        let side = Side::First;
+        if mode == AccessMode::Sealed {
+            self.push(PartKind::Hardware(side), SplitRing::AVAILABLE, None);
+            self.push_written(side, SplitRing::USED - SplitRing::AVAILABLE);
+            self.push_read(side, SplitRing::BYTES - SplitRing::USED);
+        } else if card.is_packed() {
+            self.push_written(side, PackedRing::BYTES);
+            self.push_read(side, PackedRing::DRIVER);
+            let events = PackedRing::BYTES - PackedRing::DRIVER;
+            self.push(PartKind::Hardware(side), events, None);
+        } else {
+            self.push_split(side);
+        }
+    }
+
+    fn push_virtio_transmit(&mut self, card: &VirtioNet) {
+        let side = Side::Second;
+        if card.is_packed() {
+            self.push_written(side, PackedRing::BYTES);
+            self.push_read(side, PackedRing::DRIVER);
+            self.push(PartKind::Hardware(side), PackedRing::BYTES, None);
+        } else {
+            self.push_split(side);
         }
         self.push(PartKind::Tables, Tables::<ENTRIES>::BYTES, None);
     }

@@ -2,7 +2,7 @@
 
 use heapless::String;
 use kernel_formats::{archive, manifest};
-use parakernel_core::abi::Codec;
+use parakernel_core::abi::{Codec, RingFormat};
 use parakernel_core::access::AccessMode;
 use parakernel_core::address::Direction;
 use parakernel_core::control::{
@@ -53,16 +53,19 @@ pub(super) fn card_views(control: &mut Control) -> Option<bool> {
 }
 
 /// Status page, submission page, and for each way: descriptors and available ring of the shadow, those that the device reads, used ring.
-/// A packed ring has its shadow with the events, what the device writes, and the rest.
+/// A packed ring has its shadow with the events, what the device writes, and the rest. The 82599 has a shadow and the device's own ring
+/// to receive, and a shadow, two pages that the device reads, and a word to send.
 fn sees_of_card(control: &mut Control, card: DeviceId) -> bool {
-    let is_packed = match control.machine().devices.get(card.index()) {
-        Some(device) => matches!(&**device, Device::Net(card) if card.is_packed()),
-        None => false,
+    let format = match control.machine().devices.get(card.index()) {
+        Some(Device::Net(card)) => Some(card.format()),
+        Some(Device::Nvme(_)) | None => None,
     };
-    let expected = if is_packed {
-        "rwwwr-wwr"
-    } else {
-        "rwww--rww--r"
+    let expected = match format {
+        Some(RingFormat::VirtioPacked) => "rwwwr-wwr",
+        Some(RingFormat::Ixgbe) => "rwwrw--r",
+        Some(RingFormat::VirtioSplit | RingFormat::Nvme | RingFormat::Virtual) | None => {
+            "rwww--rww--r"
+        }
     };
     let seen = seen(control, card, (AccessMode::Checked, 256));
     seen.is_some_and(|seen| is(&seen, expected))

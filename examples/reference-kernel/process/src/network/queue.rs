@@ -15,6 +15,9 @@ use parakernel_core::{
     queue::{RxQueue, TxQueue},
     virtual_queue::{VirtualLayout, VirtualQueueError, VirtualReceiver, VirtualSender},
 };
+use parakernel_nic_ixgbe::{
+    error::RingError as IxgbeError, offload::Metadata, rx as ixgbe_rx, tx as ixgbe_tx,
+};
 use parakernel_nic_virtio::{
     error::RingError,
     features::Features,
@@ -50,6 +53,8 @@ pub enum Receive {
     Packed(Receiver<PackedRing, Bell, N>),
     /// `Sealed`: the process writes the index ring and rings the device itself.
     Sealed(Receiver<SealedRing, Notifier<SealedRing, MappedRegisters>, N>),
+    /// `Checked`, descriptors of the 82599.
+    Ixgbe(ixgbe_rx::Receiver<'static, Bell, N>),
     /// `Virtual`.
     Virtual(VirtualReceiver<'static, Bell>),
 }
@@ -61,6 +66,8 @@ pub enum Transmit<'m> {
     Split(Sender<'static, SplitRing, Bell, N>),
     /// `Checked`, packed layout.
     Packed(Sender<'static, PackedRing, Bell, N>),
+    /// `Checked`, descriptors of the 82599.
+    Ixgbe(ixgbe_tx::Sender<'static, Bell, N>),
     /// `Virtual`.
     Virtual(VirtualSender<'m, Bell>),
 }
@@ -68,8 +75,10 @@ pub enum Transmit<'m> {
 /// What goes wrong in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueError {
-    /// In the card's ring.
+    /// In the ring of a virtio card.
     Ring(RingError),
+    /// In the ring of an 82599.
+    Ixgbe(IxgbeError),
     /// In a virtual queue.
     Virtual(VirtualQueueError),
 }
@@ -77,6 +86,12 @@ pub enum QueueError {
 impl From<RingError> for QueueError {
     fn from(error: RingError) -> Self {
         Self::Ring(error)
+    }
+}
+
+impl From<IxgbeError> for QueueError {
+    fn from(error: IxgbeError) -> Self {
+        Self::Ixgbe(error)
     }
 }
 
@@ -90,6 +105,7 @@ impl fmt::Display for QueueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ring(error) => error.fmt(f),
+            Self::Ixgbe(error) => error.fmt(f),
             Self::Virtual(error) => error.fmt(f),
         }
     }
@@ -101,6 +117,7 @@ impl Error for QueueError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Ring(error) => error.kind(),
+            Self::Ixgbe(error) => error.kind(),
             Self::Virtual(error) => error.kind(),
         }
     }
@@ -132,6 +149,11 @@ impl Receive {
             (RingFormat::VirtioPacked, AccessMode::Checked) => {
                 Self::Packed(Receiver::new(packed(lease, RING)?, bell, layout, habits)?)
             }
+            (RingFormat::Ixgbe, AccessMode::Checked) => {
+                let rings = (lease.submissions(RING)?, lease.completions(RING)?);
+                let queue = ixgbe_rx::Receiver::new(rings.0, rings.1, bell, layout, Metadata::None);
+                Self::Ixgbe(queue?)
+            }
             (RingFormat::Virtual, AccessMode::Virtual) => {
                 let memory = lease.completions(RING)?;
                 Self::Virtual(VirtualReceiver::new(memory, slots(&ring, map), bell)?)
@@ -162,6 +184,11 @@ impl<'m> Transmit<'m> {
             }
             (RingFormat::VirtioPacked, AccessMode::Checked) => {
                 Self::Packed(Sender::new(packed(lease, RING)?, bell, arena, habits)?)
+            }
+            (RingFormat::Ixgbe, AccessMode::Checked) => {
+                let rings = (lease.submissions(RING)?, lease.completions(RING)?);
+                let queue = ixgbe_tx::Sender::new(rings.0, rings.1, bell, arena, Metadata::None);
+                Self::Ixgbe(queue?)
             }
             (RingFormat::Virtual, AccessMode::Virtual) => {
                 let (memory, layout) = (lease.submissions(RING)?, slots(&ring, map));
@@ -260,7 +287,7 @@ impl RxQueue for Receive {
         frames: &mut SegmentList<'_>,
         budget: usize,
     ) -> Result<usize, QueueError> {
-        dispatch!(self, [Split, Packed, Sealed, Virtual], queue => queue.poll(pool, frames, budget))
+        dispatch!(self, [Split, Packed, Sealed, Ixgbe, Virtual], queue => queue.poll(pool, frames, budget))
     }
 
     fn arm(&mut self, pool: &mut Pool<'_>) -> usize {
@@ -268,6 +295,7 @@ impl RxQueue for Receive {
             Self::Split(queue) => queue.arm(pool),
             Self::Packed(queue) => queue.arm(pool),
             Self::Sealed(queue) => queue.arm(pool),
+            Self::Ixgbe(queue) => queue.arm(pool),
             Self::Virtual(queue) => queue.arm(pool),
         }
     }
@@ -278,12 +306,12 @@ impl TxQueue for Transmit<'_> {
 
     #[inline]
     fn submit(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, QueueError> {
-        dispatch!(self, [Split, Packed, Virtual], queue => queue.submit(frames))
+        dispatch!(self, [Split, Packed, Ixgbe, Virtual], queue => queue.submit(frames))
     }
 
     #[inline]
     fn reclaim(&mut self, pool: &mut Pool<'_>) -> Result<usize, QueueError> {
-        dispatch!(self, [Split, Packed, Virtual], queue => queue.reclaim(pool))
+        dispatch!(self, [Split, Packed, Ixgbe, Virtual], queue => queue.reclaim(pool))
     }
 }
 

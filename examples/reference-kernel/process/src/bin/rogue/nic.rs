@@ -1,7 +1,7 @@
 //! Attacks by way of a network queue pair.
 //!
-//! Layouts as in virtio 1.2 §2.7 (split) and §2.8 (packed), written down here once more: none of the driver's code,
-//! which would refuse what is tried here.
+//! Layouts as in virtio 1.2 §2.7 (split) and §2.8 (packed), and in the 82599's datasheet §7.1.6 and §7.2.3.2.4, written
+//! down here once more: none of the drivers' code, which would refuse what is tried here.
 
 use core::{
     net::Ipv4Addr,
@@ -39,10 +39,16 @@ const AVAILABLE: u64 = 1 << 7;
 /// Of packed rings, both marks of an entry that was used in the first round.
 const USED: u64 = 1 << 7 | 1 << 15;
 
+/// Of the 82599: a data descriptor of the advanced format that ends a packet, with checksum (CRC), a report and the lengths
+/// of data and packet, each a number of bytes; the mark of a receive descriptor that was used.
+const DATA: u64 = 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29;
+const PACKET_LEN: u32 = 46;
+const DONE: u64 = 1;
+
 /// Memory for frames: as many pages as the kernel wants for a sealed queue's descriptors, of which two are written.
 const MEMORY: usize = 16 * 4096;
 const PAGE: usize = 4096;
-/// Bytes of the header before each frame, and of a frame that is sent with it.
+/// Bytes of the longest header before a frame, virtio's, and of a frame that is sent with it.
 const HEADER: usize = 12;
 const WHOLE: usize = HEADER + LEN;
 /// Bytes of a receive buffer, header included.
@@ -60,7 +66,7 @@ struct Ring {
     /// What the process writes, and what it reads.
     written: &'static [AtomicU64],
     read: &'static [AtomicU64],
-    is_packed: bool,
+    format: RingFormat,
     entries: usize,
 }
 
@@ -75,6 +81,8 @@ struct Card {
     data: u64,
     device: DeviceId,
     parties: Parties,
+    /// Bytes of the header before each frame.
+    header: usize,
 }
 
 /// Tries one of the attacks.
@@ -114,7 +122,7 @@ pub(crate) fn bait(
 ) -> Result<(SharedDoorbell<'static>, Position), &'static str> {
     let card = Card::open(process, AccessMode::Checked)?;
     card.prepare(&card.parties.udp());
-    card.transmit.put(0, card.data, WHOLE as u64, 0);
+    card.transmit.put(0, card.data, card.whole(), 0);
     let doorbell = card.lease.doorbell(card.transmit.side);
     Ok((doorbell, Position::new(1)))
 }
@@ -127,7 +135,7 @@ impl Ring {
             side,
             written: words(lease.submissions(side)?)?,
             read: words(lease.completions(side)?)?,
-            is_packed: map.format == RingFormat::VirtioPacked,
+            format: map.format,
             entries: map.entries.entries() as usize,
         })
     }
@@ -135,10 +143,11 @@ impl Ring {
     /// Writes the entry at a position, whatever was there: `len` bytes at `address`.
     fn put(&self, position: u32, address: u64, len: u64, flags: u64) {
         let slot = position as usize % self.entries;
-        let rest = if self.is_packed {
-            len | (slot as u64) << 32 | (flags | AVAILABLE) << 48
-        } else {
-            len | flags << 32
+        let rest = match (self.format, self.side) {
+            (RingFormat::Ixgbe, LeaseRing::First) => 0,
+            (RingFormat::Ixgbe, LeaseRing::Second) => len | DATA | len << PACKET_LEN,
+            (RingFormat::VirtioPacked, _) => len | (slot as u64) << 32 | (flags | AVAILABLE) << 48,
+            _ => len | flags << 32,
         };
         let entry = self.written.get(2 * slot..2 * slot + 2).unwrap_or_default();
         for (place, word) in entry.iter().zip([address, rest]) {
@@ -161,19 +170,45 @@ impl Ring {
 
     /// Whether the card has used the first entry.
     fn is_used(&self) -> bool {
-        if self.is_packed {
-            let rest = self.read.get(1).map_or(0, |word| word.load(Acquire));
-            rest >> 48 & USED == USED
-        } else {
-            self.used() != 0
+        let second = || self.read.get(1).map_or(0, |word| word.load(Acquire));
+        match (self.format, self.side) {
+            (RingFormat::VirtioPacked, _) => second() >> 48 & USED == USED,
+            (RingFormat::Ixgbe, LeaseRing::First) => second() & DONE != 0,
+            _ => self.used() != 0,
         }
     }
 
-    /// How many entries of a split ring the card has used, modulo 2^16.
+    /// How many entries of a split ring the card has used, modulo 2^16; of the 82599's, how many it has sent, modulo their
+    /// number.
     fn used(&self) -> u64 {
-        // The used ring's index, behind its flags.
         let head = self.read.first().map_or(0, |word| word.load(Acquire));
-        head >> 48
+        if self.format == RingFormat::Ixgbe {
+            head & u64::from(u32::MAX)
+        } else {
+            // The used ring's index, behind its flags.
+            head >> 48
+        }
+    }
+
+    /// Whether the card has sent all entries before `accepted`.
+    fn has_sent(&self, accepted: u32) -> bool {
+        if self.format == RingFormat::Ixgbe {
+            self.used() == u64::from(accepted) % self.entries as u64
+        } else {
+            self.used() == u64::from(accepted & 0xffff)
+        }
+    }
+
+    /// How many entries the card may have at once.
+    #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
+    const fn most(&self) -> u32 {
+        // A tail that equals the 82599's head says that there are none.
+        let left = if matches!(self.format, RingFormat::Ixgbe) {
+            1
+        } else {
+            0
+        };
+        self.entries as u32 - left
     }
 }
 
@@ -194,7 +229,7 @@ impl Card {
             .map_err(|_| "no queue pair")?;
         let rings = Ring::of(&lease, LeaseRing::First).zip(Ring::of(&lease, LeaseRing::Second));
         let (receive, transmit) = rings.ok_or("a map that makes no sense")?;
-        let NetworkMap { mac, .. } = map;
+        let NetworkMap { mac, header, .. } = map;
         process
             .steer(
                 Matches::to(mac, IpPrefix::V4(Ipv4Prefix::host(from))),
@@ -214,13 +249,19 @@ impl Card {
                 from,
                 to,
             },
+            header: usize::from(header).min(HEADER),
         })
+    }
+
+    /// Bytes of a frame that is sent, its header included.
+    const fn whole(&self) -> u64 {
+        (self.header + LEN) as u64
     }
 
     /// Puts a frame, behind a header that asks for nothing, at the start of the memory.
     fn prepare(&self, frame: &Frame) {
         let mut bytes = [0; WHOLE.next_multiple_of(8)];
-        for (place, byte) in bytes.iter_mut().skip(HEADER).zip(frame) {
+        for (place, byte) in bytes.iter_mut().skip(self.header).zip(frame) {
             *place = *byte;
         }
         store(self.memory, &bytes);
@@ -229,7 +270,8 @@ impl Card {
     /// Sends a frame by the card.
     fn send(&mut self, frame: &Frame) {
         self.prepare(frame);
-        self.transmit.put(self.sent, self.data, WHOLE as u64, 0);
+        let len = self.whole();
+        self.transmit.put(self.sent, self.data, len, 0);
         self.sent += 1;
         self.transmit.publish(&self.lease, self.sent);
     }
@@ -297,19 +339,22 @@ impl Card {
         self.receive_at(stage, iova.as_u64(), words.first())
     }
 
-    /// Arms every entry, then the first once more, which the card has not used.
+    /// Arms as many entries as the card may have, then goes on to the first, which the card has not used.
     fn slot_in_flight(&self, stage: &mut Stage) -> Seen {
-        #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
-        let entries = self.receive.entries as u32;
-        for position in 0..entries {
+        let most = self.receive.most();
+        for position in 0..most {
             self.receive.put(position, self.data, BUFFER, WRITE);
         }
-        self.receive.publish(&self.lease, entries);
+        self.receive.publish(&self.lease, most);
         stage.announce();
         let second = self.data + PAGE as u64;
-        self.receive.put(entries, second, BUFFER, WRITE);
-        self.receive.publish(&self.lease, entries + 1);
-        let is_taken = stage.linger(|_| self.receive.is_accepted(&self.lease, entries + 1));
+        #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
+        let end = self.receive.entries as u32 + 1;
+        for position in most..end {
+            self.receive.put(position, second, BUFFER, WRITE);
+        }
+        self.receive.publish(&self.lease, end);
+        let is_taken = stage.linger(|_| self.receive.is_accepted(&self.lease, end));
         Seen::effect(is_taken, "an entry was armed that the card had not used")
     }
 
@@ -320,20 +365,27 @@ impl Card {
         #[expect(clippy::cast_possible_truncation, reason = "rings are short")]
         let entries = self.transmit.entries as u32;
         for position in 0..entries {
-            self.transmit.put(position, self.data, WHOLE as u64, 0);
+            self.transmit.put(position, self.data, self.whole(), 0);
         }
         let end = ROUNDS * entries;
         stage.announce();
         self.transmit.publish(&self.lease, end);
-        let mut rounds = 1;
-        // Each call takes over a ring at most, and none that the card still has.
-        let is_taken = stage.linger_without_calls(|_| {
-            if self.transmit.used() == u64::from(rounds * entries) && rounds < ROUNDS {
-                rounds += 1;
+        // Each call takes over what there is room for, and no entry that the card still has.
+        let look = |_: &mut Process| {
+            let accepted = self.lease.doorbell(self.transmit.side);
+            let accepted = accepted.accepted(Position::new(end)).as_u32();
+            let is_sent = self.transmit.has_sent(accepted);
+            if is_sent && accepted != end {
                 self.transmit.publish(&self.lease, end);
             }
-            self.transmit.used() == u64::from(end)
-        });
+            is_sent && accepted == end
+        };
+        // Of the 82599's ring the kernel says how much was sent, when it is called.
+        let is_taken = if self.transmit.format == RingFormat::Ixgbe {
+            stage.linger(look)
+        } else {
+            stage.linger_without_calls(look)
+        };
         Seen::effect(is_taken, "more frames were sent than were published")
     }
 

@@ -76,12 +76,14 @@ fn opened(mode: AccessMode, format: RingFormat) -> [Option<&'static str>; 2] {
         Receive::Split(_) => "split",
         Receive::Packed(_) => "packed",
         Receive::Sealed(_) => "sealed",
+        Receive::Ixgbe(_) => "ixgbe",
         Receive::Virtual(_) => "virtual",
     });
     let sent = vec![0; 512].leak();
     let transmit = Transmit::open(&lease, &MAP, arena(), sent).map(|queue| match queue {
         Transmit::Split(_) => "split",
         Transmit::Packed(_) => "packed",
+        Transmit::Ixgbe(_) => "ixgbe",
         Transmit::Virtual(_) => "virtual",
     });
     [receive, transmit]
@@ -96,10 +98,12 @@ fn each_mode_and_format_has_its_data_half_and_what_cannot_be_has_none() {
             RingFormat::VirtioPacked,
             RingFormat::Nvme,
             RingFormat::Virtual,
+            RingFormat::Ixgbe,
         ] {
             let expected = match (mode, format) {
                 (Checked, RingFormat::VirtioSplit) => [Some("split"); 2],
                 (Checked, RingFormat::VirtioPacked) => [Some("packed"); 2],
+                (Checked, RingFormat::Ixgbe) => [Some("ixgbe"); 2],
                 // Only receive queues can be sealed.
                 (SealedMode, RingFormat::VirtioSplit) => [Some("sealed"), None],
                 (Virtual, RingFormat::Virtual) => [Some("virtual"); 2],

@@ -11,10 +11,10 @@ use parakernel_nic_virtio::steering::{CLASSES, ClassRules};
 use parakernel_nic_virtio::transport::mmio::MmioTransport;
 use parakernel_nic_virtio::transport::pci::{BarRange, Layout, PciTransport};
 
-use super::{Card, KERNEL_PAIR, NetDevice, Place};
+use super::bus::Bus;
+use super::{Card, KERNEL_PAIR, Place, VirtioNet};
 use crate::arch::native;
 use crate::boot::Kernel;
-use crate::device::bus::Bus;
 use crate::machine::FRAMES;
 use crate::memory::{FRAME, Owner};
 use crate::pci::Function;
@@ -31,7 +31,7 @@ struct Found<N> {
     msix: Option<MsiX>,
 }
 
-impl NetDevice {
+impl VirtioNet {
     /// Whether `function` is such a device.
     pub(crate) fn is(function: &Function) -> bool {
         Layout::parse(&function.config).is_ok()

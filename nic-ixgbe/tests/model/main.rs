@@ -1,0 +1,16 @@
+//! The driver on the model of mock-hw, which was written from the datasheet by others and shares no constant with it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "plays kernel and processes: what does not work is a failed test"
+)]
+
+extern crate alloc;
+
+mod bring_up;
+mod checked;
+mod faults;
+mod rig;
+mod rules;
+mod traffic;
