@@ -45,7 +45,8 @@ pub enum Sharing {
 pub struct Setup<'a> {
     /// What the port's PCI id says it is.
     pub kind: Kind,
-    /// Room for the state of as many queue pairs as are to be used, at most 128.
+    /// Room for the state of as many queue pairs as are to be used, at most 128. With room for all of them no queue is left
+    /// that drops: see [`Device::drop_queue`].
     pub pairs: &'a mut [Pair],
     /// The longest frame, in bytes, its CRC not counted; up to 9,710 (15,872 with the CRC is what the MAC takes).
     pub max_frame: u16,

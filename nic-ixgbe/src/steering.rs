@@ -16,13 +16,15 @@ use parakernel_core::{
 use crate::{
     device::{Device, Sharing},
     error::SteerError,
+    regs::QUEUES,
     regs::table::{Daqf, EtherTypeBlock, Etqf, Etqs, FiveTupleBlock, Ftqf, L34timir, Saqf, Sdpqf},
 };
 
 /// How many flow rules the port has room for.
 pub const FILTERS: usize = 128;
 
-/// The queue that is never on: what is led there is dropped (§4.6.7.1).
+/// The queue that is never on, unless all can be claimed: what is led there is dropped (§4.6.7.1).
+/// See [`Device::drop_queue`].
 pub const DROP_QUEUE: u8 = 127;
 
 /// Which of two filters that match wins: the one of a rule in force before one of a rule that was removed (§7.1.2.5).
@@ -37,7 +39,7 @@ pub struct Filter(State);
 enum State {
     Unused,
     InForce(RuleId, Matches),
-    /// Its frames go to the drop queue, until a rule is added that some of them match.
+    /// Its frames go to the drop queue, where there is one, until a rule is added that some of them match.
     Removed(Matches),
 }
 
@@ -105,7 +107,7 @@ impl<'a> Filters<'a> {
             } => {
                 let queue = u8::try_from(queue.index()).ok();
                 let queue = queue.and_then(|queue| queue.checked_add(self.first));
-                let queue = queue.filter(|&queue| queue < DROP_QUEUE);
+                let queue = queue.filter(|&it| it < QUEUES && Some(it) != device.drop_queue());
                 let queue = queue.ok_or(SteerError::NoSuchQueue)?;
                 self.add(device, (rule, matches), queue)
             }
@@ -116,14 +118,11 @@ impl<'a> Filters<'a> {
         }
     }
 
-    /// Tells the port of all rules again, after it was reset: they lead to the drop queue until they are added again.
+    /// Tells the port of all rules again, after it was reset: their frames are dropped until they are added again.
     pub fn restore<R: Registers>(&mut self, device: &Device<'_, R>) {
         for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
             if let State::InForce(_, matches) | State::Removed(matches) = filter.0 {
-                filter.0 = State::Removed(matches);
-                if let Some(tuple) = tuple_of(&matches) {
-                    write(device, index, &tuple, (DROP_QUEUE, REMOVED));
-                }
+                filter.0 = retire(device, index, matches);
             }
         }
     }
@@ -173,11 +172,23 @@ impl<'a> Filters<'a> {
         for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
             if let State::InForce(id, matches) = filter.0
                 && id == rule
-                && let Some(tuple) = tuple_of(&matches)
             {
-                filter.0 = State::Removed(matches);
-                write(device, index, &tuple, (DROP_QUEUE, REMOVED));
+                filter.0 = retire(device, index, matches);
             }
+        }
+    }
+}
+
+/// Leads the frames of a filter to the drop queue, or with those of no rule to the kernel's where there is none.
+fn retire<R: Registers>(device: &Device<'_, R>, index: u8, matches: Matches) -> State {
+    match (device.drop_queue(), tuple_of(&matches)) {
+        (Some(queue), Some(tuple)) => {
+            write(device, index, &tuple, (queue, REMOVED));
+            State::Removed(matches)
+        }
+        _ => {
+            switch_off(device, index);
+            State::Unused
         }
     }
 }
@@ -326,7 +337,7 @@ pub fn set_ether_type<R: Registers>(
     if ether_type == 0x0800 || ether_type == 0x86DD {
         return Err(SteerError::Unsupported);
     }
-    if queue >= crate::regs::QUEUES {
+    if queue >= QUEUES {
         return Err(SteerError::NoSuchQueue);
     }
     let select = Etqs::default().with(Etqs::RX_QUEUE, queue.into());

@@ -11,7 +11,7 @@ use parakernel_core::{
 };
 
 use super::{
-    Device, Sharing,
+    Device,
     ring::{DESCRIPTOR, ReceiveRing, TransmitRing},
 };
 use crate::{
@@ -122,14 +122,20 @@ impl Pair {
 }
 
 impl<R: Registers> Device<'_, R> {
-    /// Number of pairs that can be claimed: 127 at most without pools, as the last queue is the [drop queue](DROP_QUEUE).
+    /// Number of pairs that can be claimed: as many as there is [room](super::Setup::pairs) for, at most 128.
     #[must_use]
     pub fn pairs(&self) -> u8 {
         let count = u8::try_from(self.pairs.len()).unwrap_or(u8::MAX);
-        count.min(match self.sharing {
-            Sharing::Queues => DROP_QUEUE,
-            Sharing::Pools => QUEUES,
-        })
+        count.min(QUEUES)
+    }
+
+    /// The queue that takes what is to be dropped, as it is never on: the last, where there is no room to claim it.
+    ///
+    /// `None` where all 128 pairs can be claimed. Without pools, frames of a rule that was removed then go to queue 0, the
+    /// kernel's, with those that no rule is about: dropped there, and by nobody else's queue.
+    #[must_use]
+    pub fn drop_queue(&self) -> Option<u8> {
+        (self.pairs() <= DROP_QUEUE).then_some(DROP_QUEUE)
     }
 
     /// The state of `pair`; `None` where there is no such pair.

@@ -16,9 +16,22 @@ use parakernel_nic_ixgbe::{
 use crate::fake::{Fault, Port};
 
 pub(crate) fn bring_up(port: &Port, sharing: Sharing) -> Result<Device<'static, &Port>, InitError> {
+    let room = match sharing {
+        Sharing::Queues => 127,
+        Sharing::Pools => 128,
+    };
+    bring_up_with(port, sharing, room)
+}
+
+/// The same, with room for `room` pairs.
+pub(crate) fn bring_up_with(
+    port: &Port,
+    sharing: Sharing,
+    room: usize,
+) -> Result<Device<'static, &Port>, InitError> {
     let setup = Setup {
         kind: Kind::Sfp,
-        pairs: vec![Pair::EMPTY; 128].leak(),
+        pairs: vec![Pair::EMPTY; room].leak(),
         max_frame: 1514,
         sharing,
     };

@@ -14,7 +14,7 @@ use parakernel_nic_ixgbe::{
 };
 
 use crate::{
-    bring_up::bring_up,
+    bring_up::{bring_up, bring_up_with},
     fake::{Fault, Port, rx},
 };
 
@@ -187,10 +187,19 @@ fn a_pair_is_drained_when_head_and_tail_meet() {
 
 #[test]
 fn all_pairs_have_owners_and_are_free_again() {
-    for (sharing, count) in [(Sharing::Queues, 127), (Sharing::Pools, 128)] {
+    let cases = [
+        (Sharing::Queues, 127, Some(127)),
+        (Sharing::Queues, 128, None),
+        (Sharing::Pools, 128, None),
+    ];
+    for (sharing, count, drop_queue) in cases {
         let port = Port::new(Fault::None);
         let mut rig = Rig::new(&port, sharing);
-        assert_eq!(rig.device.pairs(), count);
+        rig.device = bring_up_with(&port, sharing, count.into()).unwrap();
+        assert_eq!(
+            (rig.device.pairs(), rig.device.drop_queue()),
+            (count, drop_queue)
+        );
         for pair in 0..count {
             rig.claim(pair).unwrap();
         }

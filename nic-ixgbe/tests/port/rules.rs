@@ -23,7 +23,7 @@ use parakernel_nic_ixgbe::{
 };
 
 use crate::{
-    bring_up::bring_up,
+    bring_up::{bring_up, bring_up_with},
     fake::{Fault, Port},
 };
 
@@ -226,6 +226,30 @@ fn after_a_reset_all_rules_drop() {
     let after = filter(&port, 0);
     assert_eq!(after[..3], before[..3]);
     assert_eq!((after[3] & 0x1C, after[4] >> 21), (REMOVED, 127));
+}
+
+/// With every queue somebody's there is none that drops: frames of a removed rule go to the kernel's queue, as those of no
+/// rule do, and never to the last pair.
+#[test]
+fn without_a_drop_queue_a_removed_rule_is_off() {
+    let port = Port::new(Fault::None);
+    let device = bring_up_with(&port, Sharing::Queues, 128).unwrap();
+    assert_eq!((device.pairs(), device.drop_queue()), (128, None));
+    let mut memory = [Filter::UNUSED; 4];
+    let mut filters = Filters::new(&mut memory, 1);
+    filters.change(&device, add(1, to(1), 126)).unwrap();
+    filters.change(&device, add(2, to(2), 0)).unwrap();
+    assert_eq!(filter(&port, 0)[4] >> 21, 127);
+    filters.change(&device, remove(2)).unwrap();
+    assert_eq!(filter(&port, 1)[3] & ON, 0);
+    filters.restore(&device);
+    assert!((0..4).all(|index| filter(&port, index)[3] & ON == 0));
+    // The places are free again.
+    for number in 0..4 {
+        filters
+            .change(&device, add(number, to(9 - number as u8), 0))
+            .unwrap();
+    }
 }
 
 #[test]
