@@ -105,10 +105,23 @@ impl Ixgbe {
     /// every second one (82599, 9.4.4.1).
     #[must_use]
     pub fn new(world: &World, memory: &Memory, requester: RequesterId, config: Config) -> Self {
+        Self::with_memories(world, memory, requester, config, |_| memory.clone())
+    }
+
+    /// As [`new`](Self::new), where the host reaches memory of its own for each virtual function: `memory_of` its
+    /// requester.
+    #[must_use]
+    pub fn with_memories(
+        world: &World,
+        memory: &Memory,
+        requester: RequesterId,
+        config: Config,
+        memory_of: impl Fn(RequesterId) -> Memory,
+    ) -> Self {
         let count = config.virtual_functions.min(63);
         let functions: Vec<Function> = (0..u16::from(count))
             .map(|n| RequesterId(requester.0.wrapping_add(128 + 2 * n)))
-            .map(|requester| virtual_function(world, memory, requester))
+            .map(|requester| virtual_function(world, &memory_of(requester), requester))
             .collect();
         let virtuals = functions.iter().map(|own| Virtual::new(own.port()));
         let function = function(world, memory, requester);

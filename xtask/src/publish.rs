@@ -23,7 +23,7 @@ const FILES: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-A
 const MOST_KEYWORDS: usize = 5;
 
 /// The packages that may use the standard library always.
-const WITH_STD: [&str; 1] = ["parakernel-mock-hw"];
+pub(crate) const WITH_STD: [&str; 2] = ["parakernel-mock-hw", "parakernel-mock-hw-capi"];
 
 /// How a library gives up the standard library, in the first lines of its root.
 const WITHOUT_STD: [&str; 3] = [
@@ -92,13 +92,21 @@ fn faults(package: &Package) -> Vec<String> {
         documented.and_then(serde_json::Value::as_bool) == Some(true),
         "docs.rs is not told to use all features",
     );
-    require(package.targets_of("example").next().is_some(), "no example");
+    require(has_example(package), "no example");
     let root = fs::read_to_string(package.folder().join("src/lib.rs")).unwrap_or_default();
     require(
         WITH_STD.contains(&package.name.as_str()) || is_no_std(&root),
         "the library is not `no_std`",
     );
     faults
+}
+
+/// Whether the package has an example: one that cargo knows, or one in C, which the package's tests compile and run.
+fn has_example(package: &Package) -> bool {
+    let folder = fs::read_dir(package.folder().join("examples"));
+    let mut files = folder.into_iter().flatten().flatten();
+    package.targets_of("example").next().is_some()
+        || files.any(|file| file.path().extension().is_some_and(|kind| kind == "c"))
 }
 
 /// Whether a crate's root gives up the standard library, tests aside, and asks for it or for `alloc` only by a feature.

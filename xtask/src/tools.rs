@@ -45,12 +45,13 @@ pub(crate) const UNSHARE: Tool = Tool::any("unshare", "util-linux");
 pub(crate) const TSHARK: Tool = Tool::any("tshark", "tshark");
 pub(crate) const VALGRIND: Tool = Tool::any("valgrind", "valgrind");
 pub(crate) const OBJDUMP: Tool = Tool::any("objdump", "binutils");
+pub(crate) const CC: Tool = Tool::any("cc", "gcc");
 pub(crate) const CXX: Tool = Tool::any("c++", "g++");
 pub(crate) const MEMCACHED_TOOLS: Tool = Tool::any("memccat", "libmemcached-tools");
 pub(crate) const MEMCACHED: Tool = Tool::any("memcached", "memcached");
 pub(crate) const CPIO: Tool = Tool::any("cpio", "cpio");
 /// What unit tests compare with: they fail where one of these is missing.
-pub(crate) const FOR_UNIT_TESTS: [Tool; 3] = [MEMCACHED_TOOLS, MEMCACHED, CPIO];
+pub(crate) const FOR_UNIT_TESTS: [Tool; 5] = [MEMCACHED_TOOLS, MEMCACHED, CPIO, CC, CXX];
 
 impl Tool {
     const fn any(program: &'static str, package: &'static str) -> Self {

@@ -2,6 +2,7 @@
 
 use super::stage::{Plan, Stage, When};
 use crate::{
+    publish::WITH_STD,
     qemu::{Choice, Qemu},
     tools,
     workspace::{Package, Workspace, cargo},
@@ -418,11 +419,11 @@ fn combinations(package: &Package) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The libraries that work without an operating system: all but the models.
+/// The libraries that work without an operating system: all but the models and their C interface.
 fn bare_libraries(workspace: &Workspace) -> impl Iterator<Item = &Package> {
     workspace
         .published()
-        .filter(|package| package.name != "parakernel-mock-hw")
+        .filter(|package| !WITH_STD.contains(&package.name.as_str()))
 }
 
 fn no_std(workspace: &Workspace) -> Result<Plan> {
