@@ -134,8 +134,8 @@ impl Device {
         }
         match value & 3 {
             1 => self.add_filter(value),
-            2 => self.remove_filter(value),
-            3 if self.position(&self.programmed(value)).is_some() => result |= VALID,
+            2 => self.remove_filter(),
+            3 if self.numbered(self.regs.word(FDIRHASH)).is_some() => result |= VALID,
             _ => {}
         }
         self.regs.set(FDIRCMD, result);
@@ -204,13 +204,20 @@ impl Device {
         }
     }
 
-    fn remove_filter(&mut self, command: u32) {
-        let wanted = self.programmed(command);
-        let Some(n) = self.position(&wanted) else {
+    /// The place of the filter with this hash: the bucket, and the number or signature beside it. Drivers write no more of a
+    /// filter that they remove or ask for (7.1.2.7.8).
+    fn numbered(&self, hash: u32) -> Option<usize> {
+        let mut filters = self.director.at(hash).iter();
+        filters.position(|filter| filter.hash & 0x7fff_7fff == hash & 0x7fff_7fff)
+    }
+
+    fn remove_filter(&mut self) {
+        let hash = self.regs.word(FDIRHASH);
+        let Some(n) = self.numbered(hash) else {
             self.regs.count(FDIRFSTAT, 1 << 8);
             return;
         };
-        if let Some(filters) = self.director.filters.get_mut(&(wanted.hash & BUCKETS)) {
+        if let Some(filters) = self.director.filters.get_mut(&(hash & BUCKETS)) {
             filters.swap_remove(n);
             self.director.count -= 1;
             self.regs.count(FDIRUSTAT, 1 << 16);
