@@ -13,6 +13,7 @@ use parakernel_core::{
 };
 
 use crate::{
+    director,
     error::InitError,
     id::Kind,
     regs::{BAR_LEN, PortBlock, RxQueueBlock, Status, TxQueueBlock},
@@ -52,6 +53,22 @@ pub struct Setup<'a> {
     pub max_frame: u16,
     /// How queues are shared out.
     pub sharing: Sharing,
+    /// The Flow Director, where there is to be one: not with pools.
+    pub director: Option<director::Config>,
+}
+
+impl<'a> Setup<'a> {
+    /// A port of this kind with room for these pairs: frames of up to 1,514 bytes, no pools, no Flow Director.
+    #[must_use]
+    pub const fn new(kind: Kind, pairs: &'a mut [Pair]) -> Self {
+        Self {
+            kind,
+            pairs,
+            max_frame: 1514,
+            sharing: Sharing::Queues,
+            director: None,
+        }
+    }
 }
 
 /// A port in service.
@@ -62,6 +79,7 @@ pub struct Device<'a, R> {
     pairs: &'a mut [Pair],
     max_frame: u16,
     sharing: Sharing,
+    director: Option<director::Config>,
     mac: Mac,
     start: Start,
 }
@@ -85,10 +103,12 @@ impl<'a, R: Registers> Device<'a, R> {
             pairs: setup.pairs,
             max_frame: setup.max_frame,
             sharing: setup.sharing,
+            director: setup.director,
             mac: Mac([0; 6]),
             start: Start::DONE,
         };
         device.check_registers()?;
+        device.check_director()?;
         let mut now = Instant::default();
         device.begin_reset(now);
         // Each step has a limit of its own, so this ends.
@@ -112,6 +132,14 @@ impl<'a, R: Registers> Device<'a, R> {
             return Err(InitError::Removed);
         }
         Ok(())
+    }
+
+    /// The Flow Director can be as it is wanted.
+    fn check_director(&self) -> Result<(), InitError> {
+        let is_right = self
+            .director
+            .is_none_or(|config| self.sharing == Sharing::Queues && config.masks.are_valid());
+        is_right.then_some(()).ok_or(InitError::Masks)
     }
 
     /// Whether the port is gone: its registers read as all ones. Reserved bits of [`Status`] are 0 otherwise.
@@ -142,6 +170,12 @@ impl<'a, R: Registers> Device<'a, R> {
     #[must_use]
     pub const fn sharing(&self) -> Sharing {
         self.sharing
+    }
+
+    /// What the Flow Director compares, where there is one.
+    #[must_use]
+    pub const fn director(&self) -> Option<&director::Config> {
+        self.director.as_ref()
     }
 
     /// The registers.

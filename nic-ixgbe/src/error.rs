@@ -107,6 +107,10 @@ pub enum InitError {
     Semaphore(Timeout),
     /// The receive path was not emptied.
     ReceivePath(Timeout),
+    /// The Flow Director was not set up.
+    Director(Timeout),
+    /// The Flow Director cannot compare that, or not with pools.
+    Masks,
     /// The EEPROM holds an address that no station may have.
     Mac(Mac),
     /// Frames cannot be so long.
@@ -124,10 +128,11 @@ impl InitError {
             | Self::Eeprom(_)
             | Self::Dma(_)
             | Self::Semaphore(_)
-            | Self::ReceivePath(_) => ErrorKind::Timeout,
+            | Self::ReceivePath(_)
+            | Self::Director(_) => ErrorKind::Timeout,
             Self::NoEeprom | Self::Firmware { .. } => ErrorKind::Device,
             Self::Mac(_) => ErrorKind::Protocol,
-            Self::MaxFrame(_) => ErrorKind::InvalidArgument,
+            Self::MaxFrame(_) | Self::Masks => ErrorKind::InvalidArgument,
         }
     }
 }
@@ -144,6 +149,8 @@ impl fmt::Display for InitError {
             Self::Dma(timeout) => write!(f, "DMA was not initialised: {timeout}"),
             Self::Semaphore(timeout) => write!(f, "the firmware keeps the MAC: {timeout}"),
             Self::ReceivePath(timeout) => write!(f, "the receive path stays full: {timeout}"),
+            Self::Director(timeout) => write!(f, "the Flow Director was not set up: {timeout}"),
+            Self::Masks => f.write_str("the Flow Director cannot compare that"),
             Self::Mac(mac) => write!(f, "{mac} is no station's address"),
             Self::MaxFrame(len) => write!(f, "frames of {len} bytes are too long"),
         }
@@ -249,6 +256,14 @@ pub enum SteerError {
     NoSuchQueue,
     /// All filters are those of rules in force.
     Full,
+    /// The Flow Director was brought up to compare other things than the rule is about, or it is not said what it compares.
+    Masks,
+    /// The Flow Director has another change under way.
+    Busy,
+    /// The Flow Director did not carry a command out: whether the filter is there is unknown until the port is reset.
+    Director(Timeout),
+    /// The Flow Director carried a command out, and says that the filter is not as it should be.
+    Refused,
 }
 
 impl SteerError {
@@ -259,17 +274,25 @@ impl SteerError {
             Self::Unsupported => ErrorKind::Unsupported,
             Self::NoSuchQueue => ErrorKind::InvalidArgument,
             Self::Full => ErrorKind::Exhausted,
+            Self::Masks => ErrorKind::Unsupported,
+            Self::Busy => ErrorKind::InvalidArgument,
+            Self::Director(_) => ErrorKind::Timeout,
+            Self::Refused => ErrorKind::Device,
         }
     }
 }
 
 impl fmt::Display for SteerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unsupported => "no filter matches exactly these frames",
-            Self::NoSuchQueue => "there is no such queue to lead frames to",
-            Self::Full => "all filters are in use",
-        })
+        match self {
+            Self::Unsupported => f.write_str("no filter matches exactly these frames"),
+            Self::NoSuchQueue => f.write_str("there is no such queue to lead frames to"),
+            Self::Full => f.write_str("all filters are in use"),
+            Self::Masks => f.write_str("the Flow Director compares other things"),
+            Self::Busy => f.write_str("the Flow Director has another change under way"),
+            Self::Director(timeout) => write!(f, "the Flow Director does not obey: {timeout}"),
+            Self::Refused => f.write_str("the Flow Director does not have the filter as it should"),
+        }
     }
 }
 

@@ -5,11 +5,12 @@
 
 use parakernel_core::{
     mmio::{Register, Registers},
-    steering::Mac,
+    steering::{Mac, Vlan},
 };
 
 use crate::{
     device::{Device, Sharing},
+    director::Field,
     error::SteerError,
     regs::{
         Fctrl, Mcstctrl, Mrqc,
@@ -76,6 +77,21 @@ impl<R: Registers> Device<'_, R> {
         let is_on = u64::from(!groups.is_empty());
         self.port()
             .write(Mcstctrl::default().with(Mcstctrl::MFE, is_on));
+        Ok(())
+    }
+
+    /// Lets frames of `vlan` in, or keeps them out again (§7.1.1.2). Only where the Flow Director compares VLANs: any other
+    /// filter would match them as if they were untagged. With pools each has [its own](crate::pool::PoolNames).
+    ///
+    /// # Errors
+    ///
+    /// [`SteerError::Masks`] where it does not.
+    pub fn set_vlan(&self, vlan: Vlan, is_let_in: bool) -> Result<(), SteerError> {
+        let masks = self.director().map(|config| config.masks);
+        if masks.is_none_or(|masks| masks.vlan != Field::Compared) {
+            return Err(SteerError::Masks);
+        }
+        self.set_vlan_table(vlan.id(), is_let_in);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 pub mod checked;
 pub mod descriptor;
 pub mod device;
+pub mod director;
 pub mod doorbell;
 pub mod error;
 pub mod filter;

@@ -257,7 +257,7 @@ impl<R: Registers> Device<'_, R> {
         has_pool
     }
 
-    fn set_vlan_table(&self, id: u16, member: bool) {
+    pub(crate) fn set_vlan_table(&self, id: u16, member: bool) {
         let [word, bit] = [id / 32, id % 32].map(|it| u8::try_from(it).unwrap_or(u8::MAX));
         if let Some(base) = BitTableBlock::base(word) {
             self.row(base)

@@ -5,6 +5,7 @@
 
 use parakernel_core::registers;
 
+pub mod director;
 mod queue;
 pub mod table;
 

@@ -1,8 +1,14 @@
-//! Which frame goes to which queue: five-tuple filters for flows, `EtherType` filters for what the kernel wants for itself.
+//! Which frame goes to which queue: five-tuple filters and the Flow Director for flows, `EtherType` filters for what the
+//! kernel wants for itself.
 //!
-//! Without pools every frame that comes in has the port's own address, or is meant for several; with no VLAN let in it is
-//! untagged. So a filter on addresses, protocol and ports is exact. What is ambiguous (fragments, IPv6, all else) matches
-//! no filter and goes to queue 0, which is the kernel's.
+//! No filter looks at the MAC address. Without pools it need not: every frame that comes in has the port's own address, or
+//! is meant for several (a broadcast to an IP address goes where that address's frames go), and a rule for another address
+//! is refused. With no VLAN let in frames are untagged. So a filter on addresses, protocol and ports is exact. What is
+//! ambiguous (fragments, IPv6, all else) matches no filter and goes to queue 0, which is the kernel's.
+//!
+//! Five-tuple filters come first. A rule that is none, or for which there is none left, goes to the Flow Director, where the
+//! port was brought up [with one](crate::director): then a change may take some microseconds, and is polled. Such rules match
+//! no fragment, even those that are about addresses only.
 
 use core::task::Poll;
 
@@ -15,12 +21,13 @@ use parakernel_core::{
 
 use crate::{
     device::{Device, Sharing},
+    director::{Director, Entry, Field, Masks},
     error::SteerError,
     regs::QUEUES,
     regs::table::{Daqf, EtherTypeBlock, Etqf, Etqs, FiveTupleBlock, Ftqf, L34timir, Saqf, Sdpqf},
 };
 
-/// How many flow rules the port has room for.
+/// How many flow rules the port has room for without the Flow Director.
 pub const FILTERS: usize = 128;
 
 /// The queue that is never on, unless all can be claimed: what is led there is dropped (§4.6.7.1).
@@ -48,15 +55,17 @@ impl Filter {
     pub const UNUSED: Self = Self(State::Unused);
 }
 
-/// The flow rules of a port that steers by five-tuple filters.
+/// The flow rules of a port without pools.
 #[derive(Debug)]
 pub struct Filters<'a> {
     filters: &'a mut [Filter],
+    director: Director<'a>,
     /// The queue of [`QueueIndex`](parakernel_core::device::QueueIndex) 0.
     first: u8,
 }
 
 /// A rule as the filter's registers hold it.
+#[derive(Clone, Copy)]
 struct Tuple {
     source: u32,
     destination: u32,
@@ -73,27 +82,43 @@ impl<'a> Filters<'a> {
         let count = filters.len().min(FILTERS);
         Self {
             filters: filters.get_mut(..count).unwrap_or_default(),
+            director: Director::new(&mut []),
             first,
         }
     }
 
-    /// Whether exactly these frames can be led to a queue: untagged, to one IPv4 address of the port's, of any or one
-    /// protocol, to and from any or one port, from any or one address.
+    /// The same, with room for filters of the Flow Director that the port was brought up with.
     #[must_use]
-    pub fn can_express<R: Registers>(device: &Device<'_, R>, matches: &Matches) -> bool {
-        device.sharing() == Sharing::Queues
-            && !device.is_promiscuous()
-            && matches.mac == device.mac()
-            && matches.vlan.is_none()
-            && tuple_of(matches).is_some()
+    pub fn with_director(self, entries: &'a mut [Entry]) -> Self {
+        Self {
+            director: Director::new(entries),
+            ..self
+        }
     }
 
-    /// Makes a change; it is in force when this returns.
+    /// The filters of the Flow Director, for flows that no rule of the control plane's can say. Their rules are removed
+    /// through [`change`](Self::change) or by itself.
+    #[must_use]
+    pub const fn director(&mut self) -> &mut Director<'a> {
+        &mut self.director
+    }
+
+    /// Whether exactly these frames can be led to a queue. By a five-tuple filter: untagged, to one IPv4 address of the
+    /// port's, of any or one protocol, to and from any or one port, from any or one address. By the Flow Director: what fits
+    /// its masks.
+    #[must_use]
+    pub fn can_express<R: Registers>(device: &Device<'_, R>, matches: &Matches) -> bool {
+        check(device, matches).is_ok()
+    }
+
+    /// Makes a change; it is in force when [`poll`](Self::poll) says so: at once, unless the Flow Director is asked.
     ///
     /// # Errors
     ///
-    /// [`SteerError::Unsupported`] where the rule cannot be expressed, [`SteerError::NoSuchQueue`] where its queue is none
-    /// that can be led to, [`SteerError::Full`] where all filters are those of rules in force.
+    /// [`SteerError::Unsupported`] where the rule cannot be expressed, [`SteerError::Masks`] where the Flow Director compares
+    /// other things than the rule is about, [`SteerError::NoSuchQueue`] where its queue is none that can be led to,
+    /// [`SteerError::Full`] where all filters are those of rules in force, [`SteerError::Busy`] while another change is under
+    /// way in the Flow Director.
     pub fn change<R: Registers>(
         &mut self,
         device: &Device<'_, R>,
@@ -112,14 +137,31 @@ impl<'a> Filters<'a> {
                 self.add(device, (rule, matches), queue)
             }
             Change::Remove { rule } => {
+                self.director.settle()?;
                 self.remove(device, rule);
-                Ok(())
+                self.director.begin_remove(device, rule)
             }
         }
     }
 
-    /// Tells the port of all rules again, after it was reset: their frames are dropped until they are added again.
+    /// Looks whether the change that was made last is in force, or all rules are [restored](Self::restore); asked again, it
+    /// says the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::poll`].
+    pub fn poll<R: Registers>(
+        &mut self,
+        device: &Device<'_, R>,
+        now: Instant,
+    ) -> Poll<Result<(), SteerError>> {
+        self.director.poll(device, now)
+    }
+
+    /// Tells the port of all rules again, after it was reset: their frames are dropped until they are added again. To be
+    /// [polled](Self::poll) until it is done, before anything is received for a process.
     pub fn restore<R: Registers>(&mut self, device: &Device<'_, R>) {
+        self.director.begin_restore();
         for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
             if let State::InForce(_, matches) | State::Removed(matches) = filter.0 {
                 filter.0 = retire(device, index, matches);
@@ -133,11 +175,33 @@ impl<'a> Filters<'a> {
         (rule, matches): (RuleId, Matches),
         queue: u8,
     ) -> Result<(), SteerError> {
-        if !Self::can_express(device, &matches) {
-            return Err(SteerError::Unsupported);
+        let kinds = check(device, &matches)?;
+        self.director.settle()?;
+        if let Some(tuple) = kinds.tuple
+            && let Some(index) = self.place_for(&matches, kinds.is_for_director)
+        {
+            return self.write(device, (rule, matches), (index, tuple, queue));
         }
-        let tuple = tuple_of(&matches).ok_or(SteerError::Unsupported)?;
-        let index = self.place_for(&matches).ok_or(SteerError::Full)?;
+        let flow = device.director().and_then(|it| it.masks.flow(&matches));
+        let flow = flow.ok_or(SteerError::Full)?;
+        let begun = self.director.begin_add(device, (rule, flow), Some(queue));
+        match (begun, kinds.tuple) {
+            // No room there either: that of a rule that was removed.
+            (Err(SteerError::Full), Some(tuple)) => {
+                let index = self.place_for(&matches, false).ok_or(SteerError::Full)?;
+                self.write(device, (rule, matches), (index, tuple, queue))
+            }
+            (begun, _) => begun.map(|()| self.release_covered(device, &matches)),
+        }
+    }
+
+    /// Puts a rule in force by a five-tuple filter.
+    fn write<R: Registers>(
+        &mut self,
+        device: &Device<'_, R>,
+        (rule, matches): (RuleId, Matches),
+        (index, tuple, queue): (usize, Tuple, u8),
+    ) -> Result<(), SteerError> {
         let filter = self.filters.get_mut(index).ok_or(SteerError::Full)?;
         filter.0 = State::InForce(rule, matches);
         let index = u8::try_from(index).map_err(|_| SteerError::Full)?;
@@ -146,15 +210,15 @@ impl<'a> Filters<'a> {
         Ok(())
     }
 
-    /// The filter of the same flow that was removed, else an unused one, else any that was removed: its frames then go to
-    /// the kernel's queue, as those of no rule do.
-    fn place_for(&self, matches: &Matches) -> Option<usize> {
+    /// The filter of the same flow that was removed, else an unused one, else any that was removed, unless the Flow Director
+    /// may have room: the frames of that one then go to the kernel's queue, as those of no rule do.
+    fn place_for(&self, matches: &Matches, has_other: bool) -> Option<usize> {
         let find = |wanted: &dyn Fn(&State) -> bool| {
             self.filters.iter().position(|filter| wanted(&filter.0))
         };
         find(&|state| matches!(state, State::Removed(other) if other == matches))
             .or_else(|| find(&|state| *state == State::Unused))
-            .or_else(|| find(&|state| matches!(state, State::Removed(_))))
+            .or_else(|| find(&|state| !has_other && matches!(state, State::Removed(_))))
     }
 
     /// Filters of removed rules that the new one speaks about are of no more use.
@@ -213,9 +277,38 @@ impl<R: Registers> Steering for Steered<'_, '_, R> {
         self.filters.change(self.device, change)
     }
 
-    /// Registers are written when the change begins, so there is nothing to wait for.
-    fn poll_change(&mut self, _change: Change, _now: Instant) -> Poll<Result<(), SteerError>> {
-        Poll::Ready(Ok(()))
+    fn poll_change(&mut self, _change: Change, now: Instant) -> Poll<Result<(), SteerError>> {
+        self.filters.poll(self.device, now)
+    }
+}
+
+/// What a rule can be: one of these at least.
+struct Kinds {
+    tuple: Option<Tuple>,
+    is_for_director: bool,
+}
+
+/// Whether a rule can be expressed, and how.
+fn check<R: Registers>(device: &Device<'_, R>, matches: &Matches) -> Result<Kinds, SteerError> {
+    let is_exact = device.sharing() == Sharing::Queues
+        && !device.is_promiscuous()
+        && matches.mac == device.mac();
+    if !is_exact {
+        return Err(SteerError::Unsupported);
+    }
+    let masks = device.director().map(|config| config.masks);
+    // Five-tuple filters would match frames of all VLANs.
+    let has_tags = masks.is_some_and(|masks| masks.vlan == Field::Compared);
+    let tuple = tuple_of(matches).filter(|_| !has_tags && matches.vlan.is_none());
+    let is_for_director = masks.is_some_and(|masks| masks.flow(matches).is_some());
+    let could_be = masks.is_some() && Masks::of(matches).is_some();
+    match (tuple.is_some() || is_for_director, could_be) {
+        (true, _) => Ok(Kinds {
+            tuple,
+            is_for_director,
+        }),
+        (false, true) => Err(SteerError::Masks),
+        (false, false) => Err(SteerError::Unsupported),
     }
 }
 

@@ -153,10 +153,8 @@ fn run(bytes: &[u8]) -> Report {
     };
     let mut pairs = [Pair::EMPTY; 4];
     let setup = Setup {
-        kind: Kind::Sfp,
-        pairs: &mut pairs,
-        max_frame: 1514,
         sharing,
+        ..Setup::new(Kind::Sfp, &mut pairs)
     };
     let mut report = Report::default();
     let device = Device::bring_up(&port, &mut Clock::default(), setup);

@@ -21,7 +21,8 @@ use crate::{
     },
 };
 
-/// The receive packet buffer, in KiB, of which the first traffic class gets all (§4.6.11.3.4).
+/// The receive packet buffer, in KiB, of which the Flow Director gets its part, and the first traffic class the rest
+/// (§4.6.11.3.4).
 const RX_BUFFER_KIB: u64 = 512;
 /// The transmit packet buffer, in KiB.
 const TX_BUFFER_KIB: u64 = 160;
@@ -43,6 +44,9 @@ impl<R: Registers> Device<'_, R> {
         self.set_up_transmit();
         if self.sharing == Sharing::Pools {
             self.set_up_pools();
+        }
+        if let Some(config) = self.director() {
+            self.set_up_director(config);
         }
         self.set_up_interrupts();
         self.clear_statistics();
@@ -71,6 +75,12 @@ impl<R: Registers> Device<'_, R> {
         });
     }
 
+    /// What is left of the receive packet buffer for frames.
+    fn receive_buffer_kib(&self) -> u64 {
+        let taken = self.director().map_or(0, |config| config.capacity.kib());
+        RX_BUFFER_KIB - u64::from(taken)
+    }
+
     /// Off: a process whose ring is full must not make the peer pause for all. The high water mark is set regardless
     /// (§4.6.3.2).
     fn set_up_flow_control(&self) {
@@ -84,7 +94,7 @@ impl<R: Registers> Device<'_, R> {
             let row = self.row(base);
             row.write(Fcrtl::default());
             let mark = if class == 0 {
-                (RX_BUFFER_KIB * 1024 - RX_HEADROOM) / 32
+                (self.receive_buffer_kib() * 1024 - RX_HEADROOM) / 32
             } else {
                 0
             };
@@ -160,7 +170,10 @@ impl<R: Registers> Device<'_, R> {
         });
         for class in 0..TrafficClassBlock::COUNT {
             if let Some(base) = TrafficClassBlock::base(class) {
-                let size = if class == 0 { RX_BUFFER_KIB } else { 0 };
+                let size = match class {
+                    0 => self.receive_buffer_kib(),
+                    _ => 0,
+                };
                 self.row(base)
                     .write(Rxpbsize::default().with(Rxpbsize::SIZE, size));
             }

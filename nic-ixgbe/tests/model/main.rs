@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod bring_up;
 mod checked;
+mod director;
 mod faults;
 mod rig;
 mod rules;

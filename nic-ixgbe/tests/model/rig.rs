@@ -76,10 +76,9 @@ impl Machine {
         pairs: &'a mut [Pair],
     ) -> Result<Card<'a>, InitError> {
         let setup = Setup {
-            kind: Kind::of(0x10fb).unwrap(),
-            pairs,
             max_frame,
             sharing,
+            ..Setup::new(Kind::of(0x10fb).unwrap(), pairs)
         };
         Device::bring_up(self.card.bar0(), &mut self.world.clone(), setup)
     }

@@ -30,10 +30,8 @@ pub(crate) fn bring_up_with(
     room: usize,
 ) -> Result<Device<'static, &Port>, InitError> {
     let setup = Setup {
-        kind: Kind::Sfp,
-        pairs: vec![Pair::EMPTY; room].leak(),
-        max_frame: 1514,
         sharing,
+        ..Setup::new(Kind::Sfp, vec![Pair::EMPTY; room].leak())
     };
     Device::bring_up(port, &mut port.clock.clone(), setup)
 }
@@ -84,10 +82,8 @@ fn jumbo_frames_are_a_setting_of_the_port() {
         let port = Port::new(Fault::None);
         let pairs: &mut [Pair] = &mut [];
         let setup = Setup {
-            kind: Kind::Sfp,
-            pairs,
             max_frame,
-            sharing: Sharing::Queues,
+            ..Setup::new(Kind::Sfp, pairs)
         };
         let result = Device::bring_up(&port, &mut port.clock.clone(), setup);
         assert_eq!(result.is_ok(), is_right);
@@ -101,12 +97,7 @@ fn jumbo_frames_are_a_setting_of_the_port() {
 #[test]
 fn a_backplane_keeps_what_its_eeprom_says() {
     let port = Port::new(Fault::None);
-    let setup = Setup {
-        kind: Kind::Backplane,
-        pairs: &mut [],
-        max_frame: 1514,
-        sharing: Sharing::Queues,
-    };
+    let setup = Setup::new(Kind::Backplane, &mut []);
     Device::bring_up(&port, &mut port.clock.clone(), setup).unwrap();
     assert_eq!(port.peek(0x42A0), 4 << 13 | 1 << 12);
     assert_eq!(port.peek(0x20) & 8, 8);
@@ -156,12 +147,7 @@ fn a_short_register_file_is_refused() {
             0x1_FFFF
         }
     }
-    let setup = Setup {
-        kind: Kind::Sfp,
-        pairs: &mut [],
-        max_frame: 1514,
-        sharing: Sharing::Queues,
-    };
+    let setup = Setup::new(Kind::Sfp, &mut []);
     let mut clock = Port::new(Fault::None).clock;
     let error = Device::bring_up(Short, &mut clock, setup).unwrap_err();
     assert_eq!(error, InitError::Registers { len: 0x1_FFFF });

@@ -28,6 +28,12 @@ pub(crate) enum Fault {
     /// A queue of these does not change its state.
     StuckReceiveQueue,
     StuckTransmitQueue,
+    /// The Flow Director is not set up.
+    NoDirector,
+    /// It does not end a command, once the table was set up.
+    StuckDirector,
+    /// It takes no filter.
+    FullDirector,
     /// All registers read as ones.
     Gone,
     /// The same, once the first queue was asked to stop.
@@ -164,6 +170,13 @@ impl Port {
                 stored
             }
             0x1_0160 => stored | u32::from(fault == Fault::StuckSemaphore) << 8,
+            0xEE00 => stored | u32::from(stored & 3 != 0 && fault != Fault::NoDirector) << 3,
+            0xEE2C => match (stored & 3, fault) {
+                (0, _) => stored,
+                (_, Fault::StuckDirector) => stored,
+                (3, _) => stored & !7 | u32::from(fault != Fault::FullDirector) << 2,
+                _ => stored & !7,
+            },
             0x8D04 => {
                 let is_empty = self.peek(0x8D00) & 2 != 0 && fault != Fault::StuckReceivePath;
                 u32::from(is_empty)

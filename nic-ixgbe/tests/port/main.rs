@@ -10,6 +10,7 @@
 )]
 
 mod bring_up;
+mod director;
 mod fake;
 mod pairs;
 mod rules;

@@ -11,9 +11,7 @@ use parakernel_core::mmio::MappedRegisters;
 use parakernel_core::ring::RingSize;
 use parakernel_core::steering::{Change, Mac, Matches};
 use parakernel_core::time::Instant;
-use parakernel_nic_ixgbe::device::{
-    Device, GRACE, Pair, PairRings, QUEUE_LIMIT, Setup, Sharing, Vector,
-};
+use parakernel_nic_ixgbe::device::{Device, GRACE, Pair, PairRings, QUEUE_LIMIT, Setup, Vector};
 use parakernel_nic_ixgbe::id::{Kind, VENDOR};
 use parakernel_nic_ixgbe::interrupt::Alarm;
 use parakernel_nic_ixgbe::steering::{DROP_QUEUE, FILTERS, Filter, Filters};
@@ -82,10 +80,8 @@ impl IxgbeNet {
             .frames
             .place_slice(node, DROP_QUEUE.into(), Pair::EMPTY)?;
         let setup = Setup {
-            kind: Kind::of(function.identity.device)?,
-            pairs,
             max_frame: MAX_FRAME,
-            sharing: Sharing::Queues,
+            ..Setup::new(Kind::of(function.identity.device)?, pairs)
         };
         let card = Device::bring_up(registers, &mut time::Spin, setup)
             .map_err(|error| print!("ixgbe {address}: {error}\n"))
@@ -302,10 +298,9 @@ impl IxgbeNet {
         changed.map_err(|error| error.kind())
     }
 
-    /// A change is in force as soon as it is made.
-    #[expect(clippy::unused_self, reason = "other cards take their time")]
-    pub(super) const fn poll_change(&self, _now: Instant) -> Poll<Result<(), ErrorKind>> {
-        Poll::Ready(Ok(()))
+    pub(super) fn poll_change(&mut self, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        let changed = self.filters.poll(&self.card, now);
+        changed.map(|result| result.map_err(|error| error.kind()))
     }
 }
 
