@@ -31,8 +31,8 @@ use parakernel_mock_hw::{
 use parakernel_nic_ixgbe::{
     checked::{CheckedReceiver, CheckedSender, FrameMemory, GrantedSource, Heads, Progress},
     device::{
-        Device, GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, ReceiveRing, Setup, Sharing,
-        TransmitRing, Vector as CardVector,
+        Device, GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, ReceiveRing, Setup, TransmitRing,
+        Vector as CardVector,
     },
     doorbell::Tail,
     id::Kind,
@@ -194,12 +194,7 @@ impl Card {
     pub(crate) fn new(world: &'static World, ram: &'static Memory, pairs: usize) -> Self {
         let model = Ixgbe::new(world, ram, DEVICE, Config::default());
         model.config_space().enable();
-        let setup = Setup {
-            kind: Kind::Sfp,
-            pairs: vec![Pair::EMPTY; pairs].leak(),
-            max_frame: 1514,
-            sharing: Sharing::Queues,
-        };
+        let setup = Setup::new(Kind::Sfp, vec![Pair::EMPTY; pairs].leak());
         let mut device = Device::bring_up(model.bar0(), &mut world.clone(), setup).unwrap();
         let mut own = Own::new(&model, ram);
         start(world, &mut device, own.rings);
@@ -464,8 +459,9 @@ impl Steering for Card {
         changed.map_err(|error| error.kind())
     }
 
-    fn poll_change(&mut self, _change: Change, _now: Instant) -> Poll<Result<(), ErrorKind>> {
-        Poll::Ready(Ok(()))
+    fn poll_change(&mut self, _change: Change, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        let changed = self.filters.poll(&self.device, now);
+        changed.map(|result| result.map_err(|error| error.kind()))
     }
 }
 
