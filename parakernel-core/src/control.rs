@@ -25,7 +25,7 @@
 //! - **A queue that does not stop** is quarantined with its pages, and nobody else is disturbed. Nothing that a process
 //!   does leads to a reset. If its process has ended, the process is buried all the same: its core and whatever no device may
 //!   reach are free again, while the rings of the queue and the process's regions are kept until the device is reset.
-//! - **A device that fails** is reset after every lease on it was fenced. Leases are [`Lost`](Outcome::Lost) until their
+//! - **A device that fails** is reset after every lease on it was [suspended](Cut::Suspend). Leases are [`Lost`](Outcome::Lost) until their
 //!   process acknowledges the epoch. If the reset fails, the device is off the bus and its leases end; where it refuses even
 //!   that, they are quarantined for ever, and [`Event::DeviceLoose`] says so.
 //!

@@ -11,12 +11,13 @@ use parakernel_core::{
     access::{AccessMode, Isolation, Policy},
     address::{CoreId, Direction, Iova, NodeId},
     control::{
-        ClaimWish, ControlPlane, ControlStorage, Cut, Event, Frames, LeaseSpec, Memory, NoRoom,
-        Outcome, Platform, ProcessSpec, Purpose, Quarantine, Quota, Refusal, Regions, Request, Tag,
-        Wake, Wiring, Woken,
+        ClaimWish, ControlPlane, ControlStorage, Cut, Event, Failure, Frames, LeaseSpec, Memory,
+        NoRoom, Outcome, Platform, ProcessSpec, Purpose, Quarantine, Quota, Refusal, Regions,
+        Request, Tag, Wake, Wiring, Woken,
     },
     device::{
-        DeviceId, Limits, Operation, QueueDevice, QueueIndex, QueueKind, QueueSpec, Vector, Waits,
+        DeviceId, Epoch, Limits, Operation, QueueDevice, QueueIndex, QueueKind, QueueSpec, Vector,
+        Waits,
     },
     error::ErrorKind,
     handle::{LeaseId, ProcessId, RegionId, Slot},
@@ -197,12 +198,24 @@ impl Mocked {
 
     /// Announces an operation that is ready when it is looked at for the second time.
     fn operates(&mut self, order: &mut Sequence, operation: Operation) {
-        let begin = self.nic.expect_begin().withf(move |it, _| *it == operation);
-        begin.once().in_sequence(order).return_const(Ok(()));
+        self.begins(order, operation);
         for result in [Poll::Pending, Poll::Ready(Ok(()))] {
             let poll = self.nic.expect_poll().withf(move |it, _| *it == operation);
             poll.once().in_sequence(order).return_const(result);
         }
+    }
+
+    fn begins(&mut self, order: &mut Sequence, operation: Operation) {
+        let begin = self.nic.expect_begin().withf(move |it, _| *it == operation);
+        begin.once().in_sequence(order).return_const(Ok(()));
+    }
+
+    fn looks(&mut self, order: &mut Sequence, cut: Cut, result: Poll<()>) {
+        let poll = self
+            .machine
+            .expect_poll_cut()
+            .withf(move |_, it| *it == cut);
+        poll.once().in_sequence(order).return_const(result);
     }
 
     /// Announces a cut that is through when it is looked at for the second time.
@@ -213,11 +226,7 @@ impl Mocked {
             .withf(move |spec, it| spec.lease == LEASE && *it == cut);
         begin.once().in_sequence(order).return_const(());
         for result in [Poll::Pending, Poll::Ready(())] {
-            let poll = self
-                .machine
-                .expect_poll_cut()
-                .withf(move |_, it| *it == cut);
-            poll.once().in_sequence(order).return_const(result);
+            self.looks(order, cut, result);
         }
     }
 
@@ -399,6 +408,113 @@ fn a_queue_that_does_not_stop_keeps_its_pages() {
         pages: RINGS.pages,
     };
     assert_eq!(bench.control.quarantined(), kept);
+}
+
+/// An honest process that does not know of the reset yet goes on with its rings: they are taken away from it at no time.
+#[test]
+fn a_reset_suspends_a_lease_and_cuts_nothing() {
+    let (mut machine, mut order) = (Mocked::new(), Sequence::new());
+    machine.claims(&mut order);
+    machine.cuts(&mut order, Cut::Suspend);
+    machine.operates(&mut order, Operation::Reset);
+    machine.connects(&mut order, Ok(Woken::AsPlanned));
+    machine.begins(&mut order, CLAIM);
+    machine.looks(&mut order, Cut::Suspend, Poll::Pending);
+    for result in [Poll::Pending, Poll::Ready(Ok(()))] {
+        // Until the process's core has forgotten what stood in for its rings the device is not even asked.
+        machine.looks(&mut order, Cut::Suspend, Poll::Ready(()));
+        let poll = machine.nic.expect_poll().withf(|it, _| *it == CLAIM);
+        poll.once().in_sequence(&mut order).return_const(result);
+    }
+
+    let mut bench = Bench::new(machine);
+    bench.claim();
+    let now = Instant::from_nanos(bench.now);
+    bench.control.device_failed(NIC, Failure::NeedsReset, now);
+    let epoch = Epoch::new(1);
+    let (lease, lost) = (
+        LEASE,
+        Outcome::Lost {
+            lease: LEASE,
+            epoch,
+        },
+    );
+    assert_eq!(bench.settle(), Some(lost));
+    assert_eq!(bench.settle(), None, "the device is up");
+    let acknowledge = Request::Acknowledge { lease, epoch };
+    assert_eq!(bench.ask(acknowledge), Some(Outcome::Rearmed { lease }));
+}
+
+#[test]
+fn a_lease_that_is_armed_again_survives_one_more_reset() {
+    let (mut machine, mut order) = (Mocked::new(), Sequence::new());
+    machine.claims(&mut order);
+    for claimed in [false, true] {
+        machine.cuts(&mut order, Cut::Suspend);
+        machine.operates(&mut order, Operation::Reset);
+        machine.connects(&mut order, Ok(Woken::AsPlanned));
+        machine.begins(&mut order, CLAIM);
+        if claimed {
+            machine.looks(&mut order, Cut::Suspend, Poll::Ready(()));
+            let poll = machine.nic.expect_poll().withf(|it, _| *it == CLAIM);
+            let made = poll.once().in_sequence(&mut order);
+            made.return_const(Poll::Ready(Ok(())));
+        }
+    }
+
+    let mut bench = Bench::new(machine);
+    bench.claim();
+    let fail = |bench: &mut Bench| {
+        let now = Instant::from_nanos(bench.now);
+        bench.control.device_failed(NIC, Failure::NeedsReset, now);
+    };
+    let acknowledge = |epoch| Request::Acknowledge {
+        lease: LEASE,
+        epoch: Epoch::new(epoch),
+    };
+    fail(&mut bench);
+    assert!(matches!(bench.settle(), Some(Outcome::Lost { .. })));
+    assert_eq!(bench.settle(), None, "the device is up");
+    let now = Instant::from_nanos(bench.now);
+    let taken = bench
+        .control
+        .submit(bench.process, Tag(1), acknowledge(1), now);
+    taken.unwrap();
+    fail(&mut bench);
+    let refused = Outcome::Refused(Refusal::DeviceDown);
+    assert_eq!(bench.settle(), Some(refused));
+    let (lease, epoch) = (LEASE, Epoch::new(2));
+    assert_eq!(bench.settle(), Some(Outcome::Lost { lease, epoch }));
+    assert_eq!(bench.settle(), None, "the device is up");
+    let rearmed = Outcome::Rearmed { lease };
+    assert_eq!(bench.ask(acknowledge(2)), Some(rearmed));
+}
+
+/// Where the lease does not come back, what the suspension has left is cut like any lease's.
+#[test]
+fn a_lease_that_is_lost_is_fenced_before_it_ends() {
+    let (mut machine, mut order) = (Mocked::new(), Sequence::new());
+    machine.claims(&mut order);
+    machine.cuts(&mut order, Cut::Suspend);
+    machine.operates(&mut order, Operation::Reset);
+    for cut in [Cut::Fence, Cut::Isolate, Cut::Mask, Cut::Unmap] {
+        machine.cuts(&mut order, cut);
+    }
+    machine
+        .machine
+        .expect_zero()
+        .once()
+        .return_const(Poll::Ready(()));
+    machine.frees(&mut order);
+
+    let mut bench = Bench::new(machine);
+    bench.claim();
+    let now = Instant::from_nanos(bench.now);
+    bench.control.device_failed(NIC, Failure::NeedsReset, now);
+    assert!(matches!(bench.settle(), Some(Outcome::Lost { .. })));
+    assert_eq!(bench.settle(), None, "the device is up");
+    let revoked = bench.ask(Request::Release(LEASE));
+    assert_eq!(revoked, Some(Outcome::Revoked { lease: LEASE }));
 }
 
 #[test]

@@ -60,6 +60,9 @@ pub(crate) struct QemuOptions {
     /// found
     #[arg(long, conflicts_with_all = ["self_test", "restarts", "sabotage", "pairs"])]
     early_free: bool,
+    /// Reset card and SSD under traffic, and fail if a process does not go on
+    #[arg(long, conflicts_with_all = ["self_test", "restarts", "sabotage", "pairs", "early_free"])]
+    resets: bool,
     /// Wait for a debugger on TCP port 1234
     #[arg(long)]
     debugger: bool,
@@ -91,6 +94,7 @@ pub(crate) fn qemu(workspace: &Workspace, options: &QemuOptions) -> Result<ExitC
         (Some(count), _) => Script::Restarts { count },
         (None, Some(count)) => Script::Pairs { count },
         (None, None) if options.self_test => Script::SelfTest,
+        (None, None) if options.resets => Script::Resets,
         (None, None) => Script::Watch {
             debugger: options.debugger,
         },

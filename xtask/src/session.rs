@@ -2,6 +2,7 @@
 
 mod play;
 mod protection;
+mod resets;
 mod scene;
 mod script;
 

@@ -52,6 +52,16 @@ pub(crate) struct Foreign {
     pub(crate) caching: Caching,
 }
 
+impl Foreign {
+    fn flags(&self) -> Flags {
+        let caching = match self.caching {
+            Caching::Memory => Flags::empty(),
+            Caching::Device => Flags::NO_CACHE | Flags::WRITE_THROUGH,
+        };
+        self.access.flags() | caching
+    }
+}
+
 /// An address space, on one NUMA node.
 #[derive(Debug)]
 pub(crate) struct AddressSpace {
@@ -185,18 +195,26 @@ impl AddressSpace {
         let len = foreign.physical.end - foreign.physical.start;
         let end = at.checked_add(len).ok_or(MapError::Occupied)?;
         check(&(at..end))?;
-        let caching = match foreign.caching {
-            Caching::Memory => Flags::empty(),
-            Caching::Device => Flags::NO_CACHE | Flags::WRITE_THROUGH,
-        };
         let backing = Backing {
             physical: foreign.physical.clone(),
             largest: PageSize::Large,
-            flags: foreign.access.flags() | caching,
+            flags: foreign.flags(),
         };
         let (tables, node, owner, taken) = (self.tables, self.node, self.owner, &mut self.taken);
         let mut source = || frames.take_one(node, owner).inspect(|_| *taken += 1);
         tables.map_range(at, &backing, &mut source)
+    }
+
+    /// Has the one page of `foreign` take the place of another's at `at`, with no moment between in which nothing is there;
+    /// whether a small page that the process does not own was there. The core that runs the process must then forget its
+    /// translations.
+    pub(crate) fn redirect(&mut self, at: u64, foreign: &Foreign) -> bool {
+        let is_foreign = self
+            .tables
+            .lookup(at)
+            .is_some_and(|page| !page.flags.contains(OWNED));
+        let frame = PhysAddr::new(foreign.physical.start);
+        is_foreign && self.tables.redirect(at, frame, foreign.flags())
     }
 
     /// Removes what is mapped in `range`. The core that runs the process must forget its translations before memory

@@ -170,10 +170,6 @@ impl Queues {
         // is over, and taking its queue back looks for itself.
         let _is_news = lease.look();
         lease.count(&mut self.past);
-        lease
-            .status
-            .state
-            .store(LeaseState::Revoked as u32, Ordering::Release);
         Some(lease)
     }
 

@@ -38,7 +38,7 @@ pub struct StatusPage {
     pub accepted: [AtomicU32; LEASE_RINGS],
     /// The [`LeaseState`].
     pub state: AtomicU32,
-    /// The epoch that was lost, to acknowledge.
+    /// The device's epoch when the lease began to work; where it is [`Lost`](LeaseState::Lost), the one to acknowledge.
     pub epoch: AtomicU32,
     map: [AtomicU64; MAP_WORDS],
 }

@@ -3,7 +3,7 @@
 use core::{task::Poll, time::Duration};
 
 use super::{
-    ClaimWish, ControlPlane, Job, LeaseEntry, LeaseSpec, Memory, NoRoom, Outcome, Platform,
+    ClaimWish, ControlPlane, Cut, Job, LeaseEntry, LeaseSpec, Memory, NoRoom, Outcome, Platform,
     ProcessEntry, Progress, Purpose, Refusal, Tag, Wake, Woken,
     devices::Health,
     entries::{Origin, Stage},
@@ -221,8 +221,12 @@ impl<P: Platform> ControlPlane<'_, P> {
         let Some(entry) = self.leases.get_mut(lease) else {
             return Progress::Idle;
         };
+        // What stood in while the lease was suspended must be forgotten before the process is told that the queue works.
+        let is_linked =
+            origin == Origin::Claim || self.platform.poll_cut(&entry.spec, Cut::Suspend).is_ready();
         let device = self.platform.device(entry.spec.device);
         let made = match (entry.spec.queue_spec(), device) {
+            (_, _) if !is_linked => Poll::Pending,
             (Some(spec), Some(device)) => device
                 .poll(Operation::Claim(spec), now)
                 .map_err(|error| error.kind()),

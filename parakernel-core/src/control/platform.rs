@@ -131,7 +131,8 @@ pub trait Regions {
 /// What connects a lease to its process.
 pub trait Wiring {
     /// Hands rings and buffers in `memory` to the device's control half, maps what the process may see of them, and
-    /// programs the vector. Also after a [`Cut::Fence`] because of a reset; the rings begin anew then.
+    /// programs the vector. Also after a [`Cut::Suspend`]: the rings begin anew then, and what
+    /// stood in is taken out again; that cut counts as [through](Self::poll_cut) once no core remembers what stood in.
     ///
     /// Returns whether the vector of `spec`, if it has one, wakes the process: where none is left on its core it does not.
     ///
@@ -168,6 +169,11 @@ pub enum Cut {
     /// shadow ring, submission page) is unmapped, and no core remembers the mapping. A process that does not let go is
     /// stopped by an inter-processor interrupt.
     Fence,
+    /// The same while the device of a lease that is to come back is reset: calls are over and refused, and nothing that the
+    /// process writes reaches the device. But an honest process that has not heard of it yet must not be stopped for going on:
+    /// what it had mapped stays, or memory of the lease that nobody reads stands in for it (for a doorbell, and for a ring that
+    /// the device itself reads). Followed by [`connect`](Wiring::connect) or by [`Fence`](Self::Fence).
+    Suspend,
     /// The device: where it translates for the queue alone, the IOMMU has forgotten, reads and writes drained.
     Isolate,
     /// Interrupts: the lease is woken no more by its vector, which is masked unless it wakes others too; one that was

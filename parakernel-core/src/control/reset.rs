@@ -5,7 +5,7 @@ use core::{task::Poll, time::Duration};
 use super::{
     ControlPlane, Cut, Event, Job, Outcome, Platform, Progress, Refusal,
     devices::{AfterFence, Health, ResetEnd},
-    entries::{RuleStage, Stage},
+    entries::{Origin, RuleStage, Stage},
 };
 use crate::{
     device::{DeviceId, Operation, QueueDevice},
@@ -66,13 +66,19 @@ impl<P: Platform> ControlPlane<'_, P> {
         self.enqueue(Job::Device(device));
     }
 
-    /// Begins to shut the process of a lease out; `false` where that is under way, or done, anyway.
+    /// Begins to shut the process of a lease out, which finds its queue idle until it is told that it is lost; `false` where that is under way, or done, anyway.
     fn begin_fencing(&mut self, lease: LeaseId, now: Instant) -> bool {
         let Some(entry) = self.leases.get_mut(lease) else {
             return false;
         };
+        let mut rearming = None;
         match entry.stage {
             Stage::Active => {}
+            // It is lost once more.
+            Stage::Claiming {
+                origin: Origin::Rearm,
+                ..
+            } => rearming = entry.tag.take(),
             Stage::Claiming { .. } => {
                 entry.is_ending = true;
                 entry.failure = entry.failure.or(Some(Refusal::DeviceDown));
@@ -87,7 +93,12 @@ impl<P: Platform> ControlPlane<'_, P> {
             }
         }
         entry.stage = Stage::Fencing(Deadline::after(now, FENCE_LIMIT));
-        self.platform.cut(&entry.spec, Cut::Fence);
+        self.platform.cut(&entry.spec, Cut::Suspend);
+        let process = entry.spec.process;
+        if rearming.is_some() {
+            let refused = Outcome::Refused(Refusal::DeviceDown);
+            self.answer(process, rearming, refused);
+        }
         self.enqueue(Job::Lease(lease));
         true
     }

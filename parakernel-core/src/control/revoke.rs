@@ -202,7 +202,7 @@ impl<P: Platform> ControlPlane<'_, P> {
             return Progress::Idle;
         };
         let device = entry.spec.device;
-        if self.platform.poll_cut(&entry.spec, Cut::Fence).is_ready() {
+        if self.platform.poll_cut(&entry.spec, Cut::Suspend).is_ready() {
             entry.stage = Stage::Fenced;
         } else if deadline.check(now).is_ok() {
             return Progress::Again;

@@ -547,6 +547,7 @@ impl Machine {
 fn number(cut: Cut) -> u8 {
     match cut {
         Cut::Fence => 0,
+        Cut::Suspend => 4,
         Cut::Isolate => 1,
         Cut::Mask => 2,
         Cut::Unmap => 3,
@@ -673,7 +674,13 @@ impl Wiring for Machine {
         assert_eq!(block.owner, Some(spec.process));
         (block.is_mapped, block.is_dirty) = (true, true);
         self.fenced.remove(&spec.lease);
+        let suspended = (spec.lease, number(Cut::Suspend));
+        let was_suspended = self.cuts.contains_key(&suspended);
         self.cuts.retain(|(lease, _), _| *lease != spec.lease);
+        if was_suspended {
+            let fate = self.chance.fate();
+            self.cuts.insert(suspended, (fate, self.now));
+        }
         self.leases.insert(spec.lease, (*spec, memory.id));
         let reach = (spec.process, memory.id);
         self.reachable.insert(spec.lease, reach);
@@ -688,7 +695,7 @@ impl Wiring for Machine {
     }
 
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
-        if !matches!(cut, Cut::Fence) {
+        if !matches!(cut, Cut::Fence | Cut::Suspend) {
             assert!(
                 self.fenced.contains(&spec.lease),
                 "{cut:?} before the fence"
@@ -713,7 +720,8 @@ impl Wiring for Machine {
             Cut::Fence => {
                 self.fenced.insert(spec.lease);
             }
-            Cut::Isolate => {}
+            // A process that is suspended goes on writing to the lease's memory.
+            Cut::Suspend | Cut::Isolate => {}
             Cut::Mask => {
                 self.masked.insert(spec.lease);
             }

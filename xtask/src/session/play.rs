@@ -337,7 +337,7 @@ fn welcome<'scope>(
     joined(guests)
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread
         .join()
         .unwrap_or_else(|_| Err(anyhow!("a thread of this program panicked")))

@@ -52,6 +52,8 @@ pub(crate) enum Script {
     Restarts { count: u64 },
     /// A process is killed under traffic, and the kernel frees its memory too early: that has to be found.
     EarlyFree,
+    /// Card and SSD are reset under traffic; everybody goes on.
+    Resets,
     /// One process claims every queue pair of the SSD, which has so many.
     Pairs { count: u16 },
     /// Nothing but the machine, until it ends.
@@ -72,6 +74,7 @@ impl Script {
             }
             Self::Restarts { .. } => "restarts".into(),
             Self::EarlyFree => "early-free".into(),
+            Self::Resets => "resets".into(),
             Self::Pairs { .. } => "pairs".into(),
             Self::Watch { .. } => "qemu".into(),
         }
@@ -85,6 +88,7 @@ impl Script {
                 | Self::SelfTest
                 | Self::Restarts { .. }
                 | Self::EarlyFree
+                | Self::Resets
                 | Self::Pairs { .. }
         )
     }
@@ -100,6 +104,7 @@ impl Spec {
             Script::Unchecked { tries } => self.unchecked(tries),
             Script::Restarts { count } => self.restarts(*count),
             Script::EarlyFree => self.early_free(),
+            Script::Resets => super::resets::play(self, &self.cast(&[])?.without(ROGUE)),
             Script::Pairs { count } => self.pairs(*count),
             Script::Watch { debugger } => self.watch(*debugger),
         }
@@ -285,6 +290,7 @@ impl Spec {
             | Script::Unchecked { .. }
             | Script::Restarts { .. }
             | Script::EarlyFree
+            | Script::Resets
             | Script::Watch { .. } => BLOCK_PAIRS,
         }
     }

@@ -158,6 +158,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: restarts,
     },
     Stage {
+        name: "resets",
+        about: "card and SSD reset under traffic, and everybody goes on",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: resets,
+    },
+    Stage {
         name: "early-free",
         about: "a kernel that frees memory too early is found out",
         when: When::Usual,
@@ -659,6 +666,10 @@ fn demo_new_packed(workspace: &Workspace) -> Result<Plan> {
 
 fn restarts(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--restarts", "50"])
+}
+
+fn resets(workspace: &Workspace) -> Result<Plan> {
+    boot(workspace, &["qemu", "--resets"])
 }
 
 fn pairs(workspace: &Workspace) -> Result<Plan> {

@@ -10,12 +10,12 @@ use core::{
     pin::pin,
 };
 
-use parakernel_core::error::ErrorKind;
+use parakernel_core::{error::ErrorKind, time::Instant};
 use parakernel_smoltcp::{Device, Link};
 use smoltcp::iface::SocketHandle;
 
 use super::{
-    session::{Next, Session, UnixTime},
+    session::{Next, Progress, Session, UnixTime},
     store::Store,
 };
 use crate::{
@@ -57,7 +57,7 @@ pub fn run<L: Link>(
     runtime: &mut impl Runtime,
     device: Device<'_, L>,
     identity: Identity,
-    (store, memory): (Store<'_>, &mut Memory),
+    (store, memory): (&mut Store<'_>, &mut Memory),
     flags: &'static Flags,
 ) -> ErrorKind {
     let (agenda, served, store) = (Agenda::new(), Cell::new(0), RefCell::new(store));
@@ -86,23 +86,47 @@ pub fn run<L: Link>(
     stack.failure().unwrap_or(ErrorKind::Other)
 }
 
+/// The store, for one task after the other.
+type Shared<'r, 's> = RefCell<&'r mut Store<'s>>;
+
+/// A conversation, which gives back what it holds of the store however it ends: by a link that fails, too.
+struct Talk<'t, 'r, 's> {
+    session: Session,
+    store: &'t Shared<'r, 's>,
+}
+
+impl Talk<'_, '_, '_> {
+    fn feed(&mut self, now: Instant, input: &[u8], output: &mut [u8]) -> Progress {
+        let mut store = self.store.borrow_mut();
+        self.session.feed(&mut store, now, input, output)
+    }
+}
+
+impl Drop for Talk<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.session.end(&mut self.store.borrow_mut());
+    }
+}
+
 /// Serves client after client.
 async fn serve<L: Link>(
     stack: &Stack<'_, L>,
     socket: SocketHandle,
-    store: &RefCell<Store<'_>>,
+    store: &Shared<'_, '_>,
     agenda: &Agenda,
 ) {
     let (mut input, mut output) = ([0; PIECE], [0; PIECE]);
     loop {
         stack.accept(socket, PORT).await;
         // The process does not know the time of day.
-        let mut session = Session::new(UnixTime::default());
+        let mut talk = Talk {
+            session: Session::new(UnixTime::default()),
+            store,
+        };
         while let Ok(len) = stack.read(socket, &mut input).await {
             let mut rest = input.get(..len).unwrap_or_default();
             let next = loop {
-                let progress =
-                    session.feed(&mut store.borrow_mut(), agenda.now(), rest, &mut output);
+                let progress = talk.feed(agenda.now(), rest, &mut output);
                 rest = rest.get(progress.consumed..).unwrap_or_default();
                 let answer = output.get(..progress.produced).unwrap_or_default();
                 let written = stack.write(socket, answer).await;
@@ -114,7 +138,7 @@ async fn serve<L: Link>(
                 break;
             }
         }
-        session.end(&mut store.borrow_mut());
+        drop(talk);
         stack.close(socket).await;
     }
 }

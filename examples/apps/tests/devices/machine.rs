@@ -385,8 +385,8 @@ impl Wiring for Machine {
     fn cut(&mut self, spec: &LeaseSpec, cut: Cut) {
         let queue = spec.queue.unwrap();
         match (cut, &mut self.cards[spec.device.index()]) {
-            (Cut::Fence, Card::Net(card)) => card.fence(queue),
-            (Cut::Fence, Card::Disk(card)) => card.fence(queue),
+            (Cut::Fence | Cut::Suspend, Card::Net(card)) => card.fence(queue),
+            (Cut::Fence | Cut::Suspend, Card::Disk(card)) => card.fence(queue),
             (Cut::Isolate, _) => self.ram.end(self.leases[&spec.lease].audit),
             (Cut::Mask, _) => {}
             (Cut::Unmap, _) => {

@@ -5,12 +5,13 @@ use crate::wire::Behaviour;
 use parakernel_apps::{
     kv::{
         server::{self, Memory},
+        session::{Session, UnixTime},
         store::{Chunk, Item, Store},
     },
     net::Identity,
     nonce::{self, Message},
 };
-use parakernel_core::error::ErrorKind;
+use parakernel_core::{error::ErrorKind, time::Instant};
 use proptest::prelude::*;
 use smoltcp::{
     iface::{Interface, SocketHandle},
@@ -19,10 +20,14 @@ use smoltcp::{
 
 const KEY: u64 = 0x77;
 
-fn serve(device: Nic, mut client: Client<'_>) {
+fn serve(device: Nic, client: Client<'_>) {
     let (mut items, mut buckets) = (vec![Item::EMPTY; 64], vec![0; 64]);
     let mut chunks = vec![Chunk::EMPTY; 4096];
-    let store = Store::in_slices(&mut items, &mut buckets, &mut chunks, 9);
+    let mut store = Store::in_slices(&mut items, &mut buckets, &mut chunks, 9);
+    serve_from(&mut store, device, client);
+}
+
+fn serve_from(store: &mut Store<'_>, device: Nic, mut client: Client<'_>) {
     let identity = Identity {
         address: SERVER,
         key: KEY,
@@ -117,6 +122,28 @@ fn clients(behaviour: Behaviour, count: u16) {
 #[test]
 fn clients_side_by_side_get_their_own_answers() {
     clients(Behaviour::default(), 16);
+}
+
+/// A server that begins anew on another link finds the whole store, whatever its clients were in the middle of.
+#[test]
+fn a_link_that_fails_in_the_middle_of_a_value_leaves_no_room_taken() {
+    let (mut items, mut buckets) = (vec![Item::EMPTY; 4], vec![0; 4]);
+    // Room for one such value, but not for two.
+    let mut chunks = vec![Chunk::EMPTY; 20];
+    let mut store = Store::in_slices(&mut items, &mut buckets, &mut chunks, 9);
+    let set = format!("set whole 0 0 3000\r\n{:03000}\r\n", 7).into_bytes();
+    let (device, mut client) = wired(Behaviour::default());
+    let mut talk = Talk::new(&mut client, 3000, set[..2500].to_vec());
+    let mut turns = 0;
+    let client = client.with_script(|sockets, interface| {
+        talk.turn(sockets, interface);
+        turns += u32::from(talk.sent == talk.asked.len());
+        Next::end_if(turns == 50)
+    });
+    serve_from(&mut store, device, client);
+    let (mut session, mut answer) = (Session::new(UnixTime::default()), [0; 64]);
+    let progress = session.feed(&mut store, Instant::from_nanos(0), &set, &mut answer);
+    assert_eq!(&answer[..progress.produced], b"STORED\r\n");
 }
 
 #[test]

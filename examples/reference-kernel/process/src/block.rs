@@ -1,12 +1,16 @@
 //! A queue pair on the process's volume.
+#![expect(
+    unsafe_code,
+    reason = "takes buffers back from a device that was reset"
+)]
 
 use parakernel_core::{
     abi::{BlockMap, LeaseRing, QueueMap, SharedDoorbell},
     access::AccessMode,
     control::{ClaimWish, Wake},
-    device::DeviceId,
+    device::{DeviceId, Epoch},
     handle::VolumeId,
-    memory::BlockArena,
+    memory::{BlockArena, BlockBuffer},
     queue::{BlockCompletion, BlockQueue, BlockRequest},
     ring::RingSize,
 };
@@ -33,6 +37,25 @@ type CheckedPair<'m> = Queue<'m, SharedDoorbell<'static>, BLOCK_ENTRIES>;
 pub struct BlockPair<'m> {
     queue: CheckedPair<'m>,
     lease: Lease,
+    /// The device's epoch when the pair was made.
+    epoch: Epoch,
+}
+
+impl BlockPair<'_> {
+    /// Gives up a pair whose device was reset, and hands the buffers of all that was in flight, whose outcome nobody knows, to
+    /// `lost`. Where the device was not reset the buffers stay the device's.
+    pub fn abandon(self, mut lost: impl FnMut(BlockBuffer)) {
+        if self.lease.epoch() == self.epoch {
+            return;
+        }
+        // SAFETY: the kernel says that the device was reset since the pair was made, and nothing was given to it after that: a
+        // lease that is lost takes nothing, and one that was armed again begins with rings of its own.
+        unsafe {
+            self.queue.abandon(|_, buffer| {
+                buffer.into_iter().for_each(&mut lost);
+            });
+        }
+    }
 }
 
 impl BlockQueue for BlockPair<'_> {
@@ -114,5 +137,6 @@ pub fn block_pair<'m>(
     Some(BlockPair {
         queue,
         lease: *lease,
+        epoch: lease.epoch(),
     })
 }

@@ -5,6 +5,7 @@ use core::ptr::{self, NonNull};
 
 use parakernel_core::{
     abi::{LeaseMap, LeaseRing, LeaseState, SharedDoorbell, StatusPage, SubmissionPage},
+    device::Epoch,
     handle::LeaseId,
     memory::SharedMemory,
 };
@@ -48,6 +49,21 @@ impl Lease {
     pub fn state(&self) -> LeaseState {
         let word = &self.status.state;
         LeaseState::from_word(word.load(core::sync::atomic::Ordering::Acquire))
+    }
+
+    /// The epoch to acknowledge where it is lost.
+    #[must_use]
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch::new(
+            self.status
+                .epoch
+                .load(core::sync::atomic::Ordering::Relaxed),
+        )
+    }
+
+    /// The same lease, as the kernel describes it now.
+    pub(crate) fn again(&self) -> Option<Self> {
+        Self::new(self.id, self.status)
     }
 
     /// The doorbell of one of its rings.

@@ -11,13 +11,14 @@ use parakernel_core::{
     access::AccessMode,
     control::{ClaimWish, Outcome, Placement, Wake},
     device::DeviceId,
+    error::ErrorKind,
     memory::{Arena, ArenaLayout, Pool},
     ring::RingSize,
     steering::{IpPrefix, Ipv4Prefix, Mac, Matches},
 };
 use parakernel_smoltcp::{Device, Joined, Memory, QueuePair, Reserving};
 
-use crate::{Arguments, AskError, Lease, Process};
+use crate::{Arguments, AskError, Lease, Process, WithStrays};
 
 mod leased;
 mod queue;
@@ -89,15 +90,17 @@ pub type LeasedLink<'m> = Leased<Joined<Pair<'m>, Reserving<'m, Pair<'m>>>>;
 /// The same, with an eye on what arrives.
 pub type NetworkLink<'m> = Watched<'m, LeasedLink<'m>>;
 
-/// An interface that works.
+/// An interface: its leases and its memory. The queues themselves are [opened](Self::open) on them, again after each reset.
 #[derive(Debug)]
-pub struct Network<'m> {
-    /// For the stack.
-    pub device: Device<'m, NetworkLink<'m>>,
+pub struct Network {
     /// Who the process is on the network.
     pub identity: Identity,
     /// Where the frames for its address arrive.
     pub placement: Placement,
+    device: DeviceId,
+    arena: Arena<'static>,
+    /// The card's pair, and the virtual one.
+    leases: [Lease; 2],
 }
 
 /// Why there is no interface.
@@ -159,19 +162,13 @@ impl Process {
     }
 
     /// The process's interface, as its arguments (`nic`, `ip`, `mac`, `net`, `gateway`, `key`) describe it: memory, both
-    /// queue pairs, and the rule that leads the frames for its address to the first. The argument `mode` (`sealed`,
+    /// leases, and the rule that leads the frames for its address to the first. The argument `mode` (`sealed`,
     /// `checked` or `virtual`) is the wish for a stricter mode than the kernel would choose.
-    ///
-    /// Frames that arrive and are not for that address are counted in `strays`.
     ///
     /// # Errors
     ///
     /// [`NetworkError`], where there is none.
-    pub fn network<'m>(
-        &mut self,
-        memory: &'m mut NetworkMemory,
-        strays: &'m Cell<u64>,
-    ) -> Result<Network<'m>, NetworkError> {
+    pub fn network(&mut self) -> Result<Network, NetworkError> {
         let arguments = self.arguments();
         let identity = identity(arguments)?;
         let device = device(arguments).ok_or(NetworkError::Argument("nic"))?;
@@ -181,13 +178,56 @@ impl Process {
         let (software, _) = self.claim_network(device, AccessMode::Virtual)?;
         let Address { mac, ip, .. } = identity.address;
         let placement = self.lead_here(&hardware, Mac(mac), ip)?;
-        let (link, memory) = join(memory, arena, [hardware, software])?;
-        let link = Watched::new(link, mac, ip, strays);
         Ok(Network {
-            device: Device::new(link, memory, network_map(&hardware)?.max_frame.into()),
             identity,
             placement,
+            device,
+            arena,
+            leases: [hardware, software],
         })
+    }
+
+    /// Has `serve` work on an interface until that fails, and again each time that the card was reset.
+    ///
+    /// Whoever sends to the process sees lost frames and, for TCP, connections that end.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`], where there is no interface, or none any more; how `serve` failed for another reason is its outcome.
+    pub fn serve(
+        &mut self,
+        memory: &mut NetworkMemory,
+        mut serve: impl FnMut(&mut WithStrays<'_>, Device<'_, NetworkLink<'_>>, Identity) -> ErrorKind,
+    ) -> Result<ErrorKind, NetworkError> {
+        let strays = Cell::new(0);
+        let mut network = self.network()?;
+        let identity = network.identity;
+        self.log_line(format_args!("steered by {:?}", network.placement));
+        loop {
+            let device = network.open(memory, &strays)?;
+            let mut runtime = WithStrays::new(self, &strays);
+            let failure = serve(&mut runtime, device, identity);
+            if !self.revive(&mut network)? {
+                return Ok(failure);
+            }
+            self.log_line(format_args!("the card was reset, and works again"));
+        }
+    }
+
+    /// Arms an interface again whose card was reset; whether it was. The link that was opened on it is of no use any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn revive(&mut self, network: &mut Network) -> Result<bool, AskError> {
+        let [hardware, software] = &mut network.leases;
+        if !self.rearm(&mut [hardware])? {
+            return Ok(false);
+        }
+        // The reset did not touch the virtual pair. A new one begins at its start, as the new link does.
+        self.release(software.id())?;
+        (*software, _) = self.claim_network(network.device, AccessMode::Virtual)?;
+        Ok(true)
     }
 
     /// Leads the frames for `mac` and `ip` to `lease`; where they arrive.
@@ -198,6 +238,28 @@ impl Process {
             return Err(AskError::Unexpected);
         };
         Ok(placement)
+    }
+}
+
+impl Network {
+    /// The queues, for the stack: nothing is in flight, and all buffers are free. For that nothing may be left of an earlier
+    /// link, and the device must have let go of its buffers: the first time, or after a [revival](Process::revive).
+    ///
+    /// Frames that arrive and are not for the process's address are counted in `strays`.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Map`], where the kernel's maps make no sense.
+    pub fn open<'m>(
+        &'m mut self,
+        memory: &'m mut NetworkMemory,
+        strays: &'m Cell<u64>,
+    ) -> Result<Device<'m, NetworkLink<'m>>, NetworkError> {
+        let max_frame = network_map(&self.leases[0])?.max_frame;
+        let (link, memory) = join(memory, self.arena.again(), self.leases)?;
+        let Address { mac, ip, .. } = self.identity.address;
+        let link = Watched::new(link, mac, ip, strays);
+        Ok(Device::new(link, memory, max_frame.into()))
     }
 }
 

@@ -9,7 +9,7 @@ use core::{
 
 use parakernel_apps::runtime::{Metric, Runtime};
 use parakernel_core::{
-    abi::{CallError, Codec, LOG_MAX, OutcomeRing, ProcessInfo, StatusPage, VERSION},
+    abi::{CallError, Codec, LOG_MAX, LeaseState, OutcomeRing, ProcessInfo, StatusPage, VERSION},
     control::{ClaimWish, Outcome, Refusal, Request, Tag},
     device::Epoch,
     handle::LeaseId,
@@ -24,6 +24,9 @@ use crate::{Arguments, Lease, report::Numbers, system_call};
 /// How long to sleep at a time while an outcome is awaited: it wakes the process, so this is only for a kernel that
 /// forgets to.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long to wait before a lease is acknowledged again whose device is not up yet.
+const REARM_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a process has of its kernel.
 #[derive(Debug)]
@@ -150,13 +153,54 @@ impl Process {
         self.ask(&Request::AddRule(FlowRule { matches, to }))
     }
 
-    /// Arms a lease again whose device was reset in `epoch`.
+    /// Arms all of the process's leases on a device again, where it was reset; whether it was, and they work. All rings begin
+    /// anew then, and what was in flight is of unknown outcome.
     ///
     /// # Errors
     ///
     /// As [`ask`](Self::ask).
-    pub fn acknowledge(&mut self, lease: LeaseId, epoch: Epoch) -> Result<(), AskError> {
-        self.ask(&Request::Acknowledge { lease, epoch }).map(|_| ())
+    pub fn rearm(&mut self, leases: &mut [&mut Lease]) -> Result<bool, AskError> {
+        let mut was_reset = false;
+        loop {
+            for lease in &mut *leases {
+                was_reset |= self.rearm_one(lease)?;
+            }
+            let mut states = leases.iter().map(|lease| lease.state());
+            if states.any(|state| state == LeaseState::Revoked) {
+                return Ok(false);
+            }
+            // Each is told of a reset in its turn, and in the end all know of the same one.
+            let epoch = leases.first().map(|lease| lease.epoch());
+            let works = |lease: &&mut Lease| {
+                lease.state() == LeaseState::Active && Some(lease.epoch()) == epoch
+            };
+            if leases.iter().all(works) {
+                return Ok(was_reset);
+            }
+            system_call::wait(self.now().saturating_add(REARM_PAUSE));
+        }
+    }
+
+    fn rearm_one(&mut self, lease: &mut Lease) -> Result<bool, AskError> {
+        if lease.state() != LeaseState::Lost {
+            return Ok(false);
+        }
+        match self.acknowledge(lease.id(), lease.epoch()) {
+            Ok(()) => {
+                *lease = lease.again().ok_or(AskError::Unexpected)?;
+                Ok(true)
+            }
+            // Others have still to be told, or the device is being reset once more.
+            Err(AskError::Refused(Refusal::DeviceDown | Refusal::WrongState)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn acknowledge(&mut self, lease: LeaseId, epoch: Epoch) -> Result<(), AskError> {
+        let Outcome::Rearmed { .. } = self.ask(&Request::Acknowledge { lease, epoch })? else {
+            return Err(AskError::Unexpected);
+        };
+        Ok(())
     }
 
     fn next_outcome(&mut self) -> Option<(Option<Tag>, Outcome)> {

@@ -244,6 +244,19 @@ impl Tables {
         true
     }
 
+    /// Has the small page at `at` lead elsewhere, from one moment to the next; whether one is mapped there. Cores that use the
+    /// tables may go by the old one until they forget their translations.
+    pub(crate) fn redirect(self, at: u64, frame: PhysAddr, flags: Flags) -> bool {
+        match self.leaf(at) {
+            Some((leaf, page)) if page.size == PageSize::Small => {
+                let flags = flags | Flags::PRESENT;
+                leaf.store(frame.as_u64() | flags.bits(), Ordering::Release);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
     /// Removes the page that holds `at`. Cores that use the tables must then forget their translations.
     pub(crate) fn unmap(self, at: u64) -> Option<Mapping> {
         let (leaf, mapping) = self.leaf(at)?;

@@ -1,7 +1,7 @@
 //! What the control plane says, and who has to know.
 
 use heapless::Vec;
-use parakernel_core::abi::Codec;
+use parakernel_core::abi::{Codec, LeaseState};
 use parakernel_core::control::{Event, LeaseSpec, Outcome, Tag};
 use parakernel_core::device::DeviceId;
 use parakernel_core::handle::ProcessId;
@@ -63,9 +63,11 @@ impl Control {
                 return false;
             }
         }
+        let epoch = self.plane.free_of(spec.device);
         let terms = Terms {
             policy: self.policy,
             grants: &grants,
+            epoch: epoch.map_or_else(Default::default, |(_, _, epoch)| epoch),
         };
         self.plane.platform_mut().activate(spec, &terms)
     }
@@ -81,7 +83,8 @@ impl Control {
             }
             Outcome::Lost { lease, epoch } => {
                 if let Some((spec, _)) = self.plane.lease(lease) {
-                    self.plane.platform().tell_lost(spec, epoch);
+                    let state = LeaseState::Lost;
+                    self.plane.platform().tell(spec, state, Some(epoch));
                 }
                 true
             }

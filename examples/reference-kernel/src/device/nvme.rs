@@ -18,6 +18,7 @@ use parakernel_nvme::checked::{CheckedMemory, CheckedQueue};
 use parakernel_nvme::controller::{
     Config, Controller, ControllerMemory, PairMemory, PairSlot, PairState, QueueId,
 };
+use parakernel_nvme::error::AdminError;
 use parakernel_nvme::namespace::{NamespaceId, NamespaceSlot};
 use parakernel_nvme::validate::Rules;
 
@@ -195,7 +196,8 @@ impl NvmeDevice {
                 print!("nvme: event {event:?}\n");
                 false
             }
-            Ok(None) => false,
+            // A reset ended what asked for events. That is no failure, least of all one that wants another reset.
+            Ok(None) | Err(AdminError::Reset) => false,
             Err(error) => {
                 print!("nvme: {error}\n");
                 true

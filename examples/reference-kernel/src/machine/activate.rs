@@ -26,6 +26,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) policy: Policy,
     /// What the process may call itself on the lease's device.
     pub(crate) grants: &'a [NameGrant],
+    /// How often the lease's device was reset so far.
+    pub(crate) epoch: Epoch,
 }
 
 impl Machine {
@@ -63,7 +65,12 @@ impl Machine {
         match (made, seat) {
             (Some((lease, map)), Some(seat)) => {
                 lease.status.set_map(map);
-                let state = &lease.status.state;
+                // Of the rings that a reset ended.
+                for accepted in &lease.status.accepted {
+                    accepted.store(0, Ordering::Relaxed);
+                }
+                let (state, epoch) = (&lease.status.state, terms.epoch.as_u32());
+                lease.status.epoch.store(epoch, Ordering::Relaxed);
                 state.store(LeaseState::Active as u32, Ordering::Release);
                 seat.queues.pass().add(lease)
             }
@@ -71,17 +78,18 @@ impl Machine {
         }
     }
 
-    /// Tells a process that its lease is lost until it acknowledges `epoch`.
-    pub(crate) fn tell_lost(&self, spec: &LeaseSpec, epoch: Epoch) {
+    /// Tells a process what became of a lease, and, where it is lost, the epoch to acknowledge.
+    pub(crate) fn tell(&self, spec: &LeaseSpec, state: LeaseState, epoch: Option<Epoch>) {
         let status = self.connections.get(spec.lease).and_then(|connection| {
             let layout = Layout::of(self.devices.get(spec.device.index())?, spec);
             let part = layout.part(PartKind::Status)?;
             self.view(connection.memory, part)?.view::<StatusPage>(0)
         });
         if let Some(status) = status {
-            status.epoch.store(epoch.as_u32(), Ordering::Relaxed);
-            let state = &status.state;
-            state.store(LeaseState::Lost as u32, Ordering::Release);
+            if let Some(epoch) = epoch {
+                status.epoch.store(epoch.as_u32(), Ordering::Relaxed);
+            }
+            status.state.store(state as u32, Ordering::Release);
         }
     }
 

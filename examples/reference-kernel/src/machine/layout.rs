@@ -38,6 +38,8 @@ pub(crate) enum PartKind {
     Hardware(Side),
     /// What the process reads of a side: what the device writes, or a copy of it, or the slots of a virtual queue.
     Read(Side),
+    /// What stands in for the index ring and the doorbell of a sealed queue while its device is reset: a page that nobody reads.
+    StandIn,
     /// The kernel's own: marks of command ids.
     Marks,
     /// The kernel's own: tables, or first bytes, of frames to be sent.
@@ -145,6 +147,7 @@ impl Layout {
             self.push(PartKind::Hardware(side), SplitRing::AVAILABLE, None);
             self.push_written(side, SplitRing::USED - SplitRing::AVAILABLE);
             self.push_read(side, SplitRing::BYTES - SplitRing::USED);
+            self.push(PartKind::StandIn, 1, None);
         } else if card.is_packed() {
             self.push_written(side, PackedRing::BYTES);
             self.push_read(side, PackedRing::DRIVER);

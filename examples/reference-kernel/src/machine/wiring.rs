@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Poll;
 
+use parakernel_core::abi::LeaseState;
 use parakernel_core::control::{Cut, LeaseSpec, Memory, NoRoom, Wiring, Woken};
 use parakernel_core::device::Vector;
 use parakernel_core::handle::LeaseId;
@@ -10,9 +11,10 @@ use parakernel_core::memory::SharedMemory;
 
 use super::{
     Machine,
-    layout::{Layout, Part, PartKind},
+    layout::{Layout, Part, PartKind, Side},
 };
 use crate::address_space::{Access, Caching, Foreign};
+use crate::arch::native;
 use crate::cores::{self, Core, Flush};
 use crate::memory::{FRAME, Frames};
 use crate::pci::msix::Claim;
@@ -78,6 +80,15 @@ impl Connection {
     }
 }
 
+/// Where what a process writes of a sealed queue goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// To the device.
+    Device,
+    /// To a page that nobody reads.
+    StandIn,
+}
+
 /// Where the process finds the first part of a lease.
 pub(super) const fn window(lease: LeaseId) -> u64 {
     LEASES + lease.index() as u64 * LEASE_STRIDE
@@ -114,19 +125,58 @@ impl Machine {
 
     /// Maps the doorbell of a sealed queue.
     fn map_doorbell(&mut self, spec: &LeaseSpec, layout: &Layout) -> Option<()> {
-        let Some((page, _)) = self.doorbell_page(spec) else {
+        let Some(foreign) = self.doorbell(spec) else {
             return Some(());
         };
         let core = self.core_of(spec.process)?;
         let at = Self::doorbell_window(spec, layout);
         let kernel = &mut self.kernel;
         let process = kernel.seats.at(core)?.process.as_mut()?;
-        let foreign = Foreign {
+        if process.space.page_size(at).is_some() {
+            return Some(());
+        }
+        process.space.map(&mut kernel.frames, at, &foreign).ok()
+    }
+
+    /// The doorbell page of a sealed queue.
+    fn doorbell(&self, spec: &LeaseSpec) -> Option<Foreign> {
+        let (page, _) = self.doorbell_page(spec)?;
+        Some(Foreign {
             physical: page..page + FRAME,
             access: Access::ReadWrite,
             caching: Caching::Device,
+        })
+    }
+
+    /// Has the index ring and the doorbell of a sealed queue, which lead to the device, lead to a page that nobody reads, or back
+    /// again. There is no moment in which the process finds nothing there.
+    fn switch(&mut self, spec: &LeaseSpec, way: Way) -> Option<()> {
+        let Some(doorbell) = self.doorbell(spec) else {
+            return Some(());
         };
-        process.space.map(&mut kernel.frames, at, &foreign).ok()
+        let layout = Layout::of(self.devices.get(spec.device.index())?, spec);
+        let memory = self.connections.get(spec.lease)?.memory;
+        let base = self.blocks.get(memory)?.base.as_u64();
+        let page = |offset: usize| Foreign {
+            physical: base + offset as u64..base + offset as u64 + FRAME,
+            access: Access::ReadWrite,
+            caching: Caching::Memory,
+        };
+        let ring = *layout.part(PartKind::Written(Side::First))?;
+        let stand_in = page(layout.part(PartKind::StandIn)?.offset);
+        let core = self.core_of(spec.process)?;
+        let space = &mut self.kernel.seats.at(core)?.process.as_mut()?.space;
+        let mut lead = |at: u64, to: &Foreign| {
+            let to = match way {
+                Way::StandIn => &stand_in,
+                Way::Device => to,
+            };
+            space.redirect(at, to).then_some(())
+        };
+        for offset in (ring.offset..ring.offset + ring.len).step_by(native(FRAME)) {
+            lead(window(spec.lease) + offset as u64, &page(offset))?;
+        }
+        lead(Self::doorbell_window(spec, &layout), &doorbell)
     }
 
     fn unmap_parts(&mut self, spec: &LeaseSpec, wanted: impl Fn(&Part) -> bool) {
@@ -169,6 +219,7 @@ impl Wiring for Machine {
         let layout = Layout::of(device, spec);
         let slot = self.connections.slot(spec.lease).ok_or(NoRoom)?;
         // It is there, with its interrupt, where the device was reset.
+        let was_connected = slot.is_some();
         let known = slot.as_ref().and_then(|connection| connection.claim);
         *slot = Some(Connection {
             memory,
@@ -178,9 +229,13 @@ impl Wiring for Machine {
         });
         self.mapped(memory, core);
         self.map_parts(spec, memory, &layout).ok_or(NoRoom)?;
+        if was_connected {
+            self.switch(spec, Way::Device).ok_or(NoRoom)?;
+        }
+        let flush = was_connected.then(|| core.ask_to_flush());
         let claim = known.or_else(|| self.claim_vector(spec, core));
         if let Some(connection) = self.connection(spec.lease) {
-            connection.claim = claim;
+            (connection.claim, connection.flush) = (claim, flush);
         }
         for part in layout.parts().filter(|part| part.kind != PartKind::Status) {
             if let Some(view) = self.view(memory, part) {
@@ -201,7 +256,15 @@ impl Wiring for Machine {
         match cut {
             Cut::Fence => {
                 self.fence(spec);
+                self.tell(spec, LeaseState::Revoked, None);
                 self.unmap_parts(spec, Part::is_writable);
+            }
+            Cut::Suspend => {
+                self.fence(spec);
+                // For a process that ended there is nothing to do. Where it fails otherwise, safety goes before survival.
+                if self.switch(spec, Way::StandIn).is_none() {
+                    self.unmap_parts(spec, Part::is_writable);
+                }
             }
             // The process's queues share their function's address space with all others.
             Cut::Isolate => {}

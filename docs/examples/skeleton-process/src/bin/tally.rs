@@ -32,16 +32,23 @@ fn main(mut process: Process) -> u64 {
         return 1;
     };
     let strays = Cell::new(0);
-    let network = match process.network(memory, &strays) {
+    let mut network = match process.network() {
         Ok(network) => network,
         Err(error) => {
             process.log_line(format_args!("no network: {error:?}"));
             return 1;
         }
     };
-    let (agenda, mut sockets) = (Agenda::new(), [SocketStorage::EMPTY]);
     let address = network.identity.address;
-    let stack = Stack::new(network.device, address, &mut sockets, &agenda);
+    let device = match network.open(memory, &strays) {
+        Ok(device) => device,
+        Err(error) => {
+            process.log_line(format_args!("no network: {error:?}"));
+            return 1;
+        }
+    };
+    let (agenda, mut sockets) = (Agenda::new(), [SocketStorage::EMPTY]);
+    let stack = Stack::new(device, address, &mut sockets, &agenda);
     let socket = stack.add_udp(PORT, socket);
     let served = Cell::new(0);
     let count = async {

@@ -13,7 +13,7 @@ use parakernel_core::abi::BlockMap;
 use parakernel_core::device::DeviceId;
 use parakernel_core::error::ErrorKind;
 use parakernel_core::handle::VolumeId;
-use parakernel_core::memory::BlockArena;
+use parakernel_core::memory::{BlockArena, BlockBuffer};
 use parakernel_process::{
     Arguments, BLOCK_ENTRIES, BlockMemory, BlockPair, Lease, Process, block_pair,
 };
@@ -74,8 +74,8 @@ fn work<const N: usize>(
     volumes: [u64; N],
     flags: &'static [Flag; N],
 ) -> Result<(), &'static str> {
-    let arguments = process.arguments();
-    let pairs = arguments.number("nvme_queues").unwrap_or(1).max(1);
+    let pairs = process.arguments().number("nvme_queues");
+    let pairs = pairs.unwrap_or(1).max(1);
     let pairs = usize::try_from(pairs).map_or(LANES, |pairs| pairs.div_ceil(N).min(LANES));
     let mut places: Vec<Place, N> = Vec::new();
     for volume in volumes {
@@ -91,23 +91,61 @@ fn work<const N: usize>(
     for (arena, buffers) in arenas.iter_mut().zip(&mut buffers) {
         buffers.fill_with(|| arena.take());
     }
+    let statistics = Statistics::new();
+    while let Err(kind) = round(
+        process,
+        &places,
+        &arenas,
+        &mut buffers,
+        (&statistics, flags),
+    )? {
+        let leases = places.iter_mut().flat_map(|place| &mut place.leases);
+        let mut leases: Vec<&mut Lease, { VOLUMES * LANES }> = leases.collect();
+        let is_back = process.rearm(&mut leases);
+        if !is_back.map_err(|_| "a queue pair does not come back")? {
+            return verdict(&statistics, Err(kind));
+        }
+        process.log("the SSD was reset, and works again");
+    }
+    verdict(&statistics, Ok(()))
+}
+
+/// Works until all is done, or a queue fails: then what was in flight is given up. After a reset nobody knows which of it was
+/// carried out, and a round that begins writes anew whatever the one before had not finished.
+fn round<const N: usize>(
+    process: &mut Process,
+    places: &[Place],
+    arenas: &[BlockArena<'static>],
+    buffers: &mut [[Option<BlockBuffer>; BUFFERS]; N],
+    (statistics, flags): (&Statistics, &'static [Flag; N]),
+) -> Result<Result<(), ErrorKind>, &'static str> {
+    let arguments = process.arguments();
     let mut commands = [const { [const { BlockMemory::new() }; LANES] }; N];
     let mut lanes: Vec<_, N> = Vec::new();
-    for ((place, arena), commands) in places.iter().zip(&arenas).zip(&mut commands) {
+    for ((place, arena), commands) in places.iter().zip(arenas).zip(&mut commands) {
         let pairs = open(place, arena, commands).ok_or("a map that makes no sense")?;
         lanes.push(pairs).map_err(|_| "too many volumes")?;
     }
     let mut jobs: Vec<Job<'_, BlockPair<'_>>, N> = Vec::new();
-    let parts = lanes.iter_mut().zip(&mut buffers).zip(&arenas).zip(&places);
+    let parts = lanes.iter_mut().zip(&mut *buffers).zip(arenas).zip(places);
     for (((lanes, buffers), arena), place) in parts {
         let (volume, load) = (volume(arguments, place), load(arguments, place, arena));
         let job = Job::new(lanes, arena, buffers, volume, load).ok_or("the volume does not fit")?;
         jobs.push(job).map_err(|_| "too many volumes")?;
     }
     let mut jobs = jobs.into_array::<N>().map_err(|_| "too few volumes")?;
-    let statistics = Statistics::new();
-    let worked = block::run(process, &mut jobs, &statistics, flags);
-    verdict(&statistics, worked)
+    let worked = block::run(process, &mut jobs, statistics, flags);
+    for (lanes, buffers) in lanes.into_iter().zip(buffers) {
+        let mut vacant = buffers.iter_mut().filter(|place| place.is_none());
+        let mut put = |buffer| {
+            if let Some(place) = vacant.next() {
+                *place = Some(buffer);
+            }
+        };
+        let pairs = lanes.into_iter().map(Lane::into_queue);
+        pairs.for_each(|pair| pair.abandon(&mut put));
+    }
+    Ok(worked)
 }
 
 /// What there is to say in the end. A bad block counts, whatever else ended the work.

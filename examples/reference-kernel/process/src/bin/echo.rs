@@ -5,10 +5,8 @@
 #![no_std]
 #![no_main]
 
-use core::cell::Cell;
-
 use parakernel_apps::echo;
-use parakernel_process::{NetworkMemory, Place, Process, WithStrays};
+use parakernel_process::{NetworkMemory, Place, Process};
 
 parakernel_process::entry!(main);
 
@@ -20,23 +18,12 @@ fn main(mut process: Process) -> u64 {
     let (Some(network), Some(memory)) = (NETWORK.take(), MEMORY.take()) else {
         return 1;
     };
-    let strays = Cell::new(0);
-    let network = match process.network(network, &strays) {
-        Ok(network) => network,
-        Err(error) => {
-            process.log_line(format_args!("{error}"));
-            return 1;
-        }
-    };
-    process.log_line(format_args!("steered by {:?}", network.placement));
-    let mut runtime = WithStrays::new(&mut process, &strays);
-    let failure = echo::run(
-        &mut runtime,
-        network.device,
-        network.identity,
-        memory,
-        &FLAGS,
-    );
-    process.log_line(format_args!("the link failed: {failure:?}"));
+    let served = process.serve(network, |runtime, device, identity| {
+        echo::run(runtime, device, identity, memory, &FLAGS)
+    });
+    match served {
+        Ok(failure) => process.log_line(format_args!("the link failed: {failure:?}")),
+        Err(error) => process.log_line(format_args!("{error}")),
+    }
     1
 }

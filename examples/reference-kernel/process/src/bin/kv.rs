@@ -5,8 +5,6 @@
 #![no_std]
 #![no_main]
 
-use core::cell::Cell;
-
 use parakernel_apps::{
     kv::{
         server,
@@ -14,7 +12,7 @@ use parakernel_apps::{
     },
     runtime::Runtime,
 };
-use parakernel_process::{NetworkMemory, Place, Process, WithStrays};
+use parakernel_process::{NetworkMemory, Place, Process};
 
 parakernel_process::entry!(main);
 
@@ -36,34 +34,23 @@ fn main(mut process: Process) -> u64 {
     1
 }
 
-/// Serves until the link fails.
+/// Serves until the link fails for good. What is stored outlives a reset of the card.
 fn serve(process: &mut Process) -> Option<()> {
-    let strays = Cell::new(0);
-    let network = match process.network(NETWORK.take()?, &strays) {
-        Ok(network) => network,
-        Err(error) => {
-            process.log_line(format_args!("{error}"));
-            return Some(());
-        }
-    };
-    process.log_line(format_args!("steered by {:?}", network.placement));
     // Nobody outside knows the time stamp at which the process was started, so nobody can choose keys that collide.
     let seed = process.now().as_nanos() ^ process.info().tsc_start.rotate_left(32);
-    let store = Store::in_slices(
+    let mut store = Store::in_slices(
         ITEM_MEMORY.take()?,
         BUCKET_MEMORY.take()?,
         CHUNK_MEMORY.take()?,
         seed,
     );
-    let memory = (store, MEMORY.take()?);
-    let mut runtime = WithStrays::new(process, &strays);
-    let failure = server::run(
-        &mut runtime,
-        network.device,
-        network.identity,
-        memory,
-        &FLAGS,
-    );
-    process.log_line(format_args!("the link failed: {failure:?}"));
+    let memory = MEMORY.take()?;
+    let served = process.serve(NETWORK.take()?, |runtime, device, identity| {
+        server::run(runtime, device, identity, (&mut store, memory), &FLAGS)
+    });
+    match served {
+        Ok(failure) => process.log_line(format_args!("the link failed: {failure:?}")),
+        Err(error) => process.log_line(format_args!("{error}")),
+    }
     Some(())
 }
