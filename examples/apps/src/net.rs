@@ -35,6 +35,10 @@ const BUDGET: usize = 64;
 /// The longest datagram that fits a frame.
 const DATAGRAM: usize = 1472;
 
+/// Bytes that a UDP socket holds in either direction: what a turn brings at most, behind as much that could not be sent yet. With less,
+/// a burst that a card or a host has kept (while the card was reset, say) would lose datagrams in the middle of a turn.
+const UDP_PAYLOAD: usize = 2 * BUDGET * DATAGRAM;
+
 /// How long the peer of a closed connection may take to close its side.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -65,7 +69,7 @@ pub struct Identity {
 pub struct UdpMemory {
     /// Written when the socket is made: what it starts from is not zero, and would take room in a program's file.
     metadata: MaybeUninit<[[udp::PacketMetadata; 256]; 2]>,
-    payload: [[u8; 0x1_0000]; 2],
+    payload: [[u8; UDP_PAYLOAD]; 2],
 }
 
 impl UdpMemory {

@@ -28,23 +28,24 @@ const BLOCKS: u64 = 2000;
 
 /// A device, and how the processes that have queues of it are told from the others.
 struct Target {
-    number: u32,
+    /// Its number with QEMU's own card, and with a model for a card. The kernel numbers devices in the order of their slots, and
+    /// QEMU gives the SSD its slot before it comes to the model.
+    numbers: [u32; 2],
     name: &'static str,
     /// What such a process says when it has its queues back.
     back: &'static str,
     has: fn(&Process) -> bool,
 }
 
-/// The kernel numbers devices in the order of their slots.
 const TARGETS: [Target; 2] = [
     Target {
-        number: 0,
+        numbers: [0, 1],
         name: "card",
         back: "the card was reset, and works again",
         has: |process| process.network.is_some(),
     },
     Target {
-        number: 1,
+        numbers: [1, 0],
         name: "SSD",
         back: "the SSD was reset, and works again",
         has: |process| process.block_queues > 0,
@@ -62,7 +63,8 @@ pub(super) fn play(spec: &Spec, cast: &Cast) -> Result<ExitCode> {
         all_work(scene, cast, 0)?;
         for round in 1..=ROUNDS {
             for target in &TARGETS {
-                reset(scene, cast, target, round)?;
+                let number = target.numbers[usize::from(spec.model.is_some())];
+                reset(scene, cast, (target, number), round)?;
                 all_work(scene, cast, round)?;
             }
         }
@@ -87,8 +89,13 @@ pub(super) fn play(spec: &Spec, cast: &Cast) -> Result<ExitCode> {
 }
 
 /// Resets a device, and waits until all who have queues of it have them back.
-fn reset(scene: &mut Scene, cast: &Cast, target: &Target, round: u64) -> Result<()> {
-    scene.say(&format!("reset {}", target.number));
+fn reset(
+    scene: &mut Scene,
+    cast: &Cast,
+    (target, number): (&Target, u32),
+    round: u64,
+) -> Result<()> {
+    scene.say(&format!("reset {number}"));
     let users = cast
         .processes
         .iter()

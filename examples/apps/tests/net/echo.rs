@@ -65,6 +65,49 @@ fn every_nonce_comes_back_transformed_by_the_key() {
     assert_eq!(serve(device, client), REQUESTS);
 }
 
+/// As many frames as a turn takes, each as long as a frame may be, come at once: where a card or a host kept them.
+#[test]
+fn a_turns_worth_of_the_longest_requests_is_answered() {
+    const EACH: u64 = 32;
+    let (device, mut client) = wired(Behaviour::default());
+    let sockets = [1000, 1001].map(|port| client.udp(port));
+    let (mut has_met, mut sent, mut answered) = (false, 0, 0);
+    let mut turns = 0;
+    let client = client.with_script(|all, _| {
+        turns += 1;
+        for socket in sockets {
+            let socket = all.get_mut::<udp::Socket<'_>>(socket);
+            while socket.recv().is_ok() {
+                // The first makes the stacks known to each other.
+                if has_met {
+                    answered += 1;
+                }
+                has_met = true;
+            }
+            let wanted = if has_met { EACH } else { 1 };
+            for sequence in 0..if sent < 1 + 2 * EACH { wanted } else { 0 } {
+                if has_met || sent == 0 {
+                    let mut datagram = [0; 1472];
+                    let (nonce, sent_at) = (sequence, 0);
+                    let message = Message {
+                        sequence,
+                        nonce,
+                        sent_at,
+                    };
+                    message.write_request(&mut datagram);
+                    socket
+                        .send_slice(&datagram, (SERVER.ip, nonce::PORT))
+                        .unwrap();
+                    sent += 1;
+                }
+            }
+        }
+        Next::end_if(turns > 200)
+    });
+    serve(device, client);
+    assert_eq!((sent, answered), (1 + 2 * EACH, 2 * EACH));
+}
+
 #[test]
 fn a_datagram_that_is_no_request_is_not_answered() {
     let (device, mut client) = wired(Behaviour::default());
