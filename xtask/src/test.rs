@@ -154,8 +154,8 @@ mod tests {
             .iter()
             .map(|stage| stage.limit.as_secs())
             .sum();
-        // The limits stop what hangs; the time it takes is about a third of them.
-        assert!(limit <= 86 * 60, "the limits add up to {limit} s");
+        // The limits stop what hangs; on two cores the time it takes is about a sixth of them, and 45 minutes are the most.
+        assert!(limit <= 105 * 60, "the limits add up to {limit} s");
     }
 
     #[test]
