@@ -15,7 +15,7 @@ use parakernel_core::{
 };
 use parakernel_nic_ixgbe::{
     checked::{AnySource, CheckedReceiver, CheckedSender, Progress},
-    doorbell::Tail,
+    doorbell::MappedTail,
     offload::Metadata,
     rx::Receiver,
     tx::Sender,
@@ -35,7 +35,7 @@ const LAYOUT: ArenaLayout = ArenaLayout {
     count: 1536,
 };
 
-type Bell = Tail<&'static MappedRegisters>;
+type Bell = MappedTail;
 
 /// A tail register and the doorbell that writes it.
 fn bell() -> (&'static MappedRegisters, Bell) {
@@ -43,7 +43,8 @@ fn bell() -> (&'static MappedRegisters, Bell) {
     // SAFETY: leaked, aligned, and used as registers only.
     let registers = Box::leak(Box::new(unsafe { MappedRegisters::new(page, PAGE_SIZE) }));
     let size = RingSize::new(512).unwrap();
-    (registers, Tail::new(registers, 0x18, size))
+    let register = registers.register(0x18).unwrap();
+    (registers, MappedTail::new(register, size))
 }
 
 /// The device's side of a receive ring.
@@ -118,10 +119,9 @@ impl PairRig {
 
     fn touch(&mut self) {
         let arena = self.pool.arena();
-        self.sum ^= self
-            .list
-            .iter()
-            .fold(0, |sum, frame| sum ^ arena.bytes(frame)[0]);
+        self.sum ^= self.list.iter().fold(0, |sum, frame| {
+            sum ^ arena.first_bytes::<1>(frame).unwrap()[0]
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use core::sync::atomic::{Ordering::Release, fence};
 
 use parakernel_core::{
-    mmio::Registers,
+    mmio::{MappedRegister, Registers},
     queue::Doorbell,
     ring::{Position, RingSize},
 };
@@ -39,6 +39,39 @@ impl<R: Registers> Doorbell for Tail<R> {
         fence(Release);
         let slot = self.size.slot(tail).index();
         self.registers.write32(self.offset, slot as u32);
+    }
+
+    #[inline]
+    fn accepted(&self, rung: Position) -> Position {
+        rung
+    }
+}
+
+/// The same for a register in a mapped BAR, which was found once: nothing is left to check when it is rung.
+#[derive(Debug)]
+pub struct MappedTail {
+    register: MappedRegister,
+    /// The ring's entries less one.
+    mask: u32,
+}
+
+impl MappedTail {
+    /// The tail register `register` of a ring of `size` entries.
+    #[must_use]
+    pub const fn new(register: MappedRegister, size: RingSize) -> Self {
+        Self {
+            register,
+            mask: size.entries() - 1,
+        }
+    }
+}
+
+impl Doorbell for MappedTail {
+    #[inline]
+    fn ring(&mut self, tail: Position) {
+        // As above.
+        fence(Release);
+        self.register.write(tail.as_u32() & self.mask);
     }
 
     #[inline]

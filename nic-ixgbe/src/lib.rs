@@ -10,6 +10,7 @@ pub mod error;
 pub mod filter;
 pub mod id;
 pub mod interrupt;
+mod line;
 pub mod link;
 pub mod offload;
 pub mod pool;
@@ -31,6 +32,3 @@ pub const MAX_RING: u32 = 8192;
 const fn slot(position: parakernel_core::ring::Position, entries: usize) -> usize {
     position.as_u32() as usize & (entries - 1)
 }
-
-/// Descriptors in a cache line.
-const LINE: usize = 4;

@@ -4,18 +4,21 @@
     reason = "moves segments between pool, ring and list as words"
 )]
 
-use core::sync::atomic::{Ordering::Acquire, fence};
+use core::{
+    array,
+    sync::atomic::{Ordering::Acquire, fence},
+};
 
 use parakernel_core::{
-    memory::{Arena, ArenaLayout, Pool, Segment, SegmentList, SharedMemory},
+    memory::{ArenaLayout, Pool, Segment, SegmentList, SharedMemory},
     queue::{Doorbell, RxQueue},
     ring::Position,
 };
 
 use crate::{
-    LINE,
     descriptor::{Completion, RxDescriptor},
     error::RingError,
+    line::{LINE, arm, base_and_stride, take_frames},
     offload::{HEADER_LEN, Metadata, Received},
     slot,
 };
@@ -32,42 +35,6 @@ pub const fn buffer_size(capacity: usize) -> Option<u32> {
     }
 }
 
-/// What does not change from frame to frame.
-struct Swap {
-    posted: u32,
-    base: u64,
-    stride: u64,
-}
-
-impl Swap {
-    #[inline]
-    fn new(posted: u32, arena: &Arena<'_>) -> Self {
-        Self {
-            posted,
-            base: arena.buffer_iova(0).as_u64(),
-            stride: arena.layout().stride.into(),
-        }
-    }
-
-    /// Takes the frame of a slot, armed word and both descriptors, into `place` and arms `fresh`; `false` where that is
-    /// no whole good frame of one buffer.
-    #[inline]
-    fn one(
-        &self,
-        (armed, done, ring): (&mut u32, &RxDescriptor, &RxDescriptor),
-        fresh: u32,
-        place: &mut u32,
-    ) -> bool {
-        let Some(len) = done.completion().whole_frame(self.posted) else {
-            return false;
-        };
-        *place = *armed | len << 16;
-        *armed = fresh & 0xFFFF;
-        ring.arm(self.base + u64::from(fresh & 0xFFFF) * self.stride);
-        true
-    }
-}
-
 /// A receive queue of `N` entries.
 ///
 /// Buffers are armed in the order of the ring, and come back in it. The device is never told of more than `N - 1`, for a
@@ -76,7 +43,7 @@ impl Swap {
 ///
 /// # Invariants
 ///
-/// The slots of positions `next..filled` hold words of segments that exist nowhere else.
+/// All slots but the `vacant` ones before `next` hold words of cleared segments that exist nowhere else.
 #[derive(Debug)]
 pub struct Receiver<'a, D, const N: usize> {
     /// Where buffers are armed.
@@ -87,10 +54,13 @@ pub struct Receiver<'a, D, const N: usize> {
     armed: [u32; N],
     /// First position whose completion was not taken yet.
     next: Position,
-    /// Where the next buffer will be armed.
-    filled: Position,
+    /// Slots without a buffer, the last ones before `next`.
+    vacant: u32,
     /// Bytes that the device may write into a buffer.
     posted: u32,
+    /// The longest frame that is taken without ado: `posted`, or 0 where all need more, because a slot is vacant or a
+    /// header is to be written.
+    usual: u32,
     metadata: Metadata,
     received: u64,
     damaged: u64,
@@ -130,8 +100,9 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
             doorbell,
             armed: [0; N],
             next: Position::START,
-            filled: Position::START,
+            vacant: Self::ENTRIES,
             posted: buffer_size(layout.capacity())?,
+            usual: 0,
             metadata,
             received: 0,
             damaged: 0,
@@ -153,7 +124,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     /// Number of buffers in the ring.
     #[must_use]
     pub const fn armed(&self) -> u32 {
-        self.filled.since(self.next)
+        Self::ENTRIES - self.vacant
     }
 
     /// Bytes that the device may write into a buffer: what the queue is to be set up with.
@@ -166,7 +137,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     ///
     /// Only after the device has confirmed that the queue is off, and its grace time: until then it may write to them.
     pub fn dismantle(mut self, pool: &mut Pool<'_>) -> D {
-        while self.next != self.filled {
+        while self.armed() > 0 {
             let segment = self.take_next();
             pool.put(segment);
         }
@@ -176,12 +147,27 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     /// How far the device was, or is to be, told of buffers: all but the last of a full ring.
     #[inline]
     fn tail(&self) -> Position {
-        let end = self.next.advanced(Self::ENTRIES - 1);
-        if self.armed() == Self::ENTRIES {
-            end
-        } else {
-            self.filled
-        }
+        self.next.advanced(self.told())
+    }
+
+    /// Of the `told` buffers from `start` on, where a call began, how many whoever stands between queue and device has taken
+    /// over.
+    #[inline]
+    fn ready(&self, start: Position, told: u32) -> u32 {
+        let end = self.doorbell.accepted(start.advanced(told));
+        end.since(start).min(told)
+    }
+
+    /// The same for a full ring.
+    #[inline]
+    fn ready_full(&self) -> u32 {
+        self.ready(self.next, Self::ENTRIES - 1)
+    }
+
+    /// Number of buffers that the device was, or is to be, told of: all but the last of a full ring.
+    #[inline]
+    fn told(&self) -> u32 {
+        self.armed().min(Self::ENTRIES - 1)
     }
 
     /// Whether the device has let go of the buffer at `position`.
@@ -190,144 +176,149 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         self.completions[slot(position, N)].completion().is_done()
     }
 
-    /// Takes frames of one buffer each, and arms a fresh one in the place of each; at most `limit`, as long as they are
-    /// that and good. Returns the number of frames.
+    /// Takes up to `limit` frames of one buffer each, fewer than the ring has, one by one where there is no cache line of
+    /// them; the number of frames.
     #[inline(never)]
-    fn poll_whole(
+    fn take_each(
         &mut self,
         limit: usize,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
     ) -> usize {
-        let mut total = 0;
-        while total < limit {
-            // Up to the ring's end, so that there is no wrap inside.
-            let run = (limit - total).min(N - slot(self.next, N));
-            let Some(fresh) = pool.next_words(run) else {
-                break;
-            };
-            // SAFETY: the words move below.
-            let taken = unsafe { self.swap_run(fresh, frames.vacant_words(), pool.arena()) };
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "at most the ring's entries"
-            )]
-            let count = taken as u32;
-            self.next = self.next.advanced(count);
-            self.filled = self.filled.advanced(count);
-            // SAFETY: the words of so many segments were moved into `armed`.
-            unsafe { pool.remove(run, taken) };
-            // SAFETY: so many words of segments were moved out of `armed`, with a length that fits.
-            unsafe { frames.add(taken) };
-            total += taken;
-            if taken < run {
-                break;
-            }
-        }
-        total
-    }
-
-    /// Takes the frames in the slots from the next on into `places`, and arms `fresh` there, a cache line of descriptors
-    /// at a time.
-    ///
-    /// # Safety
-    ///
-    /// As many of the first words of `fresh` as the result says must be used no more; as many of `places` then are
-    /// segments.
-    #[inline]
-    unsafe fn swap_run(&mut self, fresh: &[u32], places: &mut [u32], arena: &Arena<'_>) -> usize {
-        let swap = Swap::new(self.posted, arena);
-        let start = slot(self.next, N);
-        let end = start + fresh.len();
-        // All of one length, so that one count does for all.
-        let (Some(armed), Some(done), Some(ring), Some(places)) = (
-            self.armed.get_mut(start..end),
-            self.completions.get(start..end),
-            self.submissions.get(start..end),
-            places.get_mut(..fresh.len()),
-        ) else {
-            return 0;
-        };
-        let (armed, armed_rest) = armed.as_chunks_mut::<LINE>();
-        let (done, done_rest) = done.as_chunks::<LINE>();
-        let (ring, ring_rest) = ring.as_chunks::<LINE>();
-        let (fresh, fresh_rest) = fresh.as_chunks::<LINE>();
-        let (places, places_rest) = places.as_chunks_mut::<LINE>();
         let mut taken = 0;
-        let slots = armed.iter_mut().zip(done).zip(ring);
-        for (((armed, done), ring), (fresh, places)) in slots.zip(fresh.iter().zip(places)) {
-            for lane in 0..LINE {
-                let slot = (&mut armed[lane], &done[lane], &ring[lane]);
-                if !swap.one(slot, fresh[lane], &mut places[lane]) {
-                    return taken + lane;
-                }
-            }
-            taken += LINE;
-        }
-        let slots = armed_rest.iter_mut().zip(done_rest).zip(ring_rest);
-        let words = fresh_rest.iter().zip(places_rest);
-        for (((armed, done), ring), (&fresh, place)) in slots.zip(words) {
-            if !swap.one((armed, done, ring), fresh, place) {
-                break;
-            }
+        while taken < limit && self.take_one(pool, frames) {
             taken += 1;
+            if slot(self.next, N) == 0 {
+                // Behind the ring's end.
+                taken += self.take_lines(limit - taken, pool, frames);
+            }
         }
         taken
     }
 
-    /// Takes one frame of one buffer, as when no more has come: what [`poll_whole`](Self::poll_whole) does, without what
-    /// only pays for many. Returns the number of frames.
-    #[inline]
-    fn poll_single(&mut self, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> usize {
-        let index = slot(self.next, N);
-        let Some(len) = self.completions[index]
-            .completion()
-            .whole_frame(self.posted)
-        else {
+    /// Takes up to `limit` frames of one buffer each, for which `pool` has fresh ones, a cache line of descriptors at a time
+    /// and up to the ring's end, so that there is no wrap inside; the number of frames.
+    ///
+    /// Expanded where it is used, for a call costs as much as a line.
+    #[inline(always)]
+    fn take_lines(
+        &mut self,
+        limit: usize,
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+    ) -> usize {
+        let start = slot(self.next, N);
+        let run = limit.min(N - start) / LINE * LINE;
+        let Some(places) = frames.vacant_words().get_mut(..run) else {
             return 0;
         };
-        let Some(fresh) = pool.take() else { return 0 };
-        self.submissions[index].arm(pool.arena().buffer_iova(fresh.index()).as_u64());
-        let word = core::mem::replace(&mut self.armed[index], fresh.cleared().into_word());
-        // SAFETY: by the invariant the word is a segment that exists nowhere else, and its place is taken now.
-        let segment = unsafe { Segment::from_word(word | len << 16) };
-        let pushed = frames.push(segment);
-        debug_assert!(pushed.is_ok(), "room was checked before");
-        self.next = self.next.after();
-        self.filled = self.filled.after();
-        1
-    }
-
-    /// Tells the device of buffers that took the place of those from `start` on.
-    #[inline]
-    fn publish(&mut self, start: Position) {
-        if self.next != start {
-            fence(Acquire);
-            self.doorbell.ring(self.tail());
+        let armed = self.armed[start..][..run].as_chunks_mut::<LINE>().0;
+        let done = self.completions[start..][..run].as_chunks::<LINE>().0;
+        let ring = self.submissions[start..][..run].as_chunks::<LINE>().0;
+        let usual = self.usual;
+        let mut lines = 0;
+        for ((done, armed), places) in done.iter().zip(&*armed).zip(places.as_chunks_mut().0) {
+            if !take_frames(done, armed, places, usual) {
+                break;
+            }
+            lines += 1;
         }
+        let taken = lines * LINE;
+        let place = base_and_stride(pool.arena());
+        // SAFETY: all of the words are moved into `armed`.
+        let fresh = unsafe { pool.take_words(taken) };
+        debug_assert_eq!(fresh.len(), taken, "the limit is what the pool has");
+        for ((ring, armed), fresh) in ring.iter().zip(armed).zip(fresh.as_chunks().0) {
+            arm(ring, armed, fresh, place);
+        }
+        // SAFETY: so many words of segments were moved out of `armed`, with a length that fits.
+        unsafe { frames.add(taken) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let count = taken as u32;
+        self.next = self.next.advanced(count);
+        taken
     }
 
-    /// Takes what was not in the usual form: frames in up to `ready` buffers, at most `budget` of them. `start` is where the
-    /// call began, of whose frames there are some already.
+    /// Takes one frame of one buffer; `false` where the next is none, or pool or list cannot do with it.
+    #[inline]
+    fn take_one(&mut self, pool: &mut Pool<'_>, frames: &mut SegmentList<'_>) -> bool {
+        let index = slot(self.next, N);
+        let armed = array::from_mut(&mut self.armed[index]);
+        let done = array::from_ref(&self.completions[index]);
+        let ring = array::from_ref(&self.submissions[index]);
+        let Some(place) = frames.vacant_words().first_chunk_mut() else {
+            return false;
+        };
+        if pool.free() == 0 || !take_frames::<1>(done, armed, place, self.usual) {
+            return false;
+        }
+        let place = base_and_stride(pool.arena());
+        // SAFETY: the word is moved into `armed`.
+        let fresh = unsafe { pool.take_words(1) };
+        if let Some(fresh) = fresh.first_chunk() {
+            arm::<1>(ring, armed, fresh, place);
+        }
+        // SAFETY: the word of a segment was moved out of `armed`, with a length that fits.
+        unsafe { frames.add(1) };
+        self.next = self.next.after();
+        true
+    }
+
+    /// Takes up to `budget` frames in whatever form, of a full ring.
+    #[inline(never)]
+    fn poll_many(
+        &mut self,
+        budget: usize,
+        pool: &mut Pool<'_>,
+        frames: &mut SegmentList<'_>,
+    ) -> Result<usize, RingError> {
+        let start = self.next;
+        let limit = budget.min(frames.room()).min(pool.free());
+        let limit = limit.min(self.ready_full() as usize);
+        let mut taken = self.take_lines(limit, pool, frames);
+        if taken < limit {
+            taken += self.take_each(limit - taken, pool, frames);
+        }
+        if taken < budget && self.is_done(self.next) {
+            return self.poll_rest(start, budget, pool, frames);
+        }
+        if taken > 0 {
+            self.received += taken as u64;
+            self.publish_full(self.next);
+        }
+        Ok(taken)
+    }
+
+    /// Tells the device of all buffers that a full ring may have from `next` on.
+    #[inline]
+    fn publish_full(&mut self, next: Position) {
+        fence(Acquire);
+        self.doorbell.ring(next.advanced(Self::ENTRIES - 1));
+    }
+
+    /// Takes what is not in the usual form, so that there are up to `budget` frames since `start`, where the call began;
+    /// those that were taken already included.
     #[cold]
     #[inline(never)]
     fn poll_rest(
         &mut self,
         start: Position,
-        (ready, budget): (usize, usize),
+        budget: usize,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
     ) -> Result<usize, RingError> {
-        // Before this, each frame was one buffer.
+        // Before this, each frame was one buffer, and a fresh one took its place.
         let before = self.next.since(start) as usize;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "at most the ring's entries"
-        )]
-        let end = self.next.advanced(ready as u32);
-        let taken = before + self.poll_general(end, pool, frames, budget)?;
-        self.publish(start);
+        let end = start.advanced(self.ready(start, self.told()));
+        let taken = before + self.poll_general(end, pool, frames, budget.saturating_sub(before))?;
         self.received += taken as u64;
+        if self.next != start {
+            fence(Acquire);
+            self.doorbell.ring(self.tail());
+        }
         Ok(taken)
     }
 
@@ -430,57 +421,52 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
     fn take_next(&mut self) -> Segment {
         let word = self.armed[slot(self.next, N)];
         self.next = self.next.after();
+        self.vacant += 1;
+        self.usual = 0;
         // SAFETY: by the invariant the word is a segment that exists nowhere else, and the position is passed now.
         unsafe { Segment::from_word(word) }
     }
 
     /// Arms buffers in free slots and returns their number; nothing is published yet.
     fn arm_free(&mut self, pool: &mut Pool<'_>) -> u32 {
-        let start = self.filled;
-        while self.armed() < Self::ENTRIES {
+        let before = self.vacant;
+        while self.vacant > 0 {
             let Some(fresh) = pool.take() else { break };
-            let index = slot(self.filled, N);
+            let index = slot(self.next.advanced(self.armed()), N);
             self.submissions[index].arm(pool.arena().buffer_iova(fresh.index()).as_u64());
             self.armed[index] = fresh.cleared().into_word();
-            self.filled = self.filled.after();
+            self.vacant -= 1;
         }
-        self.filled.since(start)
+        if self.vacant == 0 && self.metadata == Metadata::None {
+            self.usual = self.posted;
+        }
+        before - self.vacant
     }
 }
 
 impl<D: Doorbell, const N: usize> RxQueue for Receiver<'_, D, N> {
     type Error = RingError;
 
+    #[inline(always)]
     fn poll(
         &mut self,
         pool: &mut Pool<'_>,
         frames: &mut SegmentList<'_>,
         budget: usize,
     ) -> Result<usize, RingError> {
-        let (start, told) = (self.next, self.tail());
-        let end = self.doorbell.accepted(told);
-        let ready = end.since(start).min(told.since(start)) as usize;
-        if ready == 0 || !self.is_done(start) {
-            return Ok(0);
+        let start = self.next;
+        if budget > 1 && self.is_done(start.after()) {
+            return self.poll_many(budget, pool, frames);
         }
-        let mut taken = 0;
-        if self.armed() == Self::ENTRIES && self.metadata == Metadata::None {
-            let limit = budget.min(frames.room()).min(pool.free()).min(ready);
-            taken = if limit > 1 && self.is_done(start.after()) {
-                self.poll_whole(limit, pool, frames)
-            } else if limit > 0 {
-                self.poll_single(pool, frames)
-            } else {
-                0
-            };
+        if budget > 0 && self.ready_full() > 0 && self.take_one(pool, frames) {
+            self.received += 1;
+            self.publish_full(start.after());
+            return Ok(1);
         }
-        if taken < budget && taken < ready && self.is_done(self.next) {
-            let rest = (ready - taken, budget - taken);
-            return self.poll_rest(start, rest, pool, frames);
+        if self.is_done(start) {
+            return self.poll_rest(start, budget, pool, frames);
         }
-        self.publish(start);
-        self.received += taken as u64;
-        Ok(taken)
+        Ok(0)
     }
 
     fn arm(&mut self, pool: &mut Pool<'_>) -> usize {

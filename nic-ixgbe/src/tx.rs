@@ -4,7 +4,10 @@
     reason = "moves segments between list, ring and pool as words"
 )]
 
-use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, fence};
+use core::{
+    array,
+    sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, fence},
+};
 
 use parakernel_core::{
     memory::{Arena, Pool, Segment, SegmentList, SharedMemory},
@@ -13,9 +16,9 @@ use parakernel_core::{
 };
 
 use crate::{
-    LINE,
     descriptor::{Command, Context, Offloads, Place, TxDescriptor},
     error::RingError,
+    line::{LINE, base_and_stride, report, write},
     offload::{HEADER_LEN, Metadata, Request},
     slot,
 };
@@ -63,8 +66,11 @@ pub struct Sender<'a, D, const N: usize> {
 }
 
 impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
-    /// A slot with a context, which has no buffer. No segment is this word: segments are kept without their length.
+    /// A slot with a context, which has no buffer. No segment is this word: whole frames have no flag, others are kept
+    /// without their length.
     const NONE: u32 = u32::MAX;
+    /// What of a segment's word names its buffer.
+    const INDEX: u32 = 0xFFFF;
     #[expect(clippy::cast_possible_truncation, reason = "rings are that short")]
     const ENTRIES: u32 = {
         assert!(
@@ -128,109 +134,109 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         self.doorbell
     }
 
-    /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit.
+    /// Writes frames that are one segment each, as many from the front of `frames` as there are and fit; how many.
     #[inline(never)]
-    fn submit_whole(&mut self, frames: &mut SegmentList<'_>) {
-        while !frames.is_empty() {
-            let start = slot(self.head, N);
-            let limit = (self.room() as usize)
-                .min(N - start)
-                .min(REPORT_EVERY as usize);
-            let segments = frames.segments();
-            let run = segments.get(..limit).unwrap_or(segments);
-            let written = self.write_run(start, run);
-            let Some(last) = written.checked_sub(1).and_then(|last| run.get(last)) else {
-                return;
-            };
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "at most the ring's entries"
-            )]
-            let count = written as u32;
-            self.report(self.head.advanced(count - 1), last);
-            self.head = self.head.advanced(count);
-            // SAFETY: so many segments were moved into `in_flight`.
-            unsafe { frames.remove(written) };
-            if written < limit {
-                return;
-            }
+    fn submit_whole(&mut self, frames: &mut SegmentList<'_>) -> usize {
+        let count = self.submit_run(frames);
+        if count == 0 || frames.is_empty() {
+            return count;
         }
+        count + self.submit_runs(frames)
     }
 
-    /// Writes descriptors from slot `start` on, a cache line at a time, up to the first segment that is no whole frame; how
-    /// many. A function of its own, so that the loop has the registers to itself.
-    #[inline]
-    fn write_run(&mut self, start: usize, run: &[Segment]) -> usize {
-        let (base, stride) = (
-            self.arena.buffer_iova(0).as_u64(),
-            u64::from(self.arena.layout().stride),
-        );
-        let end = start + run.len();
-        // All of one length, so that one count does for all.
-        let (Some(ring), Some(kept)) = (
-            self.submissions.get(start..end),
-            self.in_flight.get_mut(start..end),
-        ) else {
-            return 0;
-        };
-        let (ring, ring_rest) = ring.as_chunks::<LINE>();
-        let (kept, kept_rest) = kept.as_chunks_mut::<LINE>();
-        let (run, run_rest) = run.as_chunks::<LINE>();
-        let mut written = 0;
-        'all: {
-            for ((segments, ring), kept) in run.iter().zip(ring).zip(kept) {
-                for lane in 0..LINE {
-                    if !write(
-                        &segments[lane],
-                        (base, stride),
-                        &ring[lane],
-                        &mut kept[lane],
-                    ) {
-                        written += lane;
-                        break 'all;
-                    }
-                }
-                written += LINE;
-            }
-            for ((segment, ring), kept) in run_rest.iter().zip(ring_rest).zip(kept_rest) {
-                if !write(segment, (base, stride), ring, kept) {
-                    break;
-                }
-                written += 1;
-            }
+    /// The same after a first run.
+    #[inline(never)]
+    fn submit_runs(&mut self, frames: &mut SegmentList<'_>) -> usize {
+        let mut total = 0;
+        while let count @ 1.. = self.submit_run(frames) {
+            total += count;
         }
+        total
+    }
+
+    /// The same up to the ring's end, so that there is no wrap inside, or the next report. Expanded where it is used, for a
+    /// call costs as much as a line.
+    #[inline(always)]
+    fn submit_run(&mut self, frames: &mut SegmentList<'_>) -> usize {
+        let start = slot(self.head, N);
+        let place = base_and_stride(&self.arena);
+        let segments = frames.segments();
+        let limit = (self.room() as usize).min(segments.len());
+        let limit = limit.min(N - start).min(REPORT_EVERY as usize);
+        let segments = &segments[..limit];
+        let ring = &self.submissions[start..][..limit];
+        let kept = &mut self.in_flight[start..][..limit];
+        let lines = segments.as_chunks::<LINE>().0.iter();
+        let lines = lines.zip(ring.as_chunks().0);
+        let mut written = 0;
+        for ((segments, ring), kept) in lines.zip(kept.as_chunks_mut().0) {
+            if !write(segments, ring, kept, place, Command::whole) {
+                break;
+            }
+            written += LINE;
+        }
+        while written < limit
+            && write::<1>(
+                array::from_ref(&segments[written]),
+                array::from_ref(&ring[written]),
+                array::from_mut(&mut kept[written]),
+                place,
+                Command::whole,
+            )
+        {
+            written += 1;
+        }
+        if let Some(last) = written.checked_sub(1) {
+            report(&ring[last], &segments[last]);
+        }
+        // SAFETY: so many segments were moved into `in_flight`.
+        unsafe { frames.remove(written) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let count = written as u32;
+        self.head = self.head.advanced(count);
         written
     }
 
-    /// Asks for a report of the descriptor at `at`, that of a whole frame whose segment is still to be seen in `segment`.
+    /// Writes the only frame in the list: what [`submit_whole`](Self::submit_whole) does, without what only pays for many.
+    /// `false` where it is not the only one, no whole frame, or there is no room.
     #[inline]
-    fn report(&self, at: Position, segment: &Segment) {
-        let command = Command::whole(segment.whole_len()).with_report();
-        self.submissions[slot(at, N)].write_command(command);
+    fn submit_single(&mut self, frames: &mut SegmentList<'_>) -> bool {
+        let [segment] = frames.segments() else {
+            return false;
+        };
+        let index = slot(self.head, N);
+        let place = base_and_stride(&self.arena);
+        let ring = array::from_ref(&self.submissions[index]);
+        let kept = array::from_mut(&mut self.in_flight[index]);
+        let command = |len| Command::whole(len).with_report();
+        if self.head.since(self.freed) == Self::ENTRIES - 1
+            || !write::<1>(array::from_ref(segment), ring, kept, place, command)
+        {
+            return false;
+        }
+        self.head = self.head.after();
+        // SAFETY: the only segment was moved into `in_flight`.
+        unsafe { frames.remove_all() };
+        true
     }
 
-    /// Writes the only frame in the list: what [`submit_whole`](Self::submit_whole) does, without what only pays for many.
-    #[inline]
-    fn submit_single(&mut self, frames: &mut SegmentList<'_>) {
-        let [segment] = frames.segments() else { return };
-        let index = slot(self.head, N);
-        let place = (
-            self.arena.buffer_iova(0).as_u64(),
-            self.arena.layout().stride.into(),
-        );
-        if self.room() > 0
-            && write(
-                segment,
-                place,
-                &self.submissions[index],
-                &mut self.in_flight[index],
-            )
-        {
-            self.report(self.head, segment);
-            self.head = self.head.after();
-            // SAFETY: the segment was moved into `in_flight`.
-            unsafe { frames.remove(1) };
+    /// Writes what is not in the usual form, after `count` frames that were, and publishes all of them.
+    #[cold]
+    #[inline(never)]
+    fn submit_rest(
+        &mut self,
+        count: usize,
+        frames: &mut SegmentList<'_>,
+    ) -> Result<usize, RingError> {
+        let start = self.head;
+        let result = self.submit_general(frames);
+        if count > 0 || self.head != start {
+            self.doorbell.ring(self.head);
         }
+        result.map(|more| count + more)
     }
 
     /// Writes frames one by one, with what their headers ask for, as long as there is room.
@@ -240,9 +246,7 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         while self.submit_frame(frames)? {
             count += 1;
             if self.metadata == Metadata::None {
-                let before = self.head;
-                self.submit_whole(frames);
-                count += self.head.since(before) as usize;
+                count += self.submit_whole(frames);
             }
         }
         Ok(count)
@@ -320,6 +324,19 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         self.head = self.head.after();
     }
 
+    /// Takes back `done` descriptors, not all of which are whole frames; the number of segments.
+    #[cold]
+    #[inline(never)]
+    fn free_mixed(&mut self, done: u32, pool: &mut Pool<'_>) -> usize {
+        let freed = self.free_each(done, pool);
+        // One that was passed lies "ahead" by more than the device has.
+        let in_flight = self.in_flight();
+        self.special = self
+            .special
+            .filter(|at| (1..=in_flight).contains(&at.since(self.freed)));
+        freed as usize
+    }
+
     /// How many descriptors the device is done with.
     #[inline]
     fn done(&self) -> Result<u32, RingError> {
@@ -338,36 +355,48 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         Ok(done)
     }
 
-    /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
+    /// Takes back one frame of one segment, if `pool` has room; how many that were.
     #[inline]
-    fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> u32 {
-        let before = self.freed;
-        while let left @ 1.. = count - self.freed.since(before) {
+    fn free_single(&mut self, pool: &mut Pool<'_>) -> usize {
+        let word = self.in_flight[slot(self.freed, N)];
+        let Some(vacant) = pool.vacant_words().first_mut() else {
+            return 0;
+        };
+        *vacant = word & Self::INDEX;
+        // SAFETY: the word of a segment was moved out of `in_flight`, whose position is passed now.
+        unsafe { pool.add(1) };
+        self.freed = self.freed.after();
+        self.sent += 1;
+        1
+    }
+
+    /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
+    #[inline(never)]
+    fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> usize {
+        let mut freed = 0;
+        while freed < count as usize {
             // Up to the ring's end, so that there is no wrap inside.
             let start = slot(self.freed, N);
-            let run = (left as usize).min(N - start);
-            let kept = self.in_flight.get(start..start + run).unwrap_or_default();
             let vacant = pool.vacant_words();
-            let run = run.min(vacant.len());
-            let (Some(to), Some(from)) = (vacant.get_mut(..run), kept.get(..run)) else {
-                break;
-            };
+            let run = (count as usize - freed).min(N - start).min(vacant.len());
             if run == 0 {
                 break;
             }
-            to.copy_from_slice(from);
-            // SAFETY: so many words of segments were copied out of `in_flight`, whose positions are passed below; they are
-            // cleared, as none of these was special.
+            let kept = &self.in_flight[start..][..run];
+            for (vacant, kept) in vacant.iter_mut().zip(kept) {
+                *vacant = kept & Self::INDEX;
+            }
+            // SAFETY: so many words of segments were moved out of `in_flight`, whose positions are passed below.
             unsafe { pool.add(run) };
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "at most the ring's entries"
             )]
-            let run = run as u32;
-            self.freed = self.freed.advanced(run);
+            let passed = run as u32;
+            self.freed = self.freed.advanced(passed);
+            freed += run;
         }
-        let freed = self.freed.since(before);
-        self.sent += u64::from(freed);
+        self.sent += freed as u64;
         freed
     }
 
@@ -394,63 +423,40 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
 impl<D: Doorbell, const N: usize> TxQueue for Sender<'_, D, N> {
     type Error = RingError;
 
+    #[inline(always)]
     fn submit(&mut self, frames: &mut SegmentList<'_>) -> Result<usize, RingError> {
-        let start = self.head;
-        match (self.metadata, frames.len()) {
-            (Metadata::None, 1) => self.submit_single(frames),
-            (Metadata::None, _) => self.submit_whole(frames),
-            (Metadata::Header, _) => {}
+        if self.metadata != Metadata::None {
+            return self.submit_rest(0, frames);
         }
-        let count = self.head.since(start) as usize;
-        let result = if frames.is_empty() {
-            Ok(0)
-        } else {
-            self.submit_general(frames)
-        };
-        if self.head != start {
+        if self.submit_single(frames) {
+            self.doorbell.ring(self.head);
+            return Ok(1);
+        }
+        let count = self.submit_whole(frames);
+        if !frames.is_empty() {
+            return self.submit_rest(count, frames);
+        }
+        if count > 0 {
             self.doorbell.ring(self.head);
         }
-        result.map(|more| count + more)
+        Ok(count)
     }
 
+    #[inline(always)]
     fn reclaim(&mut self, pool: &mut Pool<'_>) -> Result<usize, RingError> {
         let done = self.done()?;
         if done == 0 {
             return Ok(0);
         }
         fence(Acquire);
-        let freed = match self.special {
-            None if done == 1 => self.free_each(1, pool),
-            None => self.free_run(done, pool),
-            Some(_) => self.free_each(done, pool),
-        };
-        // One that was passed lies "ahead" by more than the device has.
-        let in_flight = self.in_flight();
-        self.special = self
-            .special
-            .filter(|at| (1..=in_flight).contains(&at.since(self.freed)));
-        Ok(freed as usize)
+        if self.special.is_some() {
+            return Ok(self.free_mixed(done, pool));
+        }
+        if done == 1 {
+            return Ok(self.free_single(pool));
+        }
+        Ok(self.free_run(done, pool))
     }
-}
-
-/// Writes the descriptor of a segment that is a whole frame, in an arena with that base and stride, and keeps its word;
-/// `false` where it is none, or has a length that no frame may have.
-#[inline]
-fn write(
-    segment: &Segment,
-    (base, stride): (u64, u64),
-    descriptor: &TxDescriptor,
-    kept: &mut u32,
-) -> bool {
-    let len = segment.whole_len();
-    // One compare for both ends: a length below the shortest wraps to a huge one.
-    if len.wrapping_sub(MIN_LEN) > Command::MAX_LEN - MIN_LEN {
-        return false;
-    }
-    let index = u32::from(segment.index());
-    *kept = index;
-    descriptor.write(base + u64::from(index) * stride, Command::whole(len));
-    true
 }
 
 /// What the descriptors of a packet of `bytes` say of its length: all of it, or with segmentation what its headers leave

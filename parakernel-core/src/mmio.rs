@@ -190,6 +190,15 @@ impl MappedRegisters {
         Some(Self { base, len })
     }
 
+    /// The 32-bit register at byte `offset`, found once, or `None` where it lies outside or is not aligned.
+    ///
+    /// As [`part`](Self::part), it is as valid as the mapping is.
+    #[must_use]
+    pub fn register(&self, offset: usize) -> Option<MappedRegister> {
+        let cell = self.cell::<u32>(offset)?;
+        Some(MappedRegister(NonNull::from(cell)))
+    }
+
     /// The register cell at `offset`, or `None` where it lies outside or is not aligned.
     #[inline]
     fn cell<T: Copy>(&self, offset: usize) -> Option<&RW<T>> {
@@ -201,6 +210,30 @@ impl MappedRegisters {
         let cell = unsafe { self.base.add(offset) }.cast::<RW<T>>();
         // SAFETY: mapped and aligned (checked above and by the invariants); `RW` is a cell, so the device may change it.
         Some(unsafe { cell.as_ref() })
+    }
+}
+
+/// One 32-bit register in mapped device memory: for doorbells, which are written again and again.
+///
+/// # Invariants
+///
+/// It stays mapped as device memory as long as this value lives.
+#[derive(Debug)]
+pub struct MappedRegister(NonNull<RW<u32>>);
+
+// SAFETY: as for `MappedRegisters`.
+unsafe impl Send for MappedRegister {}
+// SAFETY: as for `MappedRegisters`.
+unsafe impl Sync for MappedRegister {}
+
+impl MappedRegister {
+    /// Writes the register.
+    #[inline]
+    pub fn write(&self, value: u32) {
+        // SAFETY: mapped and aligned, by the invariant; `RW` is a cell, so the device may change it.
+        let cell = unsafe { self.0.as_ref() };
+        // SAFETY: a mapped register; the caller of `MappedRegisters::new` answers for what the device does.
+        unsafe { cell.write(value) }
     }
 }
 
@@ -287,5 +320,20 @@ mod tests {
         assert!(registers.part(24, 9).is_none());
         assert!(registers.part(4, 4).is_none());
         assert!(registers.part(usize::MAX - 7, 16).is_none());
+    }
+
+    #[test]
+    fn a_register_found_once_is_the_one_at_its_offset() {
+        let mut memory = [0_u64; 2];
+        let base = NonNull::from(&mut memory).cast();
+        // SAFETY: as above.
+        let registers = unsafe { MappedRegisters::new(base, 12) };
+        registers.register(8).unwrap().write(7);
+        assert_eq!((registers.read32(8), registers.read64(0)), (7, 0));
+        assert!(
+            [2, 10, 12, usize::MAX - 3]
+                .iter()
+                .all(|&offset| registers.register(offset).is_none())
+        );
     }
 }

@@ -40,6 +40,13 @@ impl Segment {
         self.0
     }
 
+    /// The same word, to look at: it stands for no right.
+    #[inline]
+    #[must_use]
+    pub const fn as_word(&self) -> u32 {
+        self.0
+    }
+
     /// The segment that [`into_word`](Self::into_word) turned into `word`.
     ///
     /// # Safety
@@ -177,12 +184,16 @@ impl ArenaLayout {
 /// # Invariants
 ///
 /// The layout is valid, `layout.bytes()` bytes at `base` stay mapped for `'a`, and each buffer is touched only by who
-/// holds its segment.
+/// holds its segment. `first` is `layout.headroom` bytes behind `base`, and `room` what a buffer has from there on.
 #[derive(Debug)]
 pub struct Arena<'a> {
     base: NonNull<u8>,
     iova: Iova,
     layout: ArenaLayout,
+    /// Where a frame in the first buffer usually starts, here and for devices, and the most bytes that it may have.
+    first: NonNull<u8>,
+    first_iova: Iova,
+    room: u32,
     life: PhantomData<&'a mut [u8]>,
 }
 
@@ -202,11 +213,25 @@ impl<'a> Arena<'a> {
     /// segments has one arena for all of them.
     #[must_use]
     pub unsafe fn new(base: NonNull<u8>, iova: Iova, layout: ArenaLayout) -> Option<Self> {
-        let fits = layout.is_valid() && iova.checked_add(layout.bytes() as u64).is_some();
-        fits.then_some(Self {
+        if !layout.is_valid() || iova.checked_add(layout.bytes() as u64).is_none() {
+            return None;
+        }
+        // SAFETY: the headroom is less than the stride, and so lies inside the memory; without a buffer, the layout has
+        // no byte, and the pointer is never used.
+        let first = unsafe {
+            base.add(if layout.count > 0 {
+                layout.headroom as usize
+            } else {
+                0
+            })
+        };
+        Some(Self {
             base,
             iova,
             layout,
+            first,
+            first_iova: Iova::new(iova.as_u64().wrapping_add(layout.headroom.into())),
+            room: layout.stride - layout.headroom,
             life: PhantomData,
         })
     }
@@ -243,8 +268,8 @@ impl<'a> Arena<'a> {
     #[must_use]
     pub const fn buffer_iova(&self, index: u16) -> Iova {
         // Two factors of 32 bits each; the sum was checked when the arena was made.
-        let offset = index as u64 * self.layout.stride as u64 + self.layout.headroom as u64;
-        Iova::new(self.iova.as_u64().wrapping_add(offset))
+        let offset = index as u64 * self.layout.stride as u64;
+        Iova::new(self.first_iova.as_u64().wrapping_add(offset))
     }
 
     /// The frame's bytes in `segment`.
@@ -261,6 +286,31 @@ impl<'a> Arena<'a> {
         let bytes = self.place(segment);
         // SAFETY: inside the arena (`place`), and the segment's holder alone touches it while the borrow lasts.
         unsafe { bytes.as_ref() }
+    }
+
+    /// The first `K` bytes of a segment that [is a whole frame](Segment::is_whole_frame): its headers, say. `None` where
+    /// it is none, or has fewer.
+    ///
+    /// # Panics
+    ///
+    /// If the segment is of another arena and lies outside this one.
+    #[inline]
+    #[must_use]
+    pub fn first_bytes<'s, const K: usize>(&self, segment: &'s Segment) -> Option<&'s [u8; K]>
+    where
+        'a: 's,
+    {
+        const { assert!(K > 0 && K <= Segment::MAX_LEN) };
+        #[expect(clippy::cast_possible_truncation, reason = "14 bits")]
+        let least = K as u32;
+        // One compare for both ends: what is shorter wraps to a huge number, what has a flag is one.
+        if segment.whole_len().wrapping_sub(least) > self.room.checked_sub(least)? {
+            return None;
+        }
+        let bytes = self.usual_start(segment).cast::<[u8; K]>();
+        // SAFETY: inside the buffer, which has `room` bytes from there on, and the segment's holder alone touches it while
+        // the borrow lasts.
+        Some(unsafe { bytes.as_ref() })
     }
 
     /// The frame's bytes in `segment`, to write.
@@ -376,18 +426,23 @@ impl<'a> Arena<'a> {
     #[inline]
     fn place(&self, segment: &Segment) -> NonNull<[u8]> {
         // A flag makes the number too large, so one compare finds the usual case.
-        let room = self.layout.stride - self.layout.headroom;
-        if segment.whole_len() > room {
+        if segment.whole_len() > self.room {
             return self.place_other(segment);
         }
+        let first = self.usual_start(segment);
+        NonNull::slice_from_raw_parts(first, segment.whole_len() as usize)
+    }
+
+    /// Where the bytes of a segment that is not early start.
+    #[inline]
+    fn usual_start(&self, segment: &Segment) -> NonNull<u8> {
         assert!(
             segment.index() < self.layout.count,
             "segment outside its arena"
         );
         let offset = segment.index() as usize * self.layout.stride as usize;
         // SAFETY: a buffer of the arena (index checked), whose headroom lies inside it.
-        let first = unsafe { self.base.add(offset + self.layout.headroom as usize) };
-        NonNull::slice_from_raw_parts(first, segment.whole_len() as usize)
+        unsafe { self.first.add(offset) }
     }
 
     /// Where the bytes of a segment are that is early, or one of several.
@@ -449,6 +504,30 @@ mod tests {
     fn arena(memory: &mut [u8]) -> Arena<'_> {
         // SAFETY: the memory is borrowed for the arena's life, and there is no other arena.
         unsafe { Arena::new(NonNull::from(memory).cast(), Iova::new(0x10_0000), LAYOUT) }.unwrap()
+    }
+
+    #[test]
+    fn first_bytes_are_those_of_a_whole_frame_that_has_them() {
+        let mut memory = vec![0; LAYOUT.bytes()];
+        let arena = arena(&mut memory);
+        let mut segment = Segment::empty(3).with_len(4);
+        arena.bytes_mut(&mut segment).copy_from_slice(b"abcd");
+        assert_eq!(arena.first_bytes(&segment), Some(b"abcd"));
+        assert_eq!(arena.first_bytes(&segment), Some(b"ab"));
+        assert_eq!(arena.first_bytes::<5>(&segment), None);
+        let capacity = LAYOUT.capacity();
+        let segment = segment.with_len(capacity);
+        assert!(arena.first_bytes::<4>(&segment).is_some());
+        let segment = segment.with_len(capacity + 1);
+        assert!(arena.first_bytes::<4>(&segment).is_none());
+        assert!(arena.first_bytes::<2049>(&segment).is_none());
+        let segment = segment.with_len(4).with_more(true);
+        assert!(arena.first_bytes::<4>(&segment).is_none());
+        assert!(
+            arena
+                .first_bytes::<4>(&segment.with_more(false).with_early(true))
+                .is_none()
+        );
     }
 
     #[test]

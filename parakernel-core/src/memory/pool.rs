@@ -12,7 +12,7 @@ use super::arena::{Arena, Segment};
 ///
 /// # Invariants
 ///
-/// The first `free` words are segments of `arena` that exist nowhere else.
+/// There are `free` words at least, and the first `free` of them are cleared segments of `arena` that exist nowhere else.
 #[derive(Debug)]
 pub struct Pool<'a> {
     arena: Arena<'a>,
@@ -102,20 +102,36 @@ impl<'a> Pool<'a> {
         self.free -= taken;
     }
 
+    /// Takes the `count` segments that were freed last, or all where there are fewer, as words: for queues, which move
+    /// segments by the batch.
+    ///
+    /// # Safety
+    ///
+    /// Each of the words must be turned into a segment at most once; where it is not, its buffer is lost.
+    #[inline]
+    pub unsafe fn take_words(&mut self, count: usize) -> &[u32] {
+        let (start, end) = (self.free.saturating_sub(count), self.free);
+        self.free = start;
+        // SAFETY: `start` is at most `end`, and there are as many words, by the invariant.
+        unsafe { self.words.get_unchecked(start..end) }
+    }
+
     /// The room for the words of segments that are given back, to be made part of the pool by [`add`](Self::add).
     #[inline]
     pub fn vacant_words(&mut self) -> &mut [u32] {
-        self.words.get_mut(self.free..).unwrap_or_default()
+        // SAFETY: there are so many words at least, by the invariant.
+        unsafe { self.words.get_unchecked_mut(self.free..) }
     }
 
     /// Makes the first `count` of the [`vacant_words`](Self::vacant_words) the pool's.
     ///
     /// # Safety
     ///
-    /// They must be cleared segments of the pool's arena that exist nowhere else.
+    /// There must be as many, and they must be cleared segments of the pool's arena that exist nowhere else.
     #[inline]
     pub unsafe fn add(&mut self, count: usize) {
-        self.free = (self.free + count).min(self.words.len());
+        debug_assert!(count <= self.words.len() - self.free);
+        self.free += count;
     }
 
     /// Gives a buffer back; whatever was in it is forgotten.
@@ -133,6 +149,10 @@ impl<'a> Pool<'a> {
 /// A list of segments in memory of the caller's: filled at the back, emptied at the front.
 ///
 /// The segments of one frame follow each other; all but the last say that more come.
+///
+/// # Invariants
+///
+/// `start` is at most `end`, there are `end` words at least, and those from `start` on are segments moved into the list.
 #[derive(Debug)]
 pub struct SegmentList<'a> {
     words: &'a mut [u32],
@@ -212,30 +232,43 @@ impl<'a> SegmentList<'a> {
     /// The room for the words of segments that are appended, to be made part of the list by [`add`](Self::add).
     #[inline]
     pub fn vacant_words(&mut self) -> &mut [u32] {
-        self.words.get_mut(self.end..).unwrap_or_default()
+        // SAFETY: there are so many words at least, by the invariant.
+        unsafe { self.words.get_unchecked_mut(self.end..) }
     }
 
     /// Makes the first `count` of the [`vacant_words`](Self::vacant_words) the list's.
     ///
     /// # Safety
     ///
-    /// They must be segments that exist nowhere else.
+    /// There must be as many, and they must be segments that exist nowhere else.
     #[inline]
     pub unsafe fn add(&mut self, count: usize) {
-        self.end = (self.end + count).min(self.words.len());
+        debug_assert!(count <= self.room());
+        self.end += count;
     }
 
-    /// Removes the first `count` segments, or all where there are fewer.
+    /// Removes the first `count` segments.
+    ///
+    /// # Safety
+    ///
+    /// There must be as many. Each of their words may afterwards be turned into a segment once.
+    #[inline]
+    pub unsafe fn remove(&mut self, count: usize) {
+        debug_assert!(count <= self.len());
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Removes all segments.
     ///
     /// # Safety
     ///
     /// Each of their words may afterwards be turned into a segment once.
     #[inline]
-    pub unsafe fn remove(&mut self, count: usize) {
-        self.start += count.min(self.len());
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
+    pub unsafe fn remove_all(&mut self) {
+        (self.start, self.end) = (0, 0);
     }
 
     /// The segments, first to last.
@@ -246,7 +279,8 @@ impl<'a> SegmentList<'a> {
     /// The segments as a slice, first to last.
     #[inline]
     pub fn segments(&self) -> &[Segment] {
-        let words = self.words.get(self.start..self.end).unwrap_or_default();
+        // SAFETY: `start` is at most `end`, and there are as many words, by the invariant.
+        let words = unsafe { self.words.get_unchecked(self.start..self.end) };
         // SAFETY: `Segment` is a transparent `u32`, and each word was a segment moved into the list.
         unsafe { &*(core::ptr::from_ref(words) as *const [Segment]) }
     }
@@ -254,7 +288,8 @@ impl<'a> SegmentList<'a> {
     /// The segments as a slice, first to last, to write their bytes.
     #[inline]
     pub fn segments_mut(&mut self) -> &mut [Segment] {
-        let words = self.words.get_mut(self.start..self.end).unwrap_or_default();
+        // SAFETY: as in `segments`.
+        let words = unsafe { self.words.get_unchecked_mut(self.start..self.end) };
         // SAFETY: as in `segments`; whatever is put in the place of a segment is a segment moved into the list.
         unsafe { &mut *(core::ptr::from_mut(words) as *mut [Segment]) }
     }
