@@ -25,7 +25,7 @@ mod ring;
 mod start;
 
 pub use pair::{GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, Sides, Vector};
-pub use ring::{ReceiveRing, TransmitRing};
+pub use ring::{ReceiveRing, Tags, TransmitRing};
 use start::Start;
 
 /// How often registers are looked at during bring-up.

@@ -12,7 +12,7 @@ use parakernel_core::{
 
 use super::{
     Device,
-    ring::{DESCRIPTOR, ReceiveRing, TransmitRing},
+    ring::{DESCRIPTOR, ReceiveRing, Tags, TransmitRing},
 };
 use crate::{
     error::PairError,
@@ -386,7 +386,8 @@ impl<R: Registers> Device<'_, R> {
                 .with(DcaRxctrl::RX_DATA_WRITE_RO_EN, 0)
                 .with(DcaRxctrl::RX_REP_HEADER_RO_EN, 0)
         });
-        queue.modify(|rxdctl: Rxdctl| rxdctl.with(Rxdctl::VME, 0).with(Rxdctl::ENABLE, 1));
+        let strip = u64::from(ring.tags == Tags::Stripped);
+        queue.modify(|it: Rxdctl| it.with(Rxdctl::VME, strip).with(Rxdctl::ENABLE, 1));
     }
 
     /// §4.6.8, a queue's part of it.

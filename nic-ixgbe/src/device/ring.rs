@@ -20,6 +20,17 @@ pub struct ReceiveRing {
     pub(super) bus: BusAddress,
     pub(super) size: RingSize,
     pub(super) size_kib: u8,
+    pub(super) tags: Tags,
+}
+
+/// What happens to the VLAN tags of received frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Tags {
+    /// They stay where they are.
+    Kept,
+    /// They are taken out of the frame, and told beside it: [`Completion::vlan`](crate::descriptor::Completion::vlan).
+    Stripped,
 }
 
 impl ReceiveRing {
@@ -34,7 +45,14 @@ impl ReceiveRing {
             bus: block.bus_address(),
             size: ring_size(block).filter(|_| is_right)?,
             size_kib,
+            tags: Tags::Kept,
         })
+    }
+
+    /// The same ring, for a queue that does this to tags. They are kept otherwise.
+    #[must_use]
+    pub const fn with_tags(self, tags: Tags) -> Self {
+        Self { tags, ..self }
     }
 
     /// Its entries.

@@ -15,3 +15,4 @@ mod faults;
 mod rig;
 mod rules;
 mod traffic;
+mod vlan;

@@ -19,7 +19,7 @@ use parakernel_mock_hw::{
     wire::Wire,
 };
 use parakernel_nic_ixgbe::{
-    device::{Device, Pair, PairRings, ReceiveRing, Setup, Sharing, TransmitRing, Vector},
+    device::{Device, Pair, PairRings, ReceiveRing, Setup, Sharing, Tags, TransmitRing, Vector},
     doorbell::Tail,
     error::{InitError, PairError, RingError},
     id::Kind,
@@ -206,7 +206,17 @@ pub(crate) fn claim<'a>(
     machine: &'a Machine,
     device: &mut Card<'_>,
     pair: u8,
-    (lease, metadata): (Lease, Metadata),
+    terms: (Lease, Metadata),
+) -> Result<Owned<'a, Tail<Bar>>, PairError> {
+    claim_with_tags(machine, device, pair, (terms, Tags::Kept))
+}
+
+/// The same, with what happens to VLAN tags.
+pub(crate) fn claim_with_tags<'a>(
+    machine: &'a Machine,
+    device: &mut Card<'_>,
+    pair: u8,
+    ((lease, metadata), tags): ((Lease, Metadata), Tags),
 ) -> Result<Owned<'a, Tail<Bar>>, PairError> {
     let arena = machine.memory.lend_arena(DEVICE, LAYOUT, lease).unwrap();
     let mut pool = Pool::new(arena, vec![0; LAYOUT.count.into()].leak());
@@ -217,7 +227,9 @@ pub(crate) fn claim<'a>(
     let (ring, head) = (rings.transmit.memory(), rings.head.memory());
     let tx_bell = bell(machine, Card::transmit_tail(pair), N);
     let tx = Sender::new(ring, head, tx_bell, pool.arena().again(), metadata).unwrap();
-    claim_rings(machine, device, pair, rings.of_card(rx.posted()))?;
+    let mut of_card = rings.of_card(rx.posted());
+    of_card.receive = of_card.receive.with_tags(tags);
+    claim_rings(machine, device, pair, of_card)?;
     rx.arm(&mut pool);
     machine.settle();
     Ok(Owned { rx, tx, pool })
