@@ -184,7 +184,8 @@ impl Ixgbe {
         lock(&self.device).wire.clone()
     }
 
-    /// The card's faults: `LinkFlap`, `StuckQueue` (of either direction), `StuckDone`, `LostInterrupt`, `Removal`,
+    /// The card's faults: `LinkFlap`, `StuckQueue` (in either direction it neither
+    /// works, starts nor stops), `StuckDone`, `LostInterrupt`, `Removal`,
     /// `AdminTimeout` (an EEPROM read that is never done), `BadLength`, `IndexJump` (of the transmit head), `SlowReady`
     /// (a reset of 30 s) and `IommuFault` exist.
     #[must_use]

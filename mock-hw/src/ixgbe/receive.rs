@@ -115,6 +115,7 @@ impl Device {
     pub(super) fn write_rxdctl(&mut self, n: usize, value: u32) {
         let place = rx(n) + 0x28;
         let before = self.regs.word(place);
+        let value = self.switched(n, before, value);
         self.regs.set(place, value & 0x4600_ffff);
         if before & ENABLE != 0 && value & ENABLE == 0 {
             self.stopping.push((n, self.later(GRACE)));
@@ -125,6 +126,18 @@ impl Device {
             }
             self.stopping.retain(|(queue, _)| *queue != n);
         }
+    }
+
+    /// What a queue's control becomes when `value` is written over `before`: one that is stuck neither starts nor stops.
+    pub(super) fn switched(&self, n: usize, before: u32, value: u32) -> u32 {
+        let queue = u16::try_from(n).unwrap_or(0);
+        let switches = (before ^ value) & ENABLE != 0;
+        if switches && self.function.faults().fires(Fault::StuckQueue(queue)) {
+            self.function
+                .fault(format_args!("queue {n} neither starts nor stops"));
+            return value ^ ENABLE;
+        }
+        value
     }
 
     /// Queues whose time to stop is over.

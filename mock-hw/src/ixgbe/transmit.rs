@@ -88,6 +88,7 @@ impl Device {
 
     pub(super) fn write_txdctl(&mut self, n: usize, value: u32) {
         let before = self.regs.word(tx(n) + 0x28);
+        let value = self.switched(n, before, value);
         self.regs.set(tx(n) + 0x28, value & 0x037f_7f7f);
         if before & ENABLE == 0 && value & ENABLE != 0 {
             if self.regs.word(DMATXCTL) & TRANSMIT_ENABLE == 0 {
