@@ -79,12 +79,12 @@ mod tests {
         #[test]
         fn only_whole_frames_have_a_length(len in 0_u32..0x1_0000, flip in 0_u32..64) {
             let word = Command::whole(len).bits();
-            prop_assert_eq!(Command::from_bits(word).whole_len(), u64::from(len));
+            prop_assert_eq!(Command::from_bits(word).as_whole(), (u64::from(len), Command::whole(len)));
             let other = Command::from_bits(word ^ 1 << flip);
             if flip == 27 {
-                prop_assert_eq!(other.whole_len(), u64::from(len));
+                prop_assert_eq!(other.as_whole(), (u64::from(len), Command::whole(len)));
             } else {
-                prop_assert!(other.whole_len() > 0xFFFF);
+                prop_assert!(other.as_whole().0 > 0xFFFF);
             }
         }
 

@@ -9,6 +9,7 @@ use parakernel_core::{
 use super::Fault;
 use crate::{
     descriptor::{Completion, RxDescriptor},
+    line::LINE,
     slot,
     validate::ReceiveValidator,
 };
@@ -107,16 +108,34 @@ impl<'a, D: Doorbell, const N: usize> CheckedReceiver<'a, D, N> {
     /// Takes over entries before `end` that lie in `window`, up to the ring's end.
     #[inline]
     fn take_run(&mut self, end: Position, window: &RegionWindow) -> Result<(), Fault> {
+        if end.since(self.validator.accepted()) as usize >= LINE {
+            self.take_lines::<LINE>(end, window)?;
+            if self.validator.accepted() == end {
+                return Ok(());
+            }
+        }
+        self.take_lines::<1>(end, window)
+    }
+
+    /// The same, as far as there are `L` at a time.
+    #[inline]
+    fn take_lines<const L: usize>(
+        &mut self,
+        end: Position,
+        window: &RegionWindow,
+    ) -> Result<(), Fault> {
         let start = self.validator.accepted();
         let first = slot(start, N);
         let last = N.min(first + end.since(start) as usize);
-        let shadow = self.shadow.get(first..last).unwrap_or_default();
-        let hardware = self.hardware.get(first..last).unwrap_or_default();
-        let run = shadow.iter().map(|entry| Iova::new(entry.address()));
-        let write = |place: &RxDescriptor, buffer: Validated<ReceiveValidator<N>>| {
-            place.arm(buffer.into_inner().address.as_u64());
+        let shadow = self.shadow[first..last].as_chunks::<L>().0.iter();
+        let run = shadow.map(|line| line.each_ref().map(|entry| Iova::new(entry.address())));
+        let run = run.zip(self.hardware[first..last].as_chunks::<L>().0);
+        let write = |place: &[RxDescriptor; L], buffers: [Validated<ReceiveValidator<N>>; L]| {
+            for (place, buffer) in place.iter().zip(buffers) {
+                place.arm(buffer.into_inner().address.as_u64());
+            }
         };
-        Ok(self.validator.check_run(run.zip(hardware), window, write)?)
+        Ok(self.validator.check_run(run, window, write)?)
     }
 
     /// Takes over the next entry.

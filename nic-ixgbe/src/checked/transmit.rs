@@ -17,6 +17,7 @@ use super::Fault;
 use crate::{
     descriptor::{Command, Place, TxDescriptor},
     error::RingError,
+    line::LINE,
     slot,
     tx::REPORT_EVERY,
     validate::{Entry, Limits, TransmitValidator},
@@ -245,28 +246,48 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
     /// Posts up to `limit` packets that are one plain entry each; how many that were.
     #[inline]
     fn post_run(&mut self, limit: u32, window: &RegionWindow) -> u32 {
-        let (hardware, shadow) = (self.hardware, self.shadow);
-        let copy = |index: usize| shadow[index & (N - 1)].copy();
-        let write = |index: usize, entry: Validated<TransmitValidator<N>>| {
-            // Runs hold data descriptors only, each a packet.
-            if let Entry::Data { address, command } = entry.into_inner() {
-                hardware[index & (H - 1)].write(address.as_u64(), command);
-            }
-        };
         let mut total = 0;
         while total < limit {
             let run = (limit - total).min(REPORT_EVERY);
-            let count = self.validator.check_run(run, window, copy, write);
-            self.posted = self.posted.advanced(count);
+            let mut count = 0;
+            if run as usize >= LINE {
+                count = self.post_lines::<LINE>(run, window);
+            }
+            if count < run {
+                count += self.post_lines::<1>(run - count, window);
+            }
             total += count;
             if count > 0 && total < limit {
                 self.report();
             }
-            if count < run {
+            if count == 0 {
                 break;
             }
         }
         total
+    }
+
+    /// The same up to either ring's end, as far as there are `L` at a time.
+    #[inline]
+    fn post_lines<const L: usize>(&mut self, limit: u32, window: &RegionWindow) -> u32 {
+        let (from, to) = (slot(self.validator.next(), N), slot(self.posted, H));
+        let run = limit.min(self.validator.free()) as usize;
+        let run = run.min(N - from).min(H - to);
+        let shadow = self.shadow[from..][..run].as_chunks::<L>().0.iter();
+        let run = shadow
+            .map(|line| line.each_ref().map(TxDescriptor::copy))
+            .zip(self.hardware[to..][..run].as_chunks::<L>().0);
+        let write = |places: &[TxDescriptor; L], entries: [Validated<TransmitValidator<N>>; L]| {
+            for (place, entry) in places.iter().zip(entries) {
+                // Runs hold data descriptors only, each a packet.
+                if let Entry::Data { address, command } = entry.into_inner() {
+                    place.write(address.as_u64(), command);
+                }
+            }
+        };
+        let count = self.validator.check_run(run, window, write);
+        self.posted = self.posted.advanced(count);
+        count
     }
 
     /// Asks for a report of the last entry that was written, which ends a packet.

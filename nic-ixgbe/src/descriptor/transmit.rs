@@ -90,14 +90,14 @@ impl Command {
     }
 
     /// The length of the frame whose descriptor this is, if it is one that [`whole`](Self::whole) makes, whether it asks
-    /// for a report or not; else a number beyond all lengths.
+    /// for a report or not; else a number beyond all lengths. And what `whole` makes of the length that this one says.
     #[inline]
     #[must_use]
-    pub const fn whole_len(self) -> u64 {
+    pub const fn as_whole(self) -> (u64, Self) {
         let len = self.0 & Self::DTALEN;
+        let whole = Self(len * Self::UNIT + (Self::FIXED | Self::EOP));
         // All flags are an allow-list at once: whatever differs makes the number huge.
-        let differs = (len * Self::UNIT + (Self::FIXED | Self::EOP)) ^ (self.0 & !Self::RS);
-        len | differs
+        (len | whole.0 ^ (self.0 & !Self::RS), whole)
     }
 
     /// The descriptor of a part of `len` bytes of a packet of `payload` bytes.

@@ -123,33 +123,35 @@ impl<const N: usize> ReceiveValidator<N> {
         }
     }
 
-    /// Checks the buffers at the addresses in `run`, each with where it goes, and hands them to `write`, up to the first
-    /// that does not lie in `window`. There must be room for all of them.
+    /// Checks the buffers at the addresses in `run`, `L` at a time with where they go, and hands them to `write`, up to the
+    /// first `L` that do not all lie in `window`. There must be room for all of them.
     ///
     /// # Errors
     ///
     /// [`Violation::Forbidden`] for an odd address. What was handed out before must then not reach the device.
     #[inline]
-    pub(crate) fn check_run<W>(
+    pub(crate) fn check_run<const L: usize, W>(
         &mut self,
-        run: impl Iterator<Item = (Iova, W)>,
+        run: impl Iterator<Item = ([Iova; L], W)>,
         window: &RegionWindow,
-        write: impl Fn(W, Validated<Self>),
+        write: impl Fn(W, [Validated<Self>; L]),
     ) -> Result<(), Violation> {
         let window = window.narrowed(self.posted.into());
-        let start = self.accepted;
-        let (mut count, mut bits) = (0, 0);
+        let (mut at, mut bits) = (self.accepted, 0);
         for (from, to) in run {
-            let Some(address) = window.translate(from, 1) else {
+            let Some(line) = translate(from, &window) else {
                 break;
             };
-            bits |= from.as_u64();
-            let at = start.advanced(count);
-            write(to, Validated::new(ReceiveBuffer { at, address }, Seal(())));
-            count += 1;
+            let accepted = line.map(|address| {
+                bits |= address.as_u64();
+                let buffer = ReceiveBuffer { at, address };
+                at = at.after();
+                Validated::new(buffer, Seal(()))
+            });
+            write(to, accepted);
         }
-        self.accepted = start.advanced(count);
-        // A region begins at a page, so an address is odd on the bus if it is here.
+        self.accepted = at;
+        // A region begins at a page, so an address is odd on the bus if it is for the process.
         check_even(bits)
     }
 
@@ -169,6 +171,16 @@ impl<const N: usize> ReceiveValidator<N> {
         self.accepted = at.after();
         Ok(Validated::new(ReceiveBuffer { at, address }, Seal(())))
     }
+}
+
+/// Where `L` buffers are on the bus; `None` where one does not begin in `window`.
+#[inline]
+fn translate<const L: usize>(from: [Iova; L], window: &RegionWindow) -> Option<[BusAddress; L]> {
+    let mut to = [BusAddress::new(0); L];
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = window.translate(from, 1)?;
+    }
+    Some(to)
 }
 
 #[inline]

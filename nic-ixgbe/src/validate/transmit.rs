@@ -42,6 +42,12 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// What no entry is yet.
+    const NOTHING: Self = Self::Data {
+        address: BusAddress::new(0),
+        command: Command::from_bits(0),
+    };
+
     /// Whether the packet ends here; only then may anything of it be posted.
     #[must_use]
     pub const fn is_last(&self) -> bool {
@@ -132,45 +138,32 @@ impl<const N: usize> TransmitValidator<N> {
         is_outstanding
     }
 
-    /// Checks entries that are a whole packet each and ask for nothing else, which `copy` reads by their slot, and hands
-    /// them to `write`; up to `limit`, or the first that is something else, does not lie well inside `window`, or whose
-    /// slot is not free.
+    /// Checks the entries in `run`, `L` at a time with where they go, and hands them to `write`, up to the first `L` that
+    /// are not all a whole packet that asks for nothing else and lies well inside `window`. There must be free slots for
+    /// all. Returns their number.
     #[inline]
-    pub(crate) fn check_run(
+    pub(crate) fn check_run<const L: usize, W>(
         &mut self,
-        limit: u32,
+        run: impl Iterator<Item = ([RawDescriptor; L], W)>,
         window: &RegionWindow,
-        copy: impl Fn(usize) -> RawDescriptor,
-        mut write: impl FnMut(usize, Validated<Self>),
+        write: impl Fn(W, [Validated<Self>; L]),
     ) -> u32 {
-        let window = window.narrowed(self.limits.max_frame.into());
-        let (shortest, span) = (
-            u64::from(MIN_LEN),
-            u64::from(self.limits.max_frame - MIN_LEN),
-        );
-        let start = self.next;
-        let count = limit.min(self.free());
-        let mut at = start;
-        let end = start.advanced(count);
-        while at != end {
-            let index = slot(at, N);
-            let RawDescriptor([address, command]) = copy(index);
-            let len = Command::from_bits(command).whole_len();
-            // A length below the shortest wraps to a huge one, and what is no whole frame has a huge one.
-            if len.wrapping_sub(shortest) > span {
-                break;
-            }
-            let Some(address) = window.translate(Iova::new(address), 1) else {
+        let max_frame = self.limits.max_frame;
+        let window = window.narrowed(max_frame.into());
+        let span = u64::from(max_frame - MIN_LEN);
+        let mut at = self.next;
+        for (raw, to) in run {
+            let Some(line) = whole_packets(raw, span, &window) else {
                 break;
             };
-            #[expect(clippy::cast_possible_truncation, reason = "at most the longest frame")]
-            let command = Command::whole(len as u32);
-            let entry = Entry::Data { address, command };
-            write(index, Validated::new(entry, Seal(())));
-            at = at.after();
+            write(to, line.map(|entry| Validated::new(entry, Seal(()))));
+            #[expect(clippy::cast_possible_truncation, reason = "a line")]
+            let count = L as u32;
+            at = at.advanced(count);
         }
+        let count = at.since(self.next);
         self.next = at;
-        at.since(start)
+        count
     }
 
     /// Checks the next entry.
@@ -297,6 +290,27 @@ impl<const N: usize> TransmitValidator<N> {
             Err(Violation::Length { len: bytes.into() })
         }
     }
+}
+
+/// The entries that are written for `L` whole packets with up to `span` bytes more than the least; `None` where one is
+/// something else, or does not begin in `window`.
+#[inline]
+fn whole_packets<const L: usize>(
+    raw: [RawDescriptor; L],
+    span: u64,
+    window: &RegionWindow,
+) -> Option<[Entry; L]> {
+    let mut entries = [Entry::NOTHING; L];
+    for (entry, RawDescriptor([address, command])) in entries.iter_mut().zip(raw) {
+        let (len, command) = Command::from_bits(command).as_whole();
+        // A length below the shortest wraps to a huge one, and what is no whole frame has a huge one.
+        if len.wrapping_sub(MIN_LEN.into()) > span {
+            return None;
+        }
+        let address = window.translate(Iova::new(address), 1)?;
+        *entry = Entry::Data { address, command };
+    }
+    Some(entries)
 }
 
 /// Bytes of the headers that the device looks at for `offloads`; `None` where they have lengths that such headers cannot
