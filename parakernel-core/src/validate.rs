@@ -167,6 +167,8 @@ pub enum SpoofedField {
     EtherType,
     /// A header that is cut short, so nothing can be said about it.
     Truncated,
+    /// The lengths of headers by which the device would write into the frame: they are not the frame's.
+    Layers,
 }
 
 impl fmt::Display for Violation {

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use parakernel_core::{
     address::{BusAddress, Direction},
     ring::Position,
+    steering::Layers,
     validate::SpoofedField,
 };
 use parakernel_nic_ixgbe::{
@@ -66,7 +67,7 @@ impl SourceCheck for SmallFirstByte {
         true
     }
 
-    fn check(&self, head: &[u8]) -> Result<(), SpoofedField> {
+    fn check(&self, head: &[u8], _: Option<Layers>) -> Result<(), SpoofedField> {
         match head.first() {
             Some(&first) if first <= LARGEST => Ok(()),
             Some(_) | None => Err(SpoofedField::Mac),

@@ -10,6 +10,7 @@ use parakernel_core::{
     address::{BusAddress, Direction},
     memory::PAGE_SIZE,
     ring::Position,
+    steering::Layers,
     validate::SpoofedField,
 };
 use parakernel_nic_virtio::{
@@ -67,7 +68,7 @@ impl SourceCheck for SmallFirstByte {
         true
     }
 
-    fn check(&self, head: &[u8]) -> Result<(), SpoofedField> {
+    fn check(&self, head: &[u8], _: Option<Layers>) -> Result<(), SpoofedField> {
         match head.first() {
             Some(&first) if first <= LARGEST => Ok(()),
             Some(_) => Err(SpoofedField::Mac),

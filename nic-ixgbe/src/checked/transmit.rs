@@ -334,7 +334,8 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             }
         }
         if S::LOOKS {
-            let result = source.check(head.bytes());
+            let written = first.and_then(|(.., command)| self.validator.written(command));
+            let result = source.check(head.bytes(), written);
             result.map_err(|field| Violation::Spoofed { field })?;
             self.write_head(first, &head);
         }

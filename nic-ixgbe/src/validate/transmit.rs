@@ -2,6 +2,7 @@ use parakernel_core::{
     address::{BusAddress, Direction, Iova},
     memory::{RegionTable, RegionWindow},
     ring::Position,
+    steering::{IpVersion, Layers, Protocol},
     validate::{DescriptorValidator, Validated, Violation},
 };
 
@@ -164,6 +165,30 @@ impl<const N: usize> TransmitValidator<N> {
         let count = at.since(self.next);
         self.next = at;
         count
+    }
+
+    /// The headers by which the device writes into a packet with this command, which was accepted; `None` where it does not.
+    pub(crate) fn written(&self, command: Command) -> Option<Layers> {
+        let offloads = command.offloads();
+        let asks = |offload| offloads.contains(offload);
+        if !asks(Offloads::IP_CHECKSUM) && !asks(Offloads::L4_CHECKSUM) && !asks(Offloads::SEGMENT)
+        {
+            return None;
+        }
+        let headers = self.context?.headers();
+        let transport = match headers.l4 {
+            L4::Tcp => Protocol::Tcp,
+            L4::Udp => Protocol::Udp,
+        };
+        Some(Layers {
+            link_len: headers.mac_len.into(),
+            ip: match headers.ip {
+                Ip::V4 => IpVersion::V4,
+                Ip::V6 => IpVersion::V6,
+            },
+            ip_len: headers.ip_len.into(),
+            transport: asks(Offloads::L4_CHECKSUM).then_some(transport),
+        })
     }
 
     /// Checks the next entry.

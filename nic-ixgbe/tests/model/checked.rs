@@ -21,9 +21,10 @@ use parakernel_nic_ixgbe::{
         AnySource, CheckedReceiver, CheckedSender, Counts, Fault, FrameMemory, GrantedSource,
         Heads, Progress, SourceCheck,
     },
+    descriptor::{Headers, Ip, L4},
     device::Pair,
     doorbell::Tail,
-    offload::Metadata,
+    offload::{Metadata, Request},
     rx::Receiver,
     tx::Sender,
     validate::Limits,
@@ -397,6 +398,68 @@ fn a_foreign_name_does_not_leave() {
     machine.memory.end(LEASE);
     machine.settle();
     machine.assert_clean();
+}
+
+/// The device writes checksums where lengths of headers say. Ones that are not the frame's would lead it to an address, or a port,
+/// that was looked at before.
+#[test]
+fn a_checksum_is_not_written_over_a_name() {
+    let own = Headers {
+        mac_len: 14,
+        ip: Ip::V4,
+        ip_len: 20,
+        l4: L4::Udp,
+        l4_len: 8,
+    };
+    // The IPv4 checksum in the source address; the UDP checksum in the source port of a packet with options.
+    let late = Headers { mac_len: 16, ..own };
+    let short = Headers { ip_len: 30, ..own };
+    let mut with_options = udp([6; 6], [10, 0, 0, 1], [10, 0, 0, 3], 500);
+    with_options[14] = 0x46 + 3;
+    let plain = udp([6; 6], [10, 0, 0, 1], [10, 0, 0, 3], 500);
+    for (frame, headers) in [
+        (&plain, late),
+        (&with_options, short),
+        (&with_options, own),
+        (&plain, Headers { l4: L4::Tcp, ..own }),
+        (
+            &plain,
+            Headers {
+                ip: Ip::V6,
+                ip_len: 40,
+                ..own
+            },
+        ),
+    ] {
+        let machine = Machine::new(5);
+        let mut pairs = [Pair::EMPTY; 1];
+        let mut device = machine.with_link(QUEUES, &mut pairs);
+        let (pool, memory) = buffers(&machine);
+        let (mut kernel, mut process) = claim::<{ 2 * N }>(&machine, &mut device, pool);
+        let grants = [names()];
+        let source = GrantedSource {
+            grants: &grants,
+            memory,
+        };
+        let mut regions = Regions::new();
+        let regions = regions.table();
+        let (tx, pool) = (&mut process.tx, &mut process.pool);
+        let right = Request::checksums(own).to_bytes();
+        assert!(send(tx, pool, &plain, (100, right)).unwrap());
+        kernel.submit(&regions, &source).unwrap();
+        machine.settle();
+        assert_eq!(machine.wire.take_all().len(), 1, "what is right leaves");
+        let request = Request::checksums(headers).to_bytes();
+        assert!(send(tx, pool, frame, (100, request)).unwrap());
+        let stopped = kernel.submit(&regions, &source);
+        machine.settle();
+        assert_eq!(machine.wire.take_all(), Vec::<Vec<u8>>::new());
+        let field = SpoofedField::Layers;
+        assert_eq!(stopped, Err(Fault::Process(Violation::Spoofed { field })));
+        release(&machine, &mut device, 0).unwrap();
+        machine.memory.end(LEASE);
+        machine.assert_clean();
+    }
 }
 
 /// A buffer outside of the process's memory reaches neither ring.

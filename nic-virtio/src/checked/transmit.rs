@@ -354,7 +354,8 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
             entry = F::copy(&self.shadow[slot(self.validator.next(), N)]);
         };
         if S::LOOKS {
-            let result = source.check(head.bytes());
+            // The kernel's header before the frame asks the device for nothing.
+            let result = source.check(head.bytes(), None);
             result.map_err(|field| Violation::Spoofed { field })?;
         }
         self.post_parts(is_long.then_some(number), frame, (entries, &head));

@@ -13,8 +13,8 @@ const TAG: u16 = 0x8100;
 const OTHER_TAGS: [u16; 3] = [0x88a8, 0x9100, 0x9200];
 
 const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// Why a frame is not understood: nothing can be said of what it might mean to others.

@@ -1,6 +1,6 @@
 //! The first bytes of a frame that a process wants to send, copied to where it cannot change them, and checked.
 
-use super::{NameGrant, SOURCE_HEADERS, Way};
+use super::{Layers, NameGrant, SOURCE_HEADERS, Way};
 use crate::{address::BusAddress, validate::SpoofedField};
 
 /// What a process may send, beside what its regions hold.
@@ -11,12 +11,12 @@ pub trait SourceCheck {
     /// Copies bytes of a process's memory, which the kernel reaches by their bus address; `false` where it does not.
     fn read(&self, from: BusAddress, into: &mut [u8]) -> bool;
 
-    /// Checks the first bytes of a frame, [`SOURCE_HEADERS`] of them or all.
+    /// Checks the first bytes of a frame, [`SOURCE_HEADERS`] of them or all, and where the device writes into them, if it does.
     ///
     /// # Errors
     ///
     /// The part of the frame that is not the process's own.
-    fn check(&self, head: &[u8]) -> Result<(), SpoofedField>;
+    fn check(&self, head: &[u8], written: Option<Layers>) -> Result<(), SpoofedField>;
 }
 
 /// Anything may be sent: policy `integrity`.
@@ -30,7 +30,7 @@ impl SourceCheck for AnySource {
         false
     }
 
-    fn check(&self, _head: &[u8]) -> Result<(), SpoofedField> {
+    fn check(&self, _head: &[u8], _written: Option<Layers>) -> Result<(), SpoofedField> {
         Ok(())
     }
 }
@@ -58,8 +58,9 @@ impl<M: FrameMemory> SourceCheck for GrantedSource<'_, M> {
         self.memory.read(from, into)
     }
 
-    fn check(&self, head: &[u8]) -> Result<(), SpoofedField> {
-        NameGrant::check_any(self.grants, head, Way::Hardware)
+    fn check(&self, head: &[u8], written: Option<Layers>) -> Result<(), SpoofedField> {
+        NameGrant::check_any(self.grants, head, Way::Hardware)?;
+        written.map_or(Ok(()), |layers| layers.check(head))
     }
 }
 
