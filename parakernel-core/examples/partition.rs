@@ -20,7 +20,8 @@ use parakernel_core::{
     memory::RegionError,
     ring::RingSize,
     steering::{
-        Change, FlowRule, IpPrefix, Ipv4Prefix, Mac, Matches, NameGrant, PortRange, Steering,
+        Change, FlowRule, IpPrefix, Ipv4Prefix, Mac, Matches, NameGrant, PortRange, RuleBucket,
+        Steering,
     },
     time::Instant,
     volume::Identity,
@@ -248,6 +249,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut leases = [const { Slot::EMPTY }; 4];
     let mut memories = [const { Slot::EMPTY }; 4];
     let mut rules = [const { Slot::EMPTY }; 4];
+    let mut rule_buckets = [RuleBucket::EMPTY; 4];
     let mut grants = [const { Slot::EMPTY }; 4];
     let mut devices = [const { None }; 1];
     let storage = ControlStorage {
@@ -255,6 +257,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         leases: &mut leases,
         memories: &mut memories,
         rules: &mut rules,
+        rule_buckets: &mut rule_buckets,
         grants: &mut grants,
         volumes: &mut [],
         devices: &mut devices,

@@ -42,7 +42,7 @@ use crate::{
     device::{DeviceId, Epoch, QueueDevice},
     handle::{HandleTable, LeaseId, MemoryId, ProcessId, Slot, VolumeId},
     lease::LeaseState,
-    steering::{GrantTable, InstalledRule, OwnedGrant, RuleTable},
+    steering::{GrantTable, OwnedGrant, RuleBucket, RuleEntry, RuleTable},
     time::Instant,
     volume::{Volume, VolumeError, VolumeTable},
 };
@@ -90,7 +90,9 @@ pub struct ControlStorage<'a> {
     /// One for each registered region at a time.
     pub memories: &'a mut [Slot<MemoryEntry>],
     /// One for each flow rule at a time.
-    pub rules: &'a mut [Slot<InstalledRule<RuleState>>],
+    pub rules: &'a mut [Slot<RuleEntry<RuleState>>],
+    /// What rules are found by: best as many as there are rules.
+    pub rule_buckets: &'a mut [RuleBucket],
     /// One for each name grant at a time.
     pub grants: &'a mut [Slot<OwnedGrant>],
     /// One for each volume.
@@ -173,7 +175,7 @@ impl<'a, P: Platform> ControlPlane<'a, P> {
             processes: HandleTable::new(storage.processes),
             leases: HandleTable::new(storage.leases),
             memories: HandleTable::new(storage.memories),
-            rules: RuleTable::new(storage.rules),
+            rules: RuleTable::new(storage.rules, storage.rule_buckets),
             grants: GrantTable::new(storage.grants),
             volumes: VolumeTable::new(storage.volumes),
             devices: storage.devices,
@@ -459,6 +461,7 @@ fn enlist<P: Platform>(
             queues,
             vectors,
             shared: None,
+            rules: 0,
             steering: None,
             failed_again: None,
             queued: Queued::default(),

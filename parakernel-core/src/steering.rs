@@ -20,6 +20,7 @@ mod head;
 mod layers;
 mod name;
 mod rule;
+mod shape;
 mod source;
 mod toeplitz;
 
@@ -28,7 +29,8 @@ pub use grant::{GrantError, GrantTable, NameGrant, OwnedGrant};
 pub use head::{AnySource, FrameMemory, GrantedSource, Head, SourceCheck};
 pub use layers::{IpVersion, Layers};
 pub use name::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, PortRange, Vlan};
-pub use rule::{FlowRule, InstalledRule, Matches, Protocol, RuleError, RuleTable};
+pub use rule::{FlowRule, InstalledRule, Matches, Protocol, RuleEntry, RuleError, RuleTable};
+pub use shape::RuleBucket;
 pub use source::{SOURCE_HEADERS, Way};
 pub use toeplitz::{ClassSet, OneBitKey, toeplitz};
 

@@ -27,7 +27,8 @@ use parakernel_core::{
     queue::Lba,
     ring::RingSize,
     steering::{
-        FlowRule, GrantError, IpPrefix, Ipv4Prefix, Mac, Matches, NameGrant, PortRange, Vlan,
+        FlowRule, GrantError, IpPrefix, Ipv4Prefix, Mac, Matches, NameGrant, PortRange, RuleBucket,
+        Vlan,
     },
     time::Instant,
     volume::{Identity, Volume},
@@ -76,6 +77,7 @@ fn storage() -> ControlStorage<'static> {
         leases: leak(8, || Slot::EMPTY),
         memories: leak(6, || Slot::EMPTY),
         rules: leak(8, || Slot::EMPTY),
+        rule_buckets: leak(8, || RuleBucket::EMPTY),
         grants: leak(6, || Slot::EMPTY),
         volumes: leak(2, || Slot::EMPTY),
         devices: leak(2, || None),

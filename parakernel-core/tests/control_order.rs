@@ -24,7 +24,7 @@ use parakernel_core::{
     lease::{LeaseState, Step},
     memory::RegionError,
     ring::RingSize,
-    steering::{Change, Matches, Steering},
+    steering::{Change, Matches, RuleBucket, Steering},
     time::Instant,
     volume::Identity,
 };
@@ -265,6 +265,7 @@ impl Bench {
             leases: leak(1, || Slot::EMPTY),
             memories: leak(1, || Slot::EMPTY),
             rules: leak(1, || Slot::EMPTY),
+            rule_buckets: leak(1, || RuleBucket::EMPTY),
             grants: leak(1, || Slot::EMPTY),
             volumes: leak(1, || Slot::EMPTY),
             devices: leak(1, || None),

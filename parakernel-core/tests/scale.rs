@@ -19,7 +19,7 @@ use parakernel_core::{
     memory::RegionError,
     queue::Lba,
     ring::RingSize,
-    steering::{Change, Matches, Steering},
+    steering::{Change, Matches, RuleBucket, Steering},
     time::Instant,
     volume::{Identity, Volume},
 };
@@ -161,6 +161,7 @@ fn control() -> ControlPlane<'static, Machine> {
         leases: leak(PAIRS, || Slot::EMPTY),
         memories: leak(1, || Slot::EMPTY),
         rules: leak(1, || Slot::EMPTY),
+        rule_buckets: leak(1, || RuleBucket::EMPTY),
         grants: leak(1, || Slot::EMPTY),
         volumes: leak(1, || Slot::EMPTY),
         devices: leak(1, || None),

@@ -5,6 +5,7 @@ use core::fmt;
 use parakernel_core::control::{ControlStorage, Job, LeaseEntry, Quota};
 use parakernel_core::device::QueueDevice;
 use parakernel_core::handle::Slot;
+use parakernel_core::steering::RuleBucket;
 
 use crate::arch::native;
 use crate::cores;
@@ -75,6 +76,7 @@ impl Capacity {
             leases: frames.place_with(node, self.leases, || Slot::EMPTY)?,
             memories: frames.place_with(node, self.regions, || Slot::EMPTY)?,
             rules: frames.place_with(node, rules, || Slot::EMPTY)?,
+            rule_buckets: frames.place_with(node, rules, || RuleBucket::EMPTY)?,
             grants: frames.place_with(node, self.processes * NAMES, || Slot::EMPTY)?,
             volumes: frames.place_with(node, VOLUMES_MAX, || Slot::EMPTY)?,
             devices: frames.place_with(node, DEVICES_MAX, || None)?,

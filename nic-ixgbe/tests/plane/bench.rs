@@ -16,7 +16,7 @@ use parakernel_core::{
     memory::{Arena, Pool, SegmentList},
     queue::{RxQueue, TxQueue},
     ring::RingSize,
-    steering::{FlowRule, IpPrefix, Mac, Matches},
+    steering::{FlowRule, IpPrefix, Mac, Matches, RuleBucket},
     volume::Identity,
 };
 use parakernel_mock_hw::memory::Lease;
@@ -146,6 +146,7 @@ impl Bench {
             leases: leak(processes, || Slot::EMPTY),
             memories: leak(processes, || Slot::EMPTY),
             rules: leak(processes, || Slot::EMPTY),
+            rule_buckets: leak(processes, || RuleBucket::EMPTY),
             grants: leak(processes, || Slot::EMPTY),
             volumes: leak(1, || Slot::EMPTY),
             devices: leak(1, || None),

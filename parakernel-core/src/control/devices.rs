@@ -17,6 +17,8 @@ pub struct DeviceEntry {
     pub(super) vectors: FreeList,
     /// The vector that leases share which came too late, and how many do.
     pub(super) shared: Option<(u32, u32)>,
+    /// How many rules take up its room for rules.
+    pub(super) rules: u32,
     /// The rule whose change is under way.
     pub(super) steering: Option<RuleId>,
     /// It failed again before its leases were told of the first time.

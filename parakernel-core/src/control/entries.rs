@@ -156,6 +156,8 @@ pub(super) enum MemoryStage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RuleState {
     pub(super) process: ProcessId,
+    /// Whether it takes up its device's room for rules.
+    pub(super) in_hardware: bool,
     pub(super) stage: RuleStage,
     /// Of the request that waits for the rule.
     pub(super) tag: Option<Tag>,

@@ -40,6 +40,7 @@ impl<P: Platform> ControlPlane<'_, P> {
         let in_hardware = has_queue && self.fits_device(device, &rule);
         let state = RuleState {
             process,
+            in_hardware,
             stage: if in_hardware {
                 RuleStage::Waiting { in_device: false }
             } else {
@@ -58,6 +59,9 @@ impl<P: Platform> ControlPlane<'_, P> {
             owner.used.rules += 1;
         }
         if in_hardware {
+            if let Some(entry) = self.device_mut(device) {
+                entry.rules += 1;
+            }
             self.enqueue(Job::Rule(id));
         } else {
             let placement = Placement::Software;
@@ -115,17 +119,11 @@ impl<P: Platform> ControlPlane<'_, P> {
 
     /// Whether the device can express the rule, and has room for it.
     fn fits_device(&mut self, device: DeviceId, rule: &FlowRule) -> bool {
-        let in_device = |other: &RuleState| other.stage != RuleStage::Software;
-        let others = self
-            .rules
-            .iter()
-            .filter(|(_, it)| it.device == device && in_device(&it.state));
-        let count = others.count();
-        let room = self
+        let has_room = self
             .device_mut(device)
-            .map_or(0, |entry| entry.limits.rules);
+            .is_some_and(|entry| entry.rules < entry.limits.rules);
         let device = self.platform.device(device);
-        count < room as usize && device.is_some_and(|device| device.can_express(&rule.matches))
+        has_room && device.is_some_and(|device| device.can_express(&rule.matches))
     }
 
     pub(super) fn step_rule(&mut self, rule: RuleId, now: Instant) -> Progress {
@@ -313,12 +311,16 @@ impl<P: Platform> ControlPlane<'_, P> {
         };
         let RuleState {
             process,
+            in_hardware,
             tag,
             failure,
             ..
         } = installed.state;
         if let Some(owner) = self.processes.get_mut(process) {
             owner.used.rules -= 1;
+        }
+        if in_hardware && let Some(entry) = self.device_mut(installed.device) {
+            entry.rules -= 1;
         }
         let lease = self.leases.get(installed.rule.to);
         match (tag, failure) {

@@ -2,7 +2,10 @@
 
 use core::fmt;
 
-use super::{IpPrefix, Mac, PortRange, Vlan};
+use super::{
+    IpPrefix, Mac, PortRange, Vlan,
+    shape::{Link, RuleBucket, Shape, place},
+};
 use crate::{
     device::DeviceId,
     error::{Error, ErrorKind},
@@ -128,18 +131,39 @@ impl Error for RuleError {
     }
 }
 
+/// Room for a rule in a [`RuleTable`].
+#[derive(Debug)]
+pub struct RuleEntry<S = ()> {
+    installed: InstalledRule<S>,
+    /// The next rule of the same bucket.
+    next: Link,
+}
+
 /// All rules; no frame can match two on one NIC.
+///
+/// Rules are found by what they are exact about. A rule can only contradict one that agrees with it where both are exact;
+/// so among those that are exact about nothing more than the new one is, looking into one bucket for each such
+/// [`Shape`] is enough: that takes the same time however many rules there are. Only a rule that is wider than some in the
+/// table is compared with all.
 #[derive(Debug)]
 pub struct RuleTable<'a, S = ()> {
-    rules: HandleTable<'a, RuleId, InstalledRule<S>>,
+    rules: HandleTable<'a, RuleId, RuleEntry<S>>,
+    buckets: &'a mut [RuleBucket],
+    /// How many rules there are of each shape, and the shapes of which there are some.
+    counts: [u32; Shape::COUNT],
+    shapes: u32,
 }
 
 impl<'a, S> RuleTable<'a, S> {
-    /// An empty table in the caller's memory.
+    /// An empty table in the caller's memory: room for `slots.len()` rules, and buckets to find them by, best as many.
     #[must_use]
-    pub fn new(slots: &'a mut [Slot<InstalledRule<S>>]) -> Self {
+    pub fn new(slots: &'a mut [Slot<RuleEntry<S>>], buckets: &'a mut [RuleBucket]) -> Self {
+        buckets.fill(RuleBucket::EMPTY);
         Self {
             rules: HandleTable::new(slots),
+            buckets,
+            counts: [0; Shape::COUNT],
+            shapes: 0,
         }
     }
 
@@ -154,10 +178,7 @@ impl<'a, S> RuleTable<'a, S> {
         rule: FlowRule,
         state: S,
     ) -> Result<RuleId, RuleError> {
-        let clashes = |other: &InstalledRule<S>| {
-            other.device == device && other.rule.matches.overlaps(&rule.matches)
-        };
-        if let Some((other, _)) = self.iter().find(|(_, other)| clashes(other)) {
+        if let Some(other) = self.conflict(device, &rule.matches) {
             return Err(RuleError::Conflict { other });
         }
         let installed = InstalledRule {
@@ -165,24 +186,44 @@ impl<'a, S> RuleTable<'a, S> {
             rule,
             state,
         };
-        self.rules.insert(installed).map_err(|_| RuleError::Full)
+        let shape = Shape::of(&rule.matches);
+        let bucket = self.bucket(device, shape, &rule.matches);
+        let entry = RuleEntry {
+            installed,
+            next: bucket.map_or(Link::END, |bucket| bucket.0),
+        };
+        let id = self.rules.insert(entry).map_err(|_| RuleError::Full)?;
+        if let Some(bucket) = self.bucket_mut(device, shape, &rule.matches) {
+            bucket.0 = Link::to(id);
+        }
+        self.counts[shape.index()] += 1;
+        self.shapes |= shape.bit();
+        Ok(id)
     }
 
     /// Takes a rule out. Only after the device no longer leads its frames anywhere but to the drop queue.
     pub fn remove(&mut self, id: RuleId) -> Option<InstalledRule<S>> {
-        self.rules.remove(id)
+        let RuleEntry { installed, next } = self.rules.remove(id)?;
+        let matches = &installed.rule.matches;
+        let shape = Shape::of(matches);
+        self.counts[shape.index()] -= 1;
+        if self.counts[shape.index()] == 0 {
+            self.shapes &= !shape.bit();
+        }
+        self.unlink(installed.device, shape, matches, (Link::to(id), next));
+        Some(installed)
     }
 
     /// The rule, unless the handle is stale.
     #[must_use]
     pub fn get(&self, id: RuleId) -> Option<&InstalledRule<S>> {
-        self.rules.get(id)
+        self.rules.get(id).map(|entry| &entry.installed)
     }
 
     /// The rule, unless the handle is stale.
     #[must_use]
     pub fn get_mut(&mut self, id: RuleId) -> Option<&mut InstalledRule<S>> {
-        self.rules.get_mut(id)
+        self.rules.get_mut(id).map(|entry| &mut entry.installed)
     }
 
     /// The rules of a lease.
@@ -193,12 +234,91 @@ impl<'a, S> RuleTable<'a, S> {
 
     /// All rules, to change what is kept about them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (RuleId, &mut InstalledRule<S>)> {
-        self.rules.iter_mut()
+        self.rules
+            .iter_mut()
+            .map(|(id, entry)| (id, &mut entry.installed))
     }
 
     /// All rules.
     pub fn iter(&self) -> impl Iterator<Item = (RuleId, &InstalledRule<S>)> {
-        self.rules.iter()
+        self.rules.iter().map(|(id, entry)| (id, &entry.installed))
+    }
+
+    /// Number of rules.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no rule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// A rule that a frame could match too.
+    fn conflict(&self, device: DeviceId, matches: &Matches) -> Option<RuleId> {
+        let shape = Shape::of(matches);
+        let clashes = |other: &InstalledRule<S>| {
+            other.device == device && other.rule.matches.overlaps(matches)
+        };
+        let is_wider = Shape::in_set(self.shapes).any(|other| !other.is_within(shape));
+        if is_wider || self.buckets.is_empty() {
+            return self.iter().find(|(_, it)| clashes(it)).map(|(id, _)| id);
+        }
+        Shape::in_set(self.shapes)
+            .filter_map(|other| self.bucket(device, other, matches))
+            .flat_map(|bucket| self.chain(bucket.0))
+            .find(|(_, entry)| clashes(&entry.installed))
+            .map(|(id, _)| id)
+    }
+
+    /// The rules from `link` on.
+    fn chain(&self, mut link: Link) -> impl Iterator<Item = (RuleId, &RuleEntry<S>)> {
+        core::iter::from_fn(move || {
+            let (id, entry) = self.rules.at(link.0 as usize)?;
+            link = entry.next;
+            Some((id, entry))
+        })
+    }
+
+    /// Makes what leads to `gone` lead to `next`.
+    fn unlink(
+        &mut self,
+        device: DeviceId,
+        shape: Shape,
+        matches: &Matches,
+        (gone, next): (Link, Link),
+    ) {
+        let Some(bucket) = self.bucket_mut(device, shape, matches) else {
+            return;
+        };
+        if bucket.0 == gone {
+            bucket.0 = next;
+            return;
+        }
+        let first = bucket.0;
+        let before = self.chain(first).find(|(_, entry)| entry.next == gone);
+        let before = before.map(|(id, _)| id);
+        if let Some(entry) = before.and_then(|id| self.rules.get_mut(id)) {
+            entry.next = next;
+        }
+    }
+
+    /// The bucket of rules of a shape that agree with `matches` in all that is exact there.
+    fn bucket(&self, device: DeviceId, shape: Shape, matches: &Matches) -> Option<RuleBucket> {
+        let index = place(self.buckets.len(), device, shape, matches)?;
+        self.buckets.get(index).copied()
+    }
+
+    fn bucket_mut(
+        &mut self,
+        device: DeviceId,
+        shape: Shape,
+        matches: &Matches,
+    ) -> Option<&mut RuleBucket> {
+        let index = place(self.buckets.len(), device, shape, matches)?;
+        self.buckets.get_mut(index)
     }
 }
 
@@ -284,7 +404,8 @@ mod tests {
         #[test]
         fn a_table_is_free_of_conflicts(rules in prop::collection::vec(matches(), 0..10)) {
             let mut slots = [const { Slot::EMPTY }; 8];
-            let mut table = RuleTable::new(&mut slots);
+            let mut buckets = [RuleBucket::EMPTY; 4];
+            let mut table = RuleTable::new(&mut slots, &mut buckets);
             for matches in rules {
                 let rule = FlowRule { matches, to: LeaseId::new(0, 0) };
                 let clash = table.iter().any(|(_, other)| both_match(&other.rule.matches, &matches));
@@ -292,6 +413,32 @@ mod tests {
                     Ok(_) => prop_assert!(!clash),
                     Err(RuleError::Conflict { .. }) => prop_assert!(clash),
                     Err(RuleError::Full) => prop_assert_eq!(table.iter().count(), 8),
+                }
+            }
+        }
+
+        /// The index says what comparing with every rule says, after whatever was added and removed, however few buckets
+        /// there are.
+        #[test]
+        fn the_index_agrees_with_comparing_all(
+            steps in prop::collection::vec((matches(), 0_u32..2, prop::option::of(0_usize..8)), 0..60),
+            buckets in 0_usize..6,
+        ) {
+            let mut slots = [const { Slot::EMPTY }; 12];
+            let mut buckets = vec![RuleBucket::EMPTY; buckets];
+            let mut table = RuleTable::new(&mut slots, &mut buckets);
+            for (matches, device, removed) in steps {
+                let device = DeviceId::new(device);
+                if let Some(id) = removed.and_then(|nth| table.iter().nth(nth).map(|(id, _)| id)) {
+                    prop_assert!(table.remove(id).is_some() && table.remove(id).is_none());
+                }
+                let clashes = |other: &InstalledRule| other.device == device && other.rule.matches.overlaps(&matches);
+                let all: Vec<_> = table.iter().filter(|(_, it)| clashes(it)).map(|(id, _)| id).collect();
+                let before = table.len();
+                match table.insert(device, FlowRule { matches, to: LeaseId::new(0, 0) }, ()) {
+                    Ok(id) => prop_assert!(all.is_empty() && table.get(id).is_some() && table.len() == before + 1),
+                    Err(RuleError::Conflict { other }) => prop_assert!(all.contains(&other)),
+                    Err(RuleError::Full) => prop_assert!(all.is_empty() && before == 12),
                 }
             }
         }

@@ -24,7 +24,7 @@ use parakernel_core::{
     memory::{Arena, BlockArena, BlockBuffer, Pool, SegmentList},
     queue::{BlockOperation, BlockQueue, BlockRequest, Lba, RxQueue, TxQueue},
     ring::RingSize,
-    steering::{FlowRule, IpPrefix, Mac, Matches},
+    steering::{FlowRule, IpPrefix, Mac, Matches, RuleBucket},
 };
 use parakernel_mock_hw::memory::{Lease, Range};
 use parakernel_nic_virtio::{
@@ -61,6 +61,7 @@ fn storage() -> ControlStorage<'static> {
         leases: leak(2, || Slot::EMPTY),
         memories: leak(2, || Slot::EMPTY),
         rules: leak(1, || Slot::EMPTY),
+        rule_buckets: leak(1, || RuleBucket::EMPTY),
         grants: leak(1, || Slot::EMPTY),
         volumes: leak(1, || Slot::EMPTY),
         devices: leak(2, || None),
