@@ -19,12 +19,12 @@ pub(crate) const fn base_and_stride(arena: &Arena<'_>) -> (u64, u64) {
     (arena.buffer_iova(0).as_u64(), arena.layout().stride as u64)
 }
 
-/// Moves the frames of `L` slots, whose words are `armed`, into `places`; `false`, and nothing done, where one of them is
+/// Moves the frames of `L` slots, whose buffers are `armed`, into `places`; `false`, and nothing done, where one of them is
 /// no whole good frame of one buffer.
 #[inline]
 pub(crate) fn take_frames<const L: usize>(
     done: &[RxDescriptor; L],
-    armed: &[u32; L],
+    armed: &[u16; L],
     places: &mut [u32; L],
     posted: u32,
 ) -> bool {
@@ -36,7 +36,7 @@ pub(crate) fn take_frames<const L: usize>(
         *len = whole;
     }
     for lane in 0..L {
-        places[lane] = armed[lane] | lens[lane] << 16;
+        places[lane] = u32::from(armed[lane]) | lens[lane] << 16;
     }
     true
 }
@@ -45,13 +45,16 @@ pub(crate) fn take_frames<const L: usize>(
 #[inline]
 pub(crate) fn arm<const L: usize>(
     ring: &[RxDescriptor; L],
-    armed: &mut [u32; L],
+    armed: &mut [u16; L],
     fresh: &[u32; L],
     (base, stride): (u64, u64),
 ) {
-    *armed = *fresh;
-    for (ring, fresh) in ring.iter().zip(fresh) {
-        ring.arm(base + u64::from(fresh & 0xFFFF) * stride);
+    #[expect(clippy::cast_possible_truncation, reason = "the index is the low half")]
+    for (armed, fresh) in armed.iter_mut().zip(fresh) {
+        *armed = *fresh as u16;
+    }
+    for (ring, armed) in ring.iter().zip(armed) {
+        ring.arm(base + u64::from(*armed) * stride);
     }
 }
 

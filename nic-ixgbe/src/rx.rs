@@ -43,7 +43,7 @@ pub const fn buffer_size(capacity: usize) -> Option<u32> {
 ///
 /// # Invariants
 ///
-/// All slots but the `vacant` ones before `next` hold words of cleared segments that exist nowhere else.
+/// All slots but the `vacant` ones before `next` hold indices of segments that exist nowhere else.
 #[derive(Debug)]
 pub struct Receiver<'a, D, const N: usize> {
     /// Where buffers are armed.
@@ -51,7 +51,8 @@ pub struct Receiver<'a, D, const N: usize> {
     /// Where the device's answers are read: the same memory, or the device's ring, read-only.
     completions: &'a [RxDescriptor; N],
     doorbell: D,
-    armed: [u32; N],
+    /// Indices of the buffers: all that is left of a cleared segment's word.
+    armed: [u16; N],
     /// First position whose completion was not taken yet.
     next: Position,
     /// Slots without a buffer, the last ones before `next`.
@@ -208,7 +209,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
         frames: &mut SegmentList<'_>,
     ) -> usize {
         let start = slot(self.next, N);
-        let run = limit.min(N - start) / LINE * LINE;
+        let run = limit.min(N - start);
         let Some(places) = frames.vacant_words().get_mut(..run) else {
             return 0;
         };
@@ -419,7 +420,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
 
     /// Takes the buffer at `next`, which is before `filled`.
     fn take_next(&mut self) -> Segment {
-        let word = self.armed[slot(self.next, N)];
+        let word = u32::from(self.armed[slot(self.next, N)]);
         self.next = self.next.after();
         self.vacant += 1;
         self.usual = 0;
@@ -434,7 +435,7 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
             let Some(fresh) = pool.take() else { break };
             let index = slot(self.next.advanced(self.armed()), N);
             self.submissions[index].arm(pool.arena().buffer_iova(fresh.index()).as_u64());
-            self.armed[index] = fresh.cleared().into_word();
+            self.armed[index] = fresh.index();
             self.vacant -= 1;
         }
         if self.vacant == 0 && self.metadata == Metadata::None {

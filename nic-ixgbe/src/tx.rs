@@ -186,8 +186,10 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
         {
             written += 1;
         }
-        if let Some(last) = written.checked_sub(1) {
-            report(&ring[last], &segments[last]);
+        // Before the first there is none.
+        let last = written.wrapping_sub(1);
+        if let (Some(ring), Some(segment)) = (ring.get(last), segments.get(last)) {
+            report(ring, segment);
         }
         // SAFETY: so many segments were moved into `in_flight`.
         unsafe { frames.remove(written) };
@@ -373,31 +375,35 @@ impl<'a, D: Doorbell, const N: usize> Sender<'a, D, N> {
     /// Takes back `count` frames of one segment each, as far as `pool` has room; how many that were.
     #[inline(never)]
     fn free_run(&mut self, count: u32, pool: &mut Pool<'_>) -> usize {
-        let mut freed = 0;
-        while freed < count as usize {
-            // Up to the ring's end, so that there is no wrap inside.
-            let start = slot(self.freed, N);
-            let vacant = pool.vacant_words();
-            let run = (count as usize - freed).min(N - start).min(vacant.len());
-            if run == 0 {
-                break;
-            }
-            let kept = &self.in_flight[start..][..run];
-            for (vacant, kept) in vacant.iter_mut().zip(kept) {
-                *vacant = kept & Self::INDEX;
-            }
-            // SAFETY: so many words of segments were moved out of `in_flight`, whose positions are passed below.
-            unsafe { pool.add(run) };
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "at most the ring's entries"
-            )]
-            let passed = run as u32;
-            self.freed = self.freed.advanced(passed);
-            freed += run;
+        // Up to the ring's end, so that there is no wrap inside.
+        let start = slot(self.freed, N);
+        let vacant = pool.vacant_words();
+        let run = (count as usize).min(N - start).min(vacant.len());
+        let kept = &self.in_flight[start..][..run];
+        for (vacant, kept) in vacant.iter_mut().zip(kept) {
+            *vacant = kept & Self::INDEX;
         }
-        self.sent += freed as u64;
-        freed
+        // SAFETY: so many words of segments were moved out of `in_flight`, whose positions are passed now.
+        unsafe { pool.add(run) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most the ring's entries"
+        )]
+        let passed = run as u32;
+        self.freed = self.freed.advanced(passed);
+        self.sent += run as u64;
+        if passed < count && start + run == N {
+            return run + self.free_behind_end(count - passed, pool);
+        }
+        run
+    }
+
+    /// The rest behind the ring's end: at most once, as the device has fewer than the ring. A call, so that the run before
+    /// it is no loop.
+    #[cold]
+    #[inline(never)]
+    fn free_behind_end(&mut self, count: u32, pool: &mut Pool<'_>) -> usize {
+        self.free_run(count, pool)
     }
 
     /// Takes back `count` descriptors one by one; the number of segments.
