@@ -3,6 +3,7 @@
 //! Written from the Intel 82599 10 GbE Controller Datasheet (331520); what it does and what it leaves out is listed
 //! in `docs/models.md`, register by register in `table.rs`. An SFP+ module for 10GBASE-SR is plugged in.
 
+mod agent;
 mod control;
 mod device;
 mod director;
@@ -17,6 +18,7 @@ mod pool;
 mod receive;
 mod registers;
 mod sfp;
+mod sriov;
 mod statistics;
 mod table;
 mod transmit;
@@ -30,10 +32,11 @@ use crate::{
     Memory, World,
     fault::Faults,
     memory::RequesterId,
-    pci::{Bar, BarLayout, ConfigSpace, Endpoint, Function, Identity},
+    pci::{Bar, BarLayout, ConfigSpace, Endpoint, Extended, Function, Identity},
     sync::lock,
     wire::Wire,
 };
+use agent::Agent;
 use device::{Device, MSIX_BAR, REGISTER_BAR};
 use virtual_function::{Virtual, VirtualModel};
 
@@ -120,11 +123,11 @@ impl Ixgbe {
     ) -> Self {
         let count = config.virtual_functions.min(63);
         let functions: Vec<Function> = (0..u16::from(count))
-            .map(|n| RequesterId(requester.0.wrapping_add(128 + 2 * n)))
+            .map(|n| RequesterId(requester.0.wrapping_add(sriov::OFFSET + sriov::STRIDE * n)))
             .map(|requester| virtual_function(world, &memory_of(requester), requester))
             .collect();
         let virtuals = functions.iter().map(|own| Virtual::new(own.port()));
-        let function = function(world, memory, requester);
+        let function = function(world, memory, requester, count);
         let device = Device::new(function, config, virtuals.collect());
         let device = Arc::new(Mutex::new(device));
         world.attach(device.clone());
@@ -144,14 +147,31 @@ impl Ixgbe {
         Self { device, virtuals }
     }
 
-    /// Virtual function `n`, of those that the configuration offers: its registers in BAR 0, MSI-X in BAR 4.
+    /// Virtual function `n`, of those that the configuration offers: its registers in BAR 0, MSI-X in BAR 3.
     ///
-    /// It is there from the beginning: what turns virtual functions on in configuration space is left out. Its queues
-    /// are those of pool `n`, once `GCR_EXT` says that there are virtual functions.
+    /// It is there while the SR-IOV capability of the card says so, or after
+    /// [`keep_virtual_functions`](Self::keep_virtual_functions). Its queues are those of pool `n`, once `GCR_EXT` says
+    /// that there are virtual functions. Its configuration space is what a hypervisor shows of it: with ids, base
+    /// address registers and a memory space bit, which the hardware leaves to the capability.
     #[must_use]
     pub fn virtual_function(&self, n: usize) -> Option<Endpoint> {
         let model = self.virtuals.get(n)?;
         Some(Endpoint::new(model.clone()))
+    }
+
+    /// Plays the driver of the physical function in `world`, for virtual functions whose drivers are elsewhere: it turns
+    /// them on, answers their mailboxes in versions 1.0 to 1.4 of the agreement between Intel's drivers, and gives each a
+    /// pool with two queues, an address, VLANs, multicast, frames of up to 9,728 bytes. It receives nothing itself.
+    ///
+    /// Nobody else may drive the physical function then.
+    pub fn host_virtual_functions(&self, world: &World) {
+        let agent = Agent::new(self.config_space(), self.bar0(), self.virtuals.len());
+        world.attach(Arc::new(Mutex::new(agent)));
+    }
+
+    /// Lets all virtual functions be there whatever the SR-IOV capability says, for a machine that hides it.
+    pub fn keep_virtual_functions(&self) {
+        lock(&self.device).keep_virtuals();
     }
 
     /// The whole function, for a host.
@@ -251,7 +271,7 @@ impl Ixgbe {
 }
 
 /// The function: 128 KiB of registers, and 64 vectors in a BAR of their own (82599, 9.3).
-fn function(world: &World, memory: &Memory, requester: RequesterId) -> Function {
+fn function(world: &World, memory: &Memory, requester: RequesterId, virtuals: u8) -> Function {
     let identity = Identity {
         vendor: 0x8086,
         device: 0x10fb,
@@ -273,6 +293,11 @@ fn function(world: &World, memory: &Memory, requester: RequesterId) -> Function 
         len: 0x4000,
     });
     function.add_msix(64, MSIX_BAR, 0, 0x2000);
+    function.add_extended(0x100, &Extended::error_reporting());
+    function.add_extended(0x150, &Extended::alternative_routing());
+    if virtuals > 0 {
+        function.add_extended(sriov::AT, &sriov::capability(virtuals));
+    }
     function.seal();
     function
 }
@@ -294,10 +319,15 @@ fn virtual_function(world: &World, memory: &Memory, requester: RequesterId) -> F
         len: virtual_function::LEN,
     });
     function.add_bar(BarLayout {
-        index: MSIX_BAR,
-        len: 0x4000,
+        index: virtual_function::MSIX_BAR,
+        len: virtual_function::MSIX_LEN,
     });
-    function.add_msix(virtual_function::VECTORS, MSIX_BAR, 0, 0x2000);
+    function.add_msix(
+        virtual_function::VECTORS,
+        virtual_function::MSIX_BAR,
+        0,
+        0x2000,
+    );
     function.seal();
     function
 }

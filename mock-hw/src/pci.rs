@@ -14,8 +14,8 @@ use std::sync::Mutex;
 
 use parakernel_core::mmio::{Registers, Width};
 
-pub(crate) use config::{Capability, Identity};
-pub(crate) use function::{BarLayout, Function, Port};
+pub(crate) use config::{Capability, Extended, Identity};
+pub(crate) use function::{BarLayout, Function, Port, Presence};
 
 use crate::sync::lock;
 

@@ -6,6 +6,8 @@
     reason = "a test; numbers are cut to the width of the field that they go to"
 )]
 
+#[path = "ixgbe/agent.rs"]
+mod agent;
 #[path = "ixgbe/driver.rs"]
 mod driver;
 #[path = "ixgbe/properties.rs"]

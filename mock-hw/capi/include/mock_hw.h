@@ -136,8 +136,9 @@ int32_t mock_hw_create(mock_hw_world world, uint32_t kind, const struct mock_hw_
  * will. A virtual function cannot be destroyed alone: MOCK_HW_E_UNSUPPORTED. */
 int32_t mock_hw_destroy(mock_hw_device device);
 
-/* Virtual function `n`, counted from 0, of an 82599 made with some: registers in BAR 0, MSI-X in BAR 4. It uses the
- * callbacks of its card, with its own requester. */
+/* Virtual function `n`, counted from 0, of an 82599 made with some: registers in BAR 0, MSI-X in BAR 3. It reads as all
+ * ones until the card's SR-IOV capability, at 0x160 of its configuration space, turns it on. It uses the callbacks of its
+ * card, with its own requester. */
 int32_t mock_hw_virtual_function(mock_hw_device device, uint16_t n, mock_hw_device *function);
 
 /* The identity that the device shows on the bus. */

@@ -361,6 +361,9 @@ fn virtual_functions_come_with_their_card_and_go_with_it() {
     let function = virtual_function(card, 2).unwrap();
     assert_eq!(virtual_function(card, 3), Err(UNSUPPORTED));
     assert_eq!(virtual_function(function, 0), Err(UNSUPPORTED));
+    // A kernel turns them on: NumVFs, VF Enable and VF Memory Space Enable.
+    assert_eq!(mock_hw_config_write(card, 0x170, 2, 3), OK);
+    assert_eq!(mock_hw_config_write(card, 0x168, 2, 0x19), OK);
     assert_eq!(mock_hw_enable(function), OK);
     // SAFETY: `get` hands over a place for the result.
     let id = get(|value| unsafe { mock_hw_config_read(function, 0, 4, value) });

@@ -70,7 +70,7 @@ struct Serve {
     queues: u16,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Device {
     /// An NVMe controller with one namespace
     Nvme,
@@ -78,6 +78,11 @@ enum Device {
     VirtioNet,
     /// An Intel 82599 with an SFP+ module
     Ixgbe,
+    /// The next virtual function of the `ixgbe` before it, whose driver has to answer its mailbox
+    IxgbeVf,
+    /// A virtual function of a card whose physical function stays here and is driven here, as on a host that gives its
+    /// guests virtual functions only; several in a row are of one card
+    IxgbeHostedVf,
 }
 
 /// The address of a network device.
@@ -148,10 +153,7 @@ fn serve(options: &Serve) -> Result<()> {
         bail!("each `--device` needs a `--socket`, in the same order");
     }
     let world = World::new(options.seed);
-    let made: Vec<Made> = (1..)
-        .zip(&options.device)
-        .map(|(number, device)| make(options, *device, number, &world))
-        .collect();
+    let made = make_all(options, &world)?;
     let wires: Vec<Wire> = made.iter().filter_map(|made| made.wire.clone()).collect();
     let mut server = Server::new(&world, plugs(options, &wires)?);
     let mut sockets = Vec::new();
@@ -174,59 +176,137 @@ struct Made {
     requester: RequesterId,
     endpoint: Endpoint,
     guest: Guest,
-    /// If it is one for the network.
+    /// If it is one for the network, and the first one of its card.
     wire: Option<Wire>,
 }
 
-fn make(options: &Serve, device: Device, number: u8, world: &World) -> Made {
+/// Makes all devices, in their order.
+fn make_all(options: &Serve, world: &World) -> Result<Vec<Made>> {
+    let mut made = Vec::new();
+    let mut rest = options.device.as_slice();
+    while let Some((device, after)) = rest.split_first() {
+        let number = u8::try_from(made.len() + 1).context("there are more than 255 devices")?;
+        rest = match device {
+            Device::Nvme => {
+                made.push(make_nvme(options, number, world));
+                after
+            }
+            Device::VirtioNet => {
+                made.push(make_virtio_net(options, number, world));
+                after
+            }
+            Device::Ixgbe => {
+                let virtuals = count(after, Device::IxgbeVf);
+                made.extend(make_card(options, number, (1, virtuals), world)?);
+                &after[virtuals..]
+            }
+            Device::IxgbeVf => bail!("an `ixgbe-vf` stands behind its `ixgbe`"),
+            Device::IxgbeHostedVf => {
+                let virtuals = count(rest, Device::IxgbeHostedVf);
+                made.extend(make_card(options, number, (0, virtuals), world)?);
+                &rest[virtuals..]
+            }
+        };
+    }
+    Ok(made)
+}
+
+/// How many devices of this kind come first.
+fn count(devices: &[Device], kind: Device) -> usize {
+    devices.iter().take_while(|device| **device == kind).count()
+}
+
+/// The identity of a device by its number, and its address, if it is one for the network.
+fn identity(options: &Serve, number: u8, mac: [u8; 6]) -> (RequesterId, [u8; 6]) {
+    let first = options.mac.filter(|_| number == 1);
+    let requester = RequesterId(u16::from(number) << 8);
+    (requester, first.map_or(mac, |Mac(bytes)| bytes))
+}
+
+fn make_nvme(options: &Serve, number: u8, world: &World) -> Made {
     let guest = Guest::default();
     let memory = world.host_memory(guest.memory());
-    let requester = RequesterId(u16::from(number) << 8);
-    let mac = |mac| {
-        let first = options.mac.filter(|_| number == 1);
-        first.map_or(mac, |Mac(bytes)| bytes)
+    let (requester, _) = identity(options, number, [0; 6]);
+    let namespace = nvme::NamespaceConfig {
+        blocks: (options.disk_mib << 20) / options.block.max(512) as u64,
+        block_len: options.block.max(512),
     };
-    let (endpoint, wire) = match device {
-        Device::Nvme => {
-            let namespace = nvme::NamespaceConfig {
-                blocks: (options.disk_mib << 20) / options.block.max(512) as u64,
-                block_len: options.block.max(512),
-            };
-            let config = nvme::Config {
-                namespaces: vec![namespace],
-                queue_pairs: options.queues,
-                vectors: options.queues.saturating_add(1),
-                ..nvme::Config::default()
-            };
-            let nvme = Nvme::new(world, &memory, requester, config);
-            (nvme.endpoint(), None)
-        }
-        Device::VirtioNet => {
-            let config = virtio_net::Config {
-                queue_pairs: options.queues,
-                vectors: options.queues.saturating_mul(2).saturating_add(2),
-                mac: mac([0x52, 0x54, 0, 0x12, 0x34, number]),
-                mtu: 9000,
-                ..virtio_net::Config::default()
-            };
-            let net = VirtioNet::pci(world, &memory, requester, config);
-            (net.endpoint(), Some(net.wire()))
-        }
-        Device::Ixgbe => {
-            let config = ixgbe::Config {
-                mac: mac([0x02, 0x1b, 0x21, 0, 0, number]),
-                ..ixgbe::Config::default()
-            };
-            let card = Ixgbe::new(world, &memory, requester, config);
-            (card.endpoint(), Some(card.wire()))
-        }
+    let config = nvme::Config {
+        namespaces: vec![namespace],
+        queue_pairs: options.queues,
+        vectors: options.queues.saturating_add(1),
+        ..nvme::Config::default()
     };
     Made {
         requester,
-        endpoint,
+        endpoint: Nvme::new(world, &memory, requester, config).endpoint(),
         guest,
-        wire,
+        wire: None,
     }
+}
+
+fn make_virtio_net(options: &Serve, number: u8, world: &World) -> Made {
+    let guest = Guest::default();
+    let memory = world.host_memory(guest.memory());
+    let (requester, mac) = identity(options, number, [0x52, 0x54, 0, 0x12, 0x34, number]);
+    let config = virtio_net::Config {
+        queue_pairs: options.queues,
+        vectors: options.queues.saturating_mul(2).saturating_add(2),
+        mac,
+        mtu: 9000,
+        ..virtio_net::Config::default()
+    };
+    let net = VirtioNet::pci(world, &memory, requester, config);
+    Made {
+        requester,
+        endpoint: net.endpoint(),
+        guest,
+        wire: Some(net.wire()),
+    }
+}
+
+/// A card with so many physical functions, one or none, and virtual ones to serve.
+fn make_card(
+    options: &Serve,
+    number: u8,
+    (physical, virtuals): (usize, usize),
+    world: &World,
+) -> Result<Vec<Made>> {
+    let (requester, mac) = identity(options, number, [0x02, 0x1b, 0x21, 0, 0, number]);
+    let virtual_functions = u8::try_from(virtuals).ok().filter(|count| *count <= 63);
+    let config = ixgbe::Config {
+        mac,
+        virtual_functions: virtual_functions
+            .context("a card has no more than 63 virtual functions here")?,
+        ..ixgbe::Config::default()
+    };
+    // Each function has memory of its own: what its machine maps for it.
+    let guests: Vec<Guest> = (0..=virtuals).map(|_| Guest::default()).collect();
+    let memory = |guest: &Guest| world.host_memory(guest.memory());
+    let own = |function: RequesterId| {
+        let n = usize::from(function.0 - requester.0 - 128) / 2;
+        memory(guests.get(n + 1).unwrap_or(&guests[0]))
+    };
+    let card = Ixgbe::with_memories(world, &memory(&guests[0]), requester, config, own);
+    if physical == 0 {
+        card.host_virtual_functions(world);
+    }
+    // The machine hides the SR-IOV capability from the physical function's driver, and has all functions from the start.
+    card.keep_virtual_functions();
+    let first = (requester, card.endpoint());
+    let others = (0_u16..).map_while(|n| {
+        let endpoint = card.virtual_function(usize::from(n))?;
+        Some((RequesterId(requester.0 + 128 + 2 * n), endpoint))
+    });
+    let functions = iter::once(first).chain(others).zip(guests);
+    let mut wire = Some(card.wire());
+    let made = functions.skip(1 - physical).map(|(function, guest)| Made {
+        requester: function.0,
+        endpoint: function.1,
+        guest,
+        wire: wire.take(),
+    });
+    Ok(made.collect())
 }
 
 /// Plugs the wires in where they lead to.

@@ -62,6 +62,7 @@ impl Device {
         self.resetting = None;
         self.reset_bit_until = Instant::default();
         self.link.back = None;
+        self.end_virtuals();
         self.drop_link();
         self.begin_link();
     }

@@ -14,6 +14,7 @@ use super::{
     receive::Receiver,
     registers::{self, Registers, canonical},
     sfp::Sfp,
+    sriov::Sriov,
     transmit::TxQueue,
     virtual_function::Virtual,
 };
@@ -46,6 +47,7 @@ pub(super) struct Device {
     pub(super) director: Director,
     pub(super) counts: Counts,
     pub(super) virtuals: Vec<Virtual>,
+    pub(super) sriov: Sriov,
     pub(super) mailboxes: [Mailbox; 64],
     /// A reset that goes on.
     pub(super) resetting: Option<Instant>,
@@ -100,6 +102,7 @@ impl Device {
             counts: Counts::default(),
             mailboxes: [Mailbox::default(); 64],
             virtuals,
+            sriov: Sriov::default(),
             resetting: None,
             reset_bit_until: Instant::default(),
             semaphore: false,
@@ -368,6 +371,10 @@ impl Model for Device {
                 self.violation("82599, 8.1.1", text);
             }
         }
+    }
+
+    fn wrote_config(&mut self, offset: usize, width: Width) {
+        self.wrote_capability(offset, width.bytes());
     }
 
     fn reset(&mut self) {

@@ -44,6 +44,8 @@ pub(super) struct Target {
     /// The pools that it is for, a bit each, if there are pools: `queue` is one of each pool's queues then.
     pub(super) pools: u64,
     pub(super) queues_of_pool: usize,
+    /// The pools in which the low bit of `queue` counts, and the next one; elsewhere it is 0.
+    pub(super) masks: [u64; 2],
 }
 
 impl Target {
@@ -54,13 +56,19 @@ impl Target {
     /// It came from another pool, not from the wire.
     pub(super) const LOOPED: u64 = 1 << 18;
 
+    /// Which of its queues a pool gets it in.
+    fn queue_in(self, pool: usize) -> usize {
+        let [low, high] = self.masks.map(|mask| usize::from(mask >> pool & 1 == 1));
+        self.queue & (low | high << 1)
+    }
+
     /// The queues that it goes to.
     pub(super) fn queues(self) -> impl Iterator<Item = usize> {
         let alone = (self.queues_of_pool == 0).then_some(self.queue);
         let pools = (0..64).filter(move |pool| self.pools >> pool & 1 == 1);
         alone
             .into_iter()
-            .chain(pools.map(move |pool| pool * self.queues_of_pool + self.queue))
+            .chain(pools.map(move |pool| pool * self.queues_of_pool + self.queue_in(pool)))
     }
 }
 

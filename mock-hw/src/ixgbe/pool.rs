@@ -5,6 +5,7 @@ use super::{device::Device, filter::Target, packet::Packet};
 /// Registers.
 const MRQC: usize = 0x0_5818;
 const MTQC: usize = 0x0_8120;
+const PSRTYPE: usize = 0x0_ea00;
 const PFVTCTL: usize = 0x0_51b0;
 const MPSAR: usize = 0x0_a600;
 const PFVML2FLT: usize = 0x0_f000;
@@ -149,20 +150,34 @@ impl Device {
     /// The target of an accepted frame among `pools`: in each of them the queue that its hash, or a filter, says.
     pub(super) fn spread(&self, target: Target, pools: u64, filtered: bool) -> Target {
         let queues = self.queues_of_pool();
-        let index = if filtered { target.queue % queues } else { 0 };
         let has_rss = matches!(self.regs.word(MRQC) & 0xf, 0xa | 0xb) && target.hash_type != 0;
-        let index = if has_rss && !filtered {
-            self.indirect(target.hash) % queues
-        } else {
-            index
-        };
         // A filter's queue belongs to one pool: in the others its frames go by their hash, that is to the first queue.
+        let (queue, masks) = if filtered {
+            (target.queue, [u64::MAX; 2])
+        } else if has_rss {
+            (self.indirect(target.hash), self.hash_bits())
+        } else {
+            (0, [0; 2])
+        };
         Target {
             pools,
             queues_of_pool: queues,
-            queue: index,
+            queue: queue % queues,
+            masks,
             ..target
         }
+    }
+
+    /// How many bits of the hash choose a queue in each pool, as masks of pools for the low bit and the next one: 0, 1 or
+    /// 2, as RQPL in the pool's PSRTYPE says (8.2.3.7.15).
+    fn hash_bits(&self) -> [u64; 2] {
+        let bits = |least: u32| {
+            (0..64).fold(0, |pools, pool| {
+                let enough = self.regs.word(PSRTYPE + 4 * pool) >> 29 >= least;
+                pools | u64::from(enough) << pool
+            })
+        };
+        [bits(1), bits(2)]
     }
 
     /// Whether the pool of transmit queue `n` may send.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use parakernel_core::{address::BusAddress, mmio::Width, time::Instant};
 
 use super::{
-    device::{Device, MSIX_BAR, REGISTER_BAR},
+    device::{Device, REGISTER_BAR},
     interrupt::Cause,
     registers::{rx, tx},
 };
@@ -21,8 +21,12 @@ use crate::{
 /// Vectors of a virtual function: two for queues, one for the mailbox.
 pub(super) const VECTORS: u16 = 3;
 
-/// Bytes of its register file.
+/// Bytes of its register file, and of what holds its MSI-X table.
 pub(super) const LEN: usize = 0x4000;
+pub(super) const MSIX_LEN: usize = 0x4000;
+
+/// Where its MSI-X table lies (9.4.4.8).
+pub(super) const MSIX_BAR: usize = 3;
 
 /// Registers of the physical function.
 const CTRL_EXT: usize = 0x0_0018;
@@ -134,7 +138,7 @@ impl Device {
             return None;
         }
         let queues = self.queues_of_pool();
-        (n / queues < self.virtuals.len()).then_some((n / queues, n % queues))
+        (n / queues < self.sriov.enabled()).then_some((n / queues, n % queues))
     }
 
     /// The way to memory of queue `n`, where that is not the physical function's.
@@ -228,6 +232,7 @@ impl Device {
             0x0820..0x082c => function.eitr[(offset - 0x0820) / 4],
             0x0200..0x0240 => self.regs.word(memory(n) + offset - 0x0200),
             0x02fc => self.read_vf_mailbox(n),
+            0x0300 => self.regs.word(psrtype(n)),
             0x101c => low(counter(Counter::Received)),
             0x1020 => low(counter(Counter::BytesReceived)),
             0x1024 => low(counter(Counter::BytesReceived) >> 32),
@@ -235,7 +240,7 @@ impl Device {
             0x201c => low(counter(Counter::Sent)),
             0x2020 => low(counter(Counter::BytesSent)),
             0x2024 => low(counter(Counter::BytesSent) >> 32),
-            0x0148 | 0x0180 | 0x0300 | 0x3190 => 0,
+            0x0148 | 0x0180 | 0x3190 => 0,
             _ => {
                 let text = format_args!("register {offset:#06x} of virtual function {n} read");
                 self.function.left_out(text);
@@ -264,7 +269,8 @@ impl Device {
             0x0820..0x082c => function.eitr[(offset - 0x0820) / 4] = value & 0xff8,
             0x0200..0x0240 => self.regs.set(memory(n) + offset - 0x0200, value),
             0x02fc => self.write_vf_mailbox(n, value),
-            0x0000 | 0x0148 | 0x0180 | 0x0300 | 0x3190 => {}
+            0x0300 => self.regs.set(psrtype(n), value),
+            0x0000 | 0x0148 | 0x0180 | 0x3190 => {}
             _ => {
                 let text = format_args!("register {offset:#06x} of virtual function {n} written");
                 self.function.left_out(text);
@@ -309,6 +315,7 @@ impl Device {
     /// A virtual function begins anew: its queues stop (4.2.2.2).
     pub(super) fn reset_virtual(&mut self, n: usize) {
         self.virtuals[n].reset();
+        self.regs.set(psrtype(n), 0);
         let queues = self.queues_of_pool();
         for queue in n * queues..(n + 1) * queues {
             for place in [rx(queue) + 0x28, tx(queue) + 0x28] {
@@ -329,6 +336,11 @@ const fn memory(n: usize) -> usize {
     0x1_3000 + 64 * n
 }
 
+/// Its part of PSRTYPE (8.3.5.6.1).
+const fn psrtype(n: usize) -> usize {
+    0x0_ea00 + 4 * n
+}
+
 /// The PCI function of a virtual function.
 #[derive(Debug)]
 pub(super) struct VirtualModel {
@@ -339,11 +351,12 @@ pub(super) struct VirtualModel {
 
 impl Model for VirtualModel {
     fn function(&mut self) -> &mut Function {
+        self.function.come_back();
         &mut self.function
     }
 
     fn read_bar(&mut self, bar: usize, offset: usize, width: Width) -> u64 {
-        if bar == MSIX_BAR || width == Width::U8 || width == Width::U16 {
+        if bar != REGISTER_BAR || width == Width::U8 || width == Width::U16 {
             return ones(width);
         }
         let mut device = lock(&self.device);

@@ -63,6 +63,48 @@ pub(crate) struct Space {
     initial: Vec<u8>,
     next: usize,
     last_pointer: usize,
+    /// Where the last extended capability lies.
+    last_extended: Option<usize>,
+}
+
+/// An extended capability: id, version, and the bytes after its header.
+#[derive(Clone, Debug)]
+pub(crate) struct Extended {
+    pub(crate) id: u16,
+    pub(crate) version: u8,
+    pub(crate) body: Vec<u8>,
+    /// Bits of `body` that can be written; missing bytes cannot.
+    pub(crate) writable: Vec<u8>,
+}
+
+impl Extended {
+    /// Advanced Error Reporting (PCIe 4.0, 7.8.4): masks and severities can be set; no error is ever reported.
+    pub(crate) fn error_reporting() -> Self {
+        let mut body = vec![0; 0x28];
+        let mut writable = vec![0; 0x28];
+        // Uncorrectable: mask and severity; correctable: mask, advisory errors at first.
+        put(&mut body, 0x08, &0x0006_2030_u32.to_le_bytes());
+        put(&mut body, 0x10, &0x0000_2000_u32.to_le_bytes());
+        put(&mut writable, 0x04, &0x001f_f030_u32.to_le_bytes());
+        put(&mut writable, 0x08, &0x001f_f030_u32.to_le_bytes());
+        put(&mut writable, 0x10, &0x0000_31c1_u32.to_le_bytes());
+        Self {
+            id: 0x0001,
+            version: 1,
+            body,
+            writable,
+        }
+    }
+
+    /// Alternative Routing-ID (7.8.7): no next function, no function groups.
+    pub(crate) fn alternative_routing() -> Self {
+        Self {
+            id: 0x000e,
+            version: 1,
+            body: vec![0; 4],
+            writable: Vec::new(),
+        }
+    }
 }
 
 impl Space {
@@ -74,6 +116,7 @@ impl Space {
             initial: Vec::new(),
             next: 0x40,
             last_pointer: 0x34,
+            last_extended: None,
         };
         put(&mut space.bytes, 0x00, &identity.vendor.to_le_bytes());
         put(&mut space.bytes, 0x02, &identity.device.to_le_bytes());
@@ -119,6 +162,21 @@ impl Space {
         self.last_pointer = at + 1;
         self.next = (at + 2 + capability.body.len()).next_multiple_of(4);
         at
+    }
+
+    /// Adds an extended capability at `at`; the first one lies at 0x100 (7.6.2).
+    pub(super) fn add_extended(&mut self, at: usize, capability: &Extended) {
+        if let Some(last) = self.last_extended {
+            let next = u16::try_from(at << 4).unwrap_or(0);
+            let low = self.bytes[last + 2] & 0x0f;
+            put(&mut self.bytes, last + 2, &next.to_le_bytes());
+            self.bytes[last + 2] |= low;
+        }
+        put(&mut self.bytes, at, &capability.id.to_le_bytes());
+        put(&mut self.bytes, at + 2, &[capability.version & 0x0f]);
+        put(&mut self.bytes, at + 4, &capability.body);
+        put(&mut self.writable, at + 4, &capability.writable);
+        self.last_extended = Some(at);
     }
 
     /// Takes the bytes as they are now for those after a reset.

@@ -3,14 +3,14 @@
 use alloc::sync::Arc;
 use core::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
 use parakernel_core::address::BusAddress;
 
 use super::{
     Endpoint,
-    config::{Capability, Identity, Space},
+    config::{Capability, Extended, Identity, Space},
     msix::Msix,
 };
 use crate::{
@@ -41,13 +41,45 @@ enum Delivery {
     Line,
 }
 
+/// How much of a function is there. A virtual function comes and goes with its physical one's capability.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Presence {
+    /// Nothing.
+    Absent,
+    /// Its configuration space, but no registers.
+    Configurable,
+    /// All of it.
+    Whole,
+}
+
 /// The part of a function that is reached without it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// It may transfer.
     open: AtomicBool,
     /// Vectors to be signalled, a bit each.
     raised: AtomicU64,
+    /// A [`Presence`].
+    presence: AtomicU8,
+    /// It was absent since the function was last reset.
+    was_absent: AtomicBool,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            open: AtomicBool::default(),
+            raised: AtomicU64::default(),
+            presence: AtomicU8::new(Presence::Whole as u8),
+            was_absent: AtomicBool::default(),
+        }
+    }
+}
+
+impl Shared {
+    fn has(&self, least: Presence) -> bool {
+        self.presence.load(Ordering::Acquire) >= least as u8
+    }
 }
 
 /// A function's way to memory, and to its vectors, for a model that works on its behalf. Clones are the same way.
@@ -73,6 +105,18 @@ impl Port {
     /// Lets the function signal `vector`, less than 64, at its next turn.
     pub(crate) fn raise(&self, vector: u16) {
         self.shared.raised.fetch_or(1 << vector, Ordering::AcqRel);
+    }
+
+    /// Lets the function come or go.
+    pub(crate) fn set_presence(&self, presence: Presence) {
+        if presence == Presence::Absent {
+            self.shared.open.store(false, Ordering::Release);
+            self.shared.was_absent.store(true, Ordering::Release);
+            self.shared.raised.store(0, Ordering::Release);
+        }
+        self.shared
+            .presence
+            .store(presence as u8, Ordering::Release);
     }
 
     fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
@@ -178,6 +222,11 @@ impl Function {
         self.config.add_capability(capability)
     }
 
+    /// Adds an extended capability at `at`.
+    pub(crate) fn add_extended(&mut self, at: usize, capability: &Extended) {
+        self.config.add_extended(at, capability);
+    }
+
     /// Makes it a device on no bus that could be off: it always masters memory, and has one interrupt line.
     pub(crate) fn make_platform_device(&mut self) {
         self.config.write(0x04, 2, 0x0006);
@@ -216,9 +265,16 @@ impl Function {
         self.bars.get(index).copied().unwrap_or(0)
     }
 
-    /// Whether the device was pulled.
-    pub(crate) const fn is_gone(&self) -> bool {
-        self.removed
+    /// Whether the device was pulled, or is not there for another reason.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.removed || !self.shared.has(Presence::Configurable)
+    }
+
+    /// Begins anew where the function was absent meanwhile.
+    pub(crate) fn come_back(&mut self) {
+        if self.shared.was_absent.swap(false, Ordering::AcqRel) {
+            self.reset();
+        }
     }
 
     /// A way to memory and vectors for a model that works on this function's behalf.
@@ -236,7 +292,7 @@ impl Function {
 
     /// Tells such a model whether transfers get through.
     fn share(&self) {
-        let open = self.is_master() && self.is_awake() && !self.removed;
+        let open = self.is_master() && self.is_awake() && !self.is_gone();
         self.shared.open.store(open, Ordering::Release);
     }
 
@@ -256,7 +312,12 @@ impl Function {
 
     /// Whether register accesses get through; reports those that do not although the device is there.
     pub(super) fn answers(&self, what: &str, offset: usize) -> bool {
-        if self.removed {
+        if self.is_gone() {
+            return false;
+        }
+        if !self.shared.has(Presence::Whole) {
+            let text = format_args!("register {offset:#x} {what} without VF Memory Space Enable");
+            self.violation("SR-IOV 1.1, 3.3.3.4", text);
             return false;
         }
         let memory_space = self.config.read16(0x04) & 0x2 != 0;
@@ -401,7 +462,7 @@ impl Function {
     }
 
     fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
-        if self.removed {
+        if self.is_gone() {
             return Err(DmaError::NotMaster(address));
         }
         if !self.is_master() || !self.is_awake() {
@@ -429,7 +490,7 @@ impl Function {
     }
 
     fn send_pending(&mut self) {
-        while self.is_master() && !self.removed {
+        while self.is_master() && !self.is_gone() {
             let Some((vector, address, data)) = self.msix.take() else {
                 break;
             };

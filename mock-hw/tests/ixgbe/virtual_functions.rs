@@ -31,6 +31,7 @@ fn card(seed: u64) -> (Driver, Virtual) {
         ..Config::default()
     };
     let driver = Driver::with(seed, config);
+    enable(&driver, 4);
     let _of_the_physical_function = with_pools(&driver);
     driver.write(0x1_1050, 0x8000_0003); // GCR_EXT: 64 pools
     driver.write(0x0720, 1 << N); // PFMBIMR
@@ -39,6 +40,138 @@ fn card(seed: u64) -> (Driver, Virtual) {
     endpoint.config_space().enable();
     let bar = endpoint.bar(0);
     (driver, Virtual { endpoint, bar })
+}
+
+/// What a kernel writes into the SR-IOV capability for `count` virtual functions.
+fn enable(driver: &Driver, count: u16) {
+    let config = driver.card.config_space();
+    config.write16(0x170, count);
+    config.write16(0x168, 0x19);
+}
+
+/// The capability as the datasheet has it (9.4.4), its place in the list, and its base address registers.
+#[test]
+fn the_capability_says_where_virtual_functions_are() {
+    let config = Config {
+        virtual_functions: 4,
+        ..Config::default()
+    };
+    let driver = Driver::with(34, config);
+    let space = driver.card.config_space();
+    let mut at = 0x100;
+    let mut list = Vec::new();
+    while at != 0 {
+        let header = space.read32(at);
+        list.push((at, header & 0xffff));
+        at = (header >> 20) as usize;
+    }
+    assert_eq!(list, [(0x100, 0x0001), (0x150, 0x000e), (0x160, 0x0010)]);
+    assert_eq!(space.read32(0x16c), 4 << 16 | 4); // InitialVFs, TotalVFs
+    assert_eq!(space.read32(0x174), 2 << 16 | 0x80); // offset, stride
+    assert_eq!(space.read16(0x17a), 0x10ed);
+    assert_eq!(space.read32(0x17c) & 1, 1); // 4 KiB pages
+    for bar in [0x184, 0x190] {
+        space.write32(bar, u32::MAX);
+        space.write32(bar + 4, u32::MAX);
+        assert_eq!(
+            (space.read32(bar), space.read32(bar + 4)),
+            (0xffff_c004, u32::MAX)
+        );
+    }
+    // There is no third one, and no way to have it.
+    space.write32(0x18c, u32::MAX);
+    assert_eq!(space.read32(0x18c), 0);
+    // A card without virtual functions has no such capability.
+    assert_eq!(Driver::new(34).card.config_space().read32(0x150) >> 20, 0);
+}
+
+#[test]
+fn virtual_functions_come_and_go_with_the_capability() {
+    let config = Config {
+        virtual_functions: 4,
+        ..Config::default()
+    };
+    let driver = Driver::with(35, config);
+    let id = |n: usize| {
+        driver
+            .card
+            .virtual_function(n)
+            .unwrap()
+            .config_space()
+            .read32(0)
+    };
+    assert_eq!([id(0), id(3)], [u32::MAX; 2]);
+    enable(&driver, 3);
+    assert_eq!([id(0), id(2), id(3)], [0x10ed_8086, 0x10ed_8086, u32::MAX]);
+    let first = driver.card.virtual_function(0).unwrap();
+    first.config_space().enable();
+    let links = |bar: &Bar| bar.read32(0x0010) >> 30 & 1;
+    assert_eq!(links(&first.bar(0)), 1);
+    // Without VF Memory Space Enable the registers do not answer, the configuration space does.
+    let space = driver.card.config_space();
+    space.write16(0x168, 0x11);
+    driver.world.trace().assert_clean();
+    assert_eq!(first.bar(0).read32(0x0010), u32::MAX);
+    assert_eq!(driver.world.trace().violations().len(), 1);
+    assert_eq!(id(0), 0x10ed_8086);
+    // Gone and back: as after power-up.
+    space.write16(0x168, 0);
+    assert_eq!(id(0), u32::MAX);
+    space.write16(0x168, 0x19);
+    assert_eq!(first.config_space().read16(4) & 6, 0);
+    driver.world.trace().clear();
+    // NumVFs may not change while they are there, nor be more than there can be.
+    space.write16(0x170, 2);
+    assert_eq!(driver.world.trace().violations().len(), 1);
+    space.write16(0x168, 0);
+    space.write16(0x170, 5);
+    space.write16(0x168, 0x19);
+    assert_eq!(driver.world.trace().violations().len(), 2);
+    driver.world.trace().clear();
+    // The physical function's reset takes them with it.
+    space.write16(0xa8, 0x8000);
+    assert_eq!([id(0), id(3)], [u32::MAX; 2]);
+    assert_eq!(space.read16(0x168), 0);
+}
+
+/// A function that goes takes its transfers with it, and a machine may keep it against the capability.
+#[test]
+fn a_virtual_function_that_went_transfers_nothing() {
+    let (driver, own) = card(36);
+    let block = driver.memory.lend(FUNCTION, 8192, OWN).unwrap();
+    let ring = block.bus_address().as_u64();
+    let bus = driver.memory.bus(FUNCTION);
+    let arm = || {
+        own.bar.write64(0x1000, ring);
+        own.bar.write32(0x1008, 8 * 16);
+        own.bar.write32(0x1014, 0x0200_0002);
+        let address = (ring + 4096).to_le_bytes();
+        bus.write(BusAddress::new(ring), &address).unwrap();
+        bus.write(BusAddress::new(ring + 8), &[0; 8]).unwrap();
+        own.bar.write32(0x1028, 1 << 25);
+        own.bar.write32(0x1018, 1);
+    };
+    let arrived = || {
+        driver.wire.send(&between([2, 0, 0, 0, 0, 9], ADDRESS));
+        driver.settle();
+        bus.read_array::<8>(BusAddress::new(ring + 8)).unwrap()[0] & 1 == 1
+    };
+    let place = 0x1000 + 0x40 * 2 * N;
+    driver.write(place + 0x28, 0);
+    driver.world.run_for(core::time::Duration::from_micros(200));
+    arm();
+    assert!(arrived());
+    let space = driver.card.config_space();
+    space.write16(0x168, 0);
+    driver.world.run_for(core::time::Duration::from_micros(200));
+    assert_eq!(driver.read(place + 0x28) & 1 << 25, 0);
+    assert_eq!(driver.read(0x1_1050) & 3, 3);
+    arm();
+    assert!(!arrived());
+    driver.card.keep_virtual_functions();
+    own.endpoint.config_space().enable();
+    space.write16(0xa8, 0x8000);
+    assert_eq!(own.endpoint.config_space().read32(0), 0x10ed_8086);
 }
 
 #[test]
@@ -91,7 +224,7 @@ fn its_queues_move_its_own_memory_and_signal_its_own_vectors() {
     };
     let (ring, buffer) = (lend(4096), lend(4096));
     own.endpoint.config_space().write16(0x72, 0x8000);
-    let msix = own.endpoint.bar(4);
+    let msix = own.endpoint.bar(3);
     msix.write32(0, 0xfee0_0000);
     msix.write32(8, 0x55);
     msix.write32(12, 0);
