@@ -6,27 +6,28 @@
 //! network of the host is needed. The guest's script says of each check whether it passed, and prints its kernel log,
 //! which is judged here.
 
+mod boot;
+mod console;
 mod guest;
 mod judge;
+mod memory;
 mod planted;
 mod wire;
 
 use crate::{
-    process::{self, Ending, Group},
     qemu::{Choice, Qemu},
     serve::{self, Serving},
     workspace::Workspace,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use boot::{Audience, Boot};
 use clap::{Args, ValueEnum};
 use core::{fmt, time::Duration};
 use judge::Report;
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::ExitCode,
 };
 use wire::Wire;
 
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// 1 GiB instead of 64 MiB, and 100 reloads of the driver instead of 5
     #[arg(long)]
     full: bool,
+    /// Only this check and those that it rests on; may be given several times
+    #[arg(long, value_name = "CHECK")]
+    only: Vec<String>,
     /// Plant defects in a copy of the model, one at a time, and see that each makes a check fail
     #[arg(long, conflicts_with = "full")]
     planted: bool,
@@ -96,6 +100,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let amount = guest::Amount {
         mebibytes: if options.full { 1024 } else { 64 },
         reloads: if options.full { 100 } else { 5 },
+        patience: Duration::from_secs(120),
+        only: options.only.clone(),
     };
     let trial = Trial {
         qemu: Qemu::with_vfio_user(workspace, &options.qemu)?,
@@ -104,6 +110,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         device: options.device,
         amount,
         limit: if options.full { LONG } else { SHORT },
+        audience: Audience::Terminal,
     };
     let outcome = trial.run(&serve::build(workspace)?)?;
     print!("{outcome}");
@@ -125,6 +132,7 @@ struct Trial {
     device: Device,
     amount: guest::Amount,
     limit: Duration,
+    audience: Audience,
 }
 
 /// What became of it.
@@ -142,7 +150,7 @@ impl Trial {
     fn run(&self, model: &Path) -> Result<Outcome> {
         let place = |suffix: &str| self.folder.join(format!("{}.{suffix}", self.device.name()));
         let (initrd, console) = (place("cpio"), place("log"));
-        guest::write(&self.tree, self.device, self.amount, &initrd)?;
+        guest::write(&self.tree, self.device, &self.amount, &initrd)?;
         let device = (self.device.name(), self.device.count());
         let serving = Serving::start(model, device, &self.words(), &self.folder)?;
         let boot = Boot {
@@ -151,14 +159,23 @@ impl Trial {
             initrd: &initrd,
             console: &console,
             limit: self.limit,
+            audience: self.audience,
         };
-        let late = boot.run(&serving)?;
+        let report = boot.run(&serving)?;
         let objections = serving.finish()?;
-        let report = Report::read(BufReader::new(File::open(&console)?).lines())?;
         let mut failures = report.failures(self.device, &objections);
-        failures.extend(late);
+        failures.extend(
+            self.amount
+                .only
+                .iter()
+                .filter(|name| !report.has_made(name))
+                .map(|name| format!("no check `{name}` was made")),
+        );
         let wire = self.wire()?;
-        failures.extend(wire.iter().flat_map(Wire::failures));
+        failures.extend(
+            wire.iter()
+                .flat_map(|wire| wire.failures(report.has_made("vlan"))),
+        );
         let verdict = format!(
             "{}: stock Linux {} on the model of {}, QEMU {}; console in {}",
             if failures.is_empty() { "pass" } else { "FAIL" },
@@ -208,70 +225,5 @@ impl fmt::Display for Outcome {
             writeln!(f, "  {failure}")?;
         }
         writeln!(f, "{}", self.verdict)
-    }
-}
-
-/// The guest's machine.
-#[derive(Debug)]
-struct Boot<'a> {
-    qemu: &'a Qemu,
-    kernel: PathBuf,
-    initrd: &'a Path,
-    /// Where what it says goes.
-    console: &'a Path,
-    limit: Duration,
-}
-
-impl Boot<'_> {
-    /// Runs the guest to its end; the sentence to say if that was not in time.
-    fn run(&self, serving: &Serving) -> Result<Option<String>> {
-        let mut command = self.command();
-        add_devices(&mut command, serving);
-        let shown = self.console.display();
-        let output = File::create(self.console).with_context(|| format!("cannot write {shown}"))?;
-        command.stdin(Stdio::null()).stdout(output);
-        fs::write(
-            self.console.with_extension("command"),
-            process::display_whole(&command) + "\n",
-        )?;
-        match Group::spawn(&mut command)?.wait(self.limit)? {
-            Ending::Exited(status) if status.success() => Ok(None),
-            Ending::Exited(status) => bail!("QEMU ended with {status}; see {shown}"),
-            Ending::TimedOut => Ok(Some(format!(
-                "the guest did not end within {} s",
-                self.limit.as_secs()
-            ))),
-        }
-    }
-
-    fn command(&self) -> Command {
-        let mut command = self.qemu.command();
-        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-accel", "tcg", "-smp", "4", "-no-reboot"]);
-        command.args(["-machine", "q35,memory-backend=memory"]);
-        command.args([
-            "-object",
-            "memory-backend-memfd,id=memory,size=1G,share=on",
-            "-serial",
-            "stdio",
-            "-append",
-            "console=ttyS0 rdinit=/init quiet panic=-1",
-        ]);
-        command.arg("-kernel").arg(&self.kernel);
-        command.arg("-initrd").arg(self.initrd);
-        command
-    }
-}
-
-/// Each model behind a PCI Express port of its own, as a card in its slot.
-fn add_devices(command: &mut Command, serving: &Serving) {
-    for (n, socket) in serving.sockets().iter().enumerate() {
-        let slot = n + 1;
-        command.args([
-            "-device",
-            &format!("pcie-root-port,id=port{slot},slot={slot}"),
-        ]);
-        let device = serve::device(socket, Some(&format!("port{slot}")));
-        command.args(["-device", &device]);
     }
 }

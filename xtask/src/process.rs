@@ -79,6 +79,11 @@ impl Group {
         })
     }
 
+    /// The number of the program's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The program itself, for its standard streams.
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child

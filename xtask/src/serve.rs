@@ -93,6 +93,11 @@ impl Serving {
         &self.sockets
     }
 
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.group.id()
+    }
+
     fn wait_for_sockets(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         while !self.sockets.iter().all(|socket| socket.exists()) {

@@ -8,6 +8,7 @@ use crate::{
     workspace::Workspace,
 };
 use anyhow::{Context, Result, bail};
+use core::time::Duration;
 use std::{
     collections::BTreeMap,
     fs,
@@ -34,14 +35,19 @@ const WANTED: Wanted = Wanted {
 /// What all scripts have in common, and the scripts.
 const COMMON: &str = include_str!("guest/common.sh");
 const NETWORK: &str = include_str!("guest/network.sh");
+const VIRTIO_NET: &str = include_str!("guest/virtio-net.sh");
 const IXGBE: &str = include_str!("guest/ixgbe.sh");
 const NVME: &str = include_str!("guest/nvme.sh");
 
 /// How much the guest does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Amount {
     pub(super) mebibytes: u32,
     pub(super) reloads: u32,
+    /// How long one download may take.
+    pub(super) patience: Duration,
+    /// The checks to make, with those that they rest on; none for all.
+    pub(super) only: Vec<String>,
 }
 
 /// The unpacked packages.
@@ -90,14 +96,14 @@ impl Device {
     fn script(self) -> String {
         match self {
             Self::Ixgbe => [COMMON, NETWORK, IXGBE].concat(),
-            Self::VirtioNet => [COMMON, NETWORK].concat(),
+            Self::VirtioNet => [COMMON, NETWORK, VIRTIO_NET].concat(),
             Self::Nvme => [COMMON, NVME].concat(),
         }
     }
 }
 
 /// Writes the RAM disk for `device` to `place`.
-pub(super) fn write(tree: &Path, device: Device, amount: Amount, place: &Path) -> Result<()> {
+pub(super) fn write(tree: &Path, device: Device, amount: &Amount, place: &Path) -> Result<()> {
     let mut archive = Archive::default();
     for folder in [
         "bin", "programs", "modules", "lib64", "proc", "sys", "dev", "tmp", "mnt",
@@ -108,10 +114,13 @@ pub(super) fn write(tree: &Path, device: Device, amount: Amount, place: &Path) -
     archive.add("bin/busybox", &read(&busybox)?)?;
     add_modules(&mut archive, tree, device)?;
     add_programs(&mut archive, tree, device.programs())?;
-    let Amount { mebibytes, reloads } = amount;
-    let module = device.module();
     let script = format!(
-        "#!/bin/busybox sh\nMIB={mebibytes}\nRELOADS={reloads}\nMODULE={module}\n{}",
+        "#!/bin/busybox sh\nMIB={}\nRELOADS={}\nPATIENCE={}\nONLY='{}'\nMODULE={}\n{}",
+        amount.mebibytes,
+        amount.reloads,
+        amount.patience.as_secs(),
+        amount.only.join(" "),
+        device.module(),
         device.script()
     );
     archive.add("init", script.as_bytes())?;

@@ -1,6 +1,6 @@
 //! Whether the checks find anything: defects planted in copies of the models, each to be found by a check named with it.
 
-use super::{Device, Options, Outcome, Trial, guest};
+use super::{Audience, Device, Options, Outcome, Trial, guest};
 use crate::{
     mutant::{Replacement, Tree},
     qemu::Qemu,
@@ -43,7 +43,19 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let table: Table = toml::from_str(&fs::read_to_string(&file)?)
         .with_context(|| format!("cannot read {}", file.display()))?;
     // A check that fails anyway finds nothing.
-    let untouched = plant(workspace, options, None)?;
+    let checks: Vec<String> = table
+        .defect
+        .iter()
+        .filter(|defect| defect.device == options.device.name())
+        .map(|defect| defect.check.clone())
+        .collect();
+    anyhow::ensure!(
+        !checks.is_empty(),
+        "{} names no defect of {}",
+        file.display(),
+        options.device.name()
+    );
+    let untouched = plant(workspace, options, None, checks)?;
     if !untouched.failures.is_empty() {
         bail!("the model without any defect fails:\n{untouched}");
     }
@@ -55,7 +67,8 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         if device != options.device {
             continue;
         }
-        let outcome = plant(workspace, options, Some(&defect.change))
+        let checks = vec![defect.check.clone()];
+        let outcome = plant(workspace, options, Some(&defect.change), checks)
             .with_context(|| format!("defect `{}`", defect.name))?;
         if outcome.report.has_failed(&defect.check) {
             println!(
@@ -79,6 +92,7 @@ fn plant(
     workspace: &Workspace,
     options: &Options,
     change: Option<&Replacement>,
+    only: Vec<String>,
 ) -> Result<Outcome> {
     let copy = Tree::copy(workspace, "planted")?;
     if let Some(change) = change {
@@ -91,9 +105,12 @@ fn plant(
         device: options.device,
         amount: guest::Amount {
             mebibytes: 16,
-            reloads: 1,
+            reloads: 2,
+            patience: Duration::from_secs(30),
+            only,
         },
         limit: LIMIT,
+        audience: Audience::Nobody,
     };
     let model = serve::build_in(copy.root(), &workspace.scratch("planted/target")?)?;
     trial.run(&model)

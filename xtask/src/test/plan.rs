@@ -195,7 +195,7 @@ pub(crate) const STAGES: &[Stage] = &[
     Stage {
         name: "linux",
         about: "stock Linux drivers on the models",
-        when: When::Full,
+        when: When::Usual,
         limit: Duration::from_secs(720),
         plan: linux,
     },

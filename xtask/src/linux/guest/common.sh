@@ -7,33 +7,80 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 echo "@release $(uname -r)"
 
-# check NAME COMMAND...: whether the command succeeds.
-check() {
+# Seconds since the start.
+now() {
+    read -r seconds rest < /proc/uptime
+    echo "$seconds"
+}
+
+# made NAME COMMAND...: makes a check: whether the command succeeds.
+made() {
     name=$1
     shift
     echo "check: $name" > /dev/kmsg
+    echo "@start $(now) $name"
     if (set -x; "$@") > /tmp/said 2>&1; then
-        echo "@pass $name"
+        echo "@pass $(now) $name"
     else
         tail -n 24 /tmp/said
-        echo "@fail $name"
+        echo "@fail $(now) $name"
+        return 1
     fi
+}
+
+# need NAME COMMAND...: a check that the others rest on: without it there are none.
+need() {
+    made "$@" || finish
+}
+
+# check NAME COMMAND...: a check that may be left out: where ONLY names some, others are not made.
+check() {
+    case " $ONLY " in
+        "  " | *" $1 "*) made "$@" ;;
+    esac
+}
+
+# figure NAME VALUE: a number for the host.
+figure() {
+    echo "@figure $1 $2" > /dev/console
+}
+
+# A sign of life from within a check that takes long.
+alive() {
+    echo "@alive" > /dev/console
 }
 
 # within SECONDS COMMAND...: waits until the command succeeds.
 within() {
-    left=$(($1 * 10))
+    left=$(($1 * 20))
     shift
     until "$@"; do
         left=$((left - 1))
         [ $left -gt 0 ] || return 1
-        usleep 100000
+        usleep 50000
     done
 }
 
 # same FILE SUM: whether the file has this checksum.
 same() {
     [ "$(md5sum < "$1")" = "$2" ]
+}
+
+# sample WHEN: the memory in use, without what comes back when it is asked for, and how much of it are small objects;
+# the host looks at the model's at this moment.
+sample() {
+    sync
+    usleep 500000
+    echo 3 > /proc/sys/vm/drop_caches
+    figure "objects-$1" "$(memory Slab)"
+    # Each processor keeps some free pages for itself.
+    kept=$(awk '$1 == "count:" { n += $2 } END { print 4 * n }' /proc/zoneinfo)
+    figure "used-$1" $(($(memory MemTotal) - $(memory MemFree) - kept))
+}
+
+# memory NAME: so many KiB.
+memory() {
+    sed -n "s/^$1: *\([0-9]*\) kB/\1/p" /proc/meminfo
 }
 
 finish() {
@@ -49,4 +96,4 @@ load_all() {
     done < /modules/order
 }
 
-check modules load_all
+need modules load_all

@@ -7,10 +7,16 @@ there() {
 
 # move MIB: random bytes to the disk and back, past the cache.
 move() {
+    dd if=/dev/urandom of=/tmp/data bs=1M count=32 || return 1
+    sum=$(md5sum < /tmp/data)
     rounds=$((($1 + 31) / 32))
     while [ $rounds -gt 0 ]; do
-        dd if=/dev/urandom of=/tmp/data bs=1M count=32 && dd if=/tmp/data of=$DISK bs=1M oflag=direct || return 1
-        dd if=$DISK of=/tmp/got bs=1M count=32 iflag=direct && same /tmp/got "$(md5sum < /tmp/data)" || return 1
+        # Elsewhere on the disk each time.
+        place=$((rounds % 7 * 32))
+        dd if=/tmp/data of=$DISK bs=1M seek=$place oflag=direct || return 1
+        figure bytes-written $((32 << 20))
+        dd if=$DISK of=/tmp/got bs=1M skip=$place count=32 iflag=direct && same /tmp/got "$sum" || return 1
+        figure bytes-read $((32 << 20))
         rounds=$((rounds - 1))
     done
 }
@@ -32,6 +38,7 @@ partition() {
 }
 
 file_system() {
+    head -c 30000000 /dev/urandom > /tmp/data
     mkfs.ext4 -q ${DISK}p1 && mount ${DISK}p1 /mnt && cp /tmp/data /mnt/data && umount /mnt || return 1
     e2fsck -f -n ${DISK}p1 && mount ${DISK}p1 /mnt && same /mnt/data "$(md5sum < /tmp/data)" && umount /mnt
 }
@@ -41,25 +48,34 @@ verify() {
         --ioengine=libaio --iodepth=32 --output-format=terse
 }
 
+# What was discarded reads as zeros.
 discard() {
-    blkdiscard -o 0 -l 1048576 $DISK || return 0
-    dd if=$DISK bs=1M count=1 iflag=direct 2>/dev/null | tr -d '\0' | wc -c | grep -q '^0$'
+    dd if=/tmp/data of=$DISK bs=1M count=1 oflag=direct && blkdiscard -o 0 -l 1048576 $DISK || return 1
+    dd if=$DISK bs=1M count=1 iflag=direct | cmp -n 1048576 - /dev/zero
 }
 
 reset() {
-    echo 1 > /sys/class/nvme/nvme0/reset_controller && within 10 grep -q live /sys/class/nvme/nvme0/state && move 32
+    echo 1 > /sys/class/nvme/nvme0/reset_controller && within 20 grep -q live /sys/class/nvme/nvme0/state && move 32
 }
 
+again() {
+    rmmod nvme && insmod /modules/nvme.ko && within 20 there && dd if=$DISK of=/dev/null bs=64k count=16 iflag=direct
+}
+
+# reload COUNT: so often; memory is looked at after the first time and after the last.
 reload() {
-    n=0
+    again && sample before || return 1
+    n=1
     while [ $n -lt "$1" ]; do
-        rmmod nvme && insmod /modules/nvme.ko && within 10 there || return 1
-        dd if=$DISK of=/dev/null bs=64k count=16 iflag=direct || return 1
+        again || return 1
+        alive
         n=$((n + 1))
     done
+    figure reloads $n
+    sample after
 }
 
-check disk within 10 there
+need disk within 20 there
 check queues queues
 check transfer move "$MIB"
 check queues-used queues_used
