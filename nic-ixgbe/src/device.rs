@@ -16,9 +16,10 @@ use crate::{
     director,
     error::InitError,
     id::Kind,
-    regs::{BAR_LEN, PortBlock, RxQueueBlock, Status, TxQueueBlock},
+    regs::{BAR_LEN, PortBlock, Status},
 };
 
+mod claim;
 mod configure;
 mod pair;
 mod ring;
@@ -192,14 +193,6 @@ impl<'a, R: Registers> Device<'a, R> {
     /// The block of a row at `base`, which the row's own function has said.
     pub(crate) const fn row<B>(&self, base: usize) -> Window<&R, B> {
         Window::new(&self.registers, base)
-    }
-
-    fn rx_queue(&self, queue: u8) -> Option<Window<&R, RxQueueBlock>> {
-        Some(self.row(RxQueueBlock::base(queue)?))
-    }
-
-    fn tx_queue(&self, queue: u8) -> Option<Window<&R, TxQueueBlock>> {
-        Some(self.row(TxQueueBlock::base(queue)?))
     }
 
     /// Makes the port forget all that it was told, and gives the registers back: no queue touches memory any more.

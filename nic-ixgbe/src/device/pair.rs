@@ -1,26 +1,22 @@
-//! Queue pairs: claimed one by one, drained, and given back one by one.
+//! One queue pair: claimed, drained, given back; of a port, or of a virtual function.
 #![expect(unsafe_code, reason = "gives the port the addresses of rings")]
 
 use core::{task::Poll, time::Duration};
 
 use parakernel_core::{
     address::BusAddress,
-    mmio::{Register, Registers},
+    mmio::{Register, Registers, Window},
     ring::RingSize,
     time::{Deadline, Instant},
 };
 
-use super::{
-    Device,
-    ring::{DESCRIPTOR, ReceiveRing, Tags, TransmitRing},
-};
+use super::ring::{DESCRIPTOR, ReceiveRing, Tags, TransmitRing};
 use crate::{
     error::PairError,
     regs::{
-        DcaRxctrl, DcaTxctrl, QUEUES, Rdbah, Rdbal, Rdh, Rdlen, Rdt, RxQueueBlock, Rxdctl, Srrctl,
-        Status, Tdbah, Tdbal, Tdh, Tdlen, Tdt, Tdwbah, Tdwbal, TxQueueBlock, Txdctl,
+        DcaRxctrl, DcaTxctrl, Rdbah, Rdbal, Rdh, Rdlen, Rdt, RxQueueBlock, Rxdctl, Srrctl, Tdbah,
+        Tdbal, Tdh, Tdlen, Tdt, Tdwbah, Tdwbal, TxQueueBlock, Txdctl,
     },
-    steering::DROP_QUEUE,
 };
 
 /// How long a queue may take to start or stop. The datasheet names no limit; drivers give it 10 ms. One that takes longer
@@ -110,7 +106,7 @@ impl Pair {
     /// Room for one pair, to fill the slice with that [`Setup`](super::Setup) takes.
     pub const EMPTY: Self = Self(Step::Free);
 
-    const fn state(&self) -> PairState {
+    pub(crate) const fn state(&self) -> PairState {
         match self.0 {
             Step::Free => PairState::Free,
             Step::Claiming(_) => PairState::Claiming,
@@ -119,252 +115,156 @@ impl Pair {
             Step::Quarantined => PairState::Quarantined,
         }
     }
-}
 
-impl<R: Registers> Device<'_, R> {
-    /// Number of pairs that can be claimed: as many as there is [room](super::Setup::pairs) for, at most 128.
-    #[must_use]
-    pub fn pairs(&self) -> u8 {
-        let count = u8::try_from(self.pairs.len()).unwrap_or(u8::MAX);
-        count.min(QUEUES)
-    }
-
-    /// The queue that takes what is to be dropped, as it is never on: the last, where there is no room to claim it.
-    ///
-    /// `None` where all 128 pairs can be claimed. Without pools, frames of a rule that was removed then go to queue 0, the
-    /// kernel's, with those that no rule is about: dropped there, and by nobody else's queue.
-    #[must_use]
-    pub fn drop_queue(&self) -> Option<u8> {
-        (self.pairs() <= DROP_QUEUE).then_some(DROP_QUEUE)
-    }
-
-    /// The state of `pair`; `None` where there is no such pair.
-    #[must_use]
-    pub fn pair_state(&self, pair: u8) -> Option<PairState> {
-        let slot = self.pairs.get(usize::from(pair));
-        slot.filter(|_| pair < self.pairs()).map(Pair::state)
-    }
-
-    /// Byte offset of a receive queue's tail register, for its doorbell; `None` beyond the last queue.
-    #[must_use]
-    pub const fn receive_tail(queue: u8) -> Option<usize> {
-        match RxQueueBlock::base(queue) {
-            Some(base) => Some(base + Rdt::OFFSET),
-            None => None,
-        }
-    }
-
-    /// Byte offset of a transmit queue's tail register, for its doorbell; `None` beyond the last queue.
-    #[must_use]
-    pub const fn transmit_tail(queue: u8) -> Option<usize> {
-        match TxQueueBlock::base(queue) {
-            Some(base) => Some(base + Tdt::OFFSET),
-            None => None,
-        }
-    }
-
-    /// Gives `pair` its rings; the queues work as soon as [`poll_claim`](Self::poll_claim) says so, and no tail may be moved
-    /// before (§4.6.7.1). A receive queue drops frames for which it has no buffer, whatever its owner wishes.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no such pair, it is not free, or the port is not in service: being reset, or failed to.
-    pub fn begin_claim(
+    /// Gives the pair its rings.
+    pub(crate) fn begin_claim<R: Registers>(
         &mut self,
-        pair: u8,
-        rings: PairRings,
-        vector: Option<Vector>,
+        queues: &Queues<'_, R>,
+        rings: &PairRings,
         now: Instant,
     ) -> Result<(), PairError> {
-        let is_in_service = self.start.is_done();
-        let slot = self.slot(pair)?;
-        if !matches!(slot.0, Step::Free) || !is_in_service {
+        if !matches!(self.0, Step::Free) {
             return Err(PairError::WrongState);
         }
-        slot.0 = Step::Claiming(Deadline::after(now, QUEUE_LIMIT));
-        self.set_vector(pair, vector);
-        self.start_receive(pair, &rings.receive);
-        self.start_transmit(pair, &rings.transmit);
+        self.0 = Step::Claiming(Deadline::after(now, QUEUE_LIMIT));
+        queues.start_receive(&rings.receive);
+        queues.start_transmit(&rings.transmit);
         Ok(())
     }
 
-    /// Looks whether both queues of `pair` work.
-    ///
-    /// # Errors
-    ///
-    /// [`PairError::Quarantined`] where one did not say so in time.
-    pub fn poll_claim(&mut self, pair: u8, now: Instant) -> Poll<Result<(), PairError>> {
-        let deadline = match self.slot(pair).map(|slot| slot.0) {
-            Ok(Step::Claiming(deadline)) => deadline,
-            Ok(Step::Active) => return Poll::Ready(Ok(())),
-            Ok(_) => return Poll::Ready(Err(PairError::WrongState)),
-            Err(error) => return Poll::Ready(Err(error)),
+    /// Looks whether both queues work.
+    pub(crate) fn poll_claim<R: Registers>(
+        &mut self,
+        queues: &Queues<'_, R>,
+        now: Instant,
+    ) -> Poll<Result<(), PairError>> {
+        let deadline = match self.0 {
+            Step::Claiming(deadline) => deadline,
+            Step::Active => return Poll::Ready(Ok(())),
+            Step::Free | Step::Stopping(_) | Step::Grace(_) | Step::Quarantined => {
+                return Poll::Ready(Err(PairError::WrongState));
+            }
         };
-        let on = self.sides(pair);
-        if self.is_gone() {
+        let on = queues.sides();
+        if queues.is_gone {
             return Poll::Ready(Err(PairError::Removed));
         }
         if on.receive && on.transmit {
-            return self.settle(pair, Step::Active, Ok(()));
+            return self.settle(Step::Active, Ok(()));
         }
-        self.wait_for(pair, deadline, now)
+        self.wait_for(deadline, now)
     }
 
-    /// Whether the port has sent all that `pair` was given. It may never have where the link is down.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no such pair, it is not active, or the port is gone.
-    pub fn poll_drain(&mut self, pair: u8) -> Poll<Result<(), PairError>> {
-        match self.slot(pair).map(|slot| slot.0) {
-            Ok(Step::Active) => {}
-            Ok(_) => return Poll::Ready(Err(PairError::WrongState)),
-            Err(error) => return Poll::Ready(Err(error)),
+    /// Whether all that the pair was given was sent.
+    pub(crate) fn poll_drain<R: Registers>(
+        &self,
+        queues: &Queues<'_, R>,
+    ) -> Poll<Result<(), PairError>> {
+        if !matches!(self.0, Step::Active) {
+            return Poll::Ready(Err(PairError::WrongState));
         }
-        if self.is_gone() {
+        if queues.is_gone {
             return Poll::Ready(Err(PairError::Removed));
         }
-        let is_empty = self
-            .tx_queue(pair)
-            .is_some_and(|queue| queue.read::<Tdh>().bits() == queue.read::<Tdt>().bits());
-        if is_empty {
+        if queues.is_drained() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
         }
     }
 
-    /// Stops the queues of `pair`; no process uses them any more, and nothing is steered to them.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no such pair, or it is not active.
-    pub fn begin_release(&mut self, pair: u8, now: Instant) -> Result<(), PairError> {
-        let slot = self.slot(pair)?;
-        if !matches!(slot.0, Step::Active) {
+    /// Stops both queues.
+    pub(crate) fn begin_release<R: Registers>(
+        &mut self,
+        queues: &Queues<'_, R>,
+        now: Instant,
+    ) -> Result<(), PairError> {
+        if !matches!(self.0, Step::Active) {
             return Err(PairError::WrongState);
         }
-        slot.0 = Step::Stopping(Deadline::after(now, QUEUE_LIMIT));
-        self.set_vector(pair, None);
-        if let (Some(rx), Some(tx)) = (self.rx_queue(pair), self.tx_queue(pair)) {
-            rx.modify(|rxdctl: Rxdctl| rxdctl.with(Rxdctl::ENABLE, 0));
-            tx.modify(|txdctl: Txdctl| txdctl.with(Txdctl::ENABLE, 0));
-        }
+        self.0 = Step::Stopping(Deadline::after(now, QUEUE_LIMIT));
+        queues.stop();
         Ok(())
     }
 
-    /// Looks whether the port has let go of the rings and buffers of `pair`, its grace time included.
-    ///
-    /// # Errors
-    ///
-    /// [`PairError::Quarantined`] where it did not confirm that in time: the memory stays with it. The same for a port that
-    /// is gone, as [`PairError::Removed`].
-    pub fn poll_release(&mut self, pair: u8, now: Instant) -> Poll<Result<(), PairError>> {
-        let deadline = match self.slot(pair).map(|slot| slot.0) {
-            Ok(Step::Stopping(deadline)) => deadline,
-            Ok(Step::Grace(deadline)) => return self.poll_grace(pair, deadline, now),
-            Ok(_) => return Poll::Ready(Err(PairError::WrongState)),
-            Err(error) => return Poll::Ready(Err(error)),
-        };
-        if self.is_gone() {
-            return self.settle(pair, Step::Free, Err(PairError::Removed));
-        }
-        let on = self.sides(pair);
-        if !on.receive && !on.transmit {
-            let grace = Deadline::after(now, GRACE);
-            return self.slot(pair).map_or_else(
-                |error| Poll::Ready(Err(error)),
-                |slot| {
-                    slot.0 = Step::Grace(grace);
-                    Poll::Pending
-                },
-            );
-        }
-        self.wait_for(pair, deadline, now)
-    }
-
-    /// After the grace time a read makes sure that all writes have arrived.
-    fn poll_grace(
+    /// Looks whether the device has let go of the pair's memory, the grace time included.
+    pub(crate) fn poll_release<R: Registers>(
         &mut self,
-        pair: u8,
-        deadline: Deadline,
+        queues: &Queues<'_, R>,
         now: Instant,
     ) -> Poll<Result<(), PairError>> {
-        if deadline.check(now).is_ok() {
-            return Poll::Pending;
+        let removed = || Err(PairError::Removed);
+        match self.0 {
+            Step::Stopping(_) if queues.is_gone => self.settle(Step::Free, removed()),
+            Step::Stopping(deadline) => {
+                let on = queues.sides();
+                if on.receive || on.transmit {
+                    return self.wait_for(deadline, now);
+                }
+                self.0 = Step::Grace(Deadline::after(now, GRACE));
+                Poll::Pending
+            }
+            Step::Grace(deadline) if deadline.check(now).is_ok() => Poll::Pending,
+            // A read after the grace time makes sure that all writes have arrived: the one that says whether it is gone.
+            Step::Grace(_) if queues.is_gone => self.settle(Step::Free, removed()),
+            Step::Grace(_) => self.settle(Step::Free, Ok(())),
+            Step::Free | Step::Claiming(_) | Step::Active | Step::Quarantined => {
+                Poll::Ready(Err(PairError::WrongState))
+            }
         }
-        let result = if self.is_gone() {
-            Err(PairError::Removed)
-        } else {
-            Ok(())
-        };
-        self.settle(pair, Step::Free, result)
-    }
-
-    /// A read that comes back only after all that the port wrote to memory before it.
-    pub fn flush(&self) {
-        let _status = self.port().read::<Status>();
-    }
-
-    /// Which queues of `pair` say that they are on.
-    #[must_use]
-    pub fn sides(&self, pair: u8) -> Sides {
-        let receive = self.rx_queue(pair);
-        let transmit = self.tx_queue(pair);
-        Sides {
-            receive: receive.is_some_and(|it| it.read::<Rxdctl>().is_set(Rxdctl::ENABLE)),
-            transmit: transmit.is_some_and(|it| it.read::<Txdctl>().is_set(Txdctl::ENABLE)),
-        }
-    }
-
-    fn slot(&mut self, pair: u8) -> Result<&mut Pair, PairError> {
-        if pair >= self.pairs() {
-            return Err(PairError::NoSuchPair(pair));
-        }
-        let slot = self.pairs.get_mut(usize::from(pair));
-        slot.ok_or(PairError::NoSuchPair(pair))
     }
 
     /// Takes note of how an operation ended.
-    fn settle(
-        &mut self,
-        pair: u8,
-        done: Step,
-        result: Result<(), PairError>,
-    ) -> Poll<Result<(), PairError>> {
-        let step = if result.is_ok() {
+    fn settle(&mut self, done: Step, result: Result<(), PairError>) -> Poll<Result<(), PairError>> {
+        self.0 = if result.is_ok() {
             done
         } else {
             Step::Quarantined
         };
-        Poll::Ready(self.slot(pair).and_then(|slot| {
-            slot.0 = step;
-            result
-        }))
+        Poll::Ready(result)
     }
 
     /// Waits on, unless it is late.
-    fn wait_for(
-        &mut self,
-        pair: u8,
-        deadline: Deadline,
-        now: Instant,
-    ) -> Poll<Result<(), PairError>> {
+    fn wait_for(&mut self, deadline: Deadline, now: Instant) -> Poll<Result<(), PairError>> {
         match deadline.check(now) {
             Ok(()) => Poll::Pending,
-            Err(timeout) => self.settle(
-                pair,
-                Step::Quarantined,
-                Err(PairError::Quarantined(timeout)),
-            ),
+            Err(timeout) => self.settle(Step::Quarantined, Err(PairError::Quarantined(timeout))),
+        }
+    }
+}
+
+/// The registers of a pair's queues.
+#[derive(Debug)]
+pub(crate) struct Queues<'r, R> {
+    pub(crate) receive: Window<&'r R, RxQueueBlock>,
+    pub(crate) transmit: Window<&'r R, TxQueueBlock>,
+    /// Whether the device is gone, as a read of just now says.
+    pub(crate) is_gone: bool,
+}
+
+impl<R: Registers> Queues<'_, R> {
+    /// Which of them say that they are on.
+    pub(crate) fn sides(&self) -> Sides {
+        Sides {
+            receive: self.receive.read::<Rxdctl>().is_set(Rxdctl::ENABLE),
+            transmit: self.transmit.read::<Txdctl>().is_set(Txdctl::ENABLE),
         }
     }
 
+    pub(crate) fn is_drained(&self) -> bool {
+        self.transmit.read::<Tdh>().bits() == self.transmit.read::<Tdt>().bits()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.receive
+            .modify(|rxdctl: Rxdctl| rxdctl.with(Rxdctl::ENABLE, 0));
+        self.transmit
+            .modify(|txdctl: Txdctl| txdctl.with(Txdctl::ENABLE, 0));
+    }
+
     /// §4.6.7.1, without the last step: the tail is the data half's.
-    fn start_receive(&self, pair: u8, ring: &ReceiveRing) {
-        let Some(queue) = self.rx_queue(pair) else {
-            return;
-        };
+    fn start_receive(&self, ring: &ReceiveRing) {
+        let queue = &self.receive;
         let (low, high) = halves(ring.bus);
         // SAFETY: the ring is a whole block, which is the queue's until it was released (`ReceiveRing`, `DmaBlock`); it is
         // off now, and its length is written before it goes on.
@@ -391,10 +291,8 @@ impl<R: Registers> Device<'_, R> {
     }
 
     /// §4.6.8, a queue's part of it.
-    fn start_transmit(&self, pair: u8, ring: &TransmitRing) {
-        let Some(queue) = self.tx_queue(pair) else {
-            return;
-        };
+    fn start_transmit(&self, ring: &TransmitRing) {
+        let queue = &self.transmit;
         let (low, high) = halves(ring.bus);
         let (head_low, head_high) = halves(ring.head);
         let head_low = Tdwbal::from_bits(head_low).with(Tdwbal::HEAD_WB_EN, 1);
