@@ -16,6 +16,7 @@ use crate::{
     director,
     error::InitError,
     id::Kind,
+    pool::POOLS,
     regs::{BAR_LEN, PortBlock, Status},
 };
 
@@ -25,6 +26,7 @@ mod pair;
 mod ring;
 mod start;
 
+pub(crate) use pair::Queues;
 pub use pair::{GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, Sides, Vector};
 pub use ring::{ReceiveRing, Tags, TransmitRing};
 use start::Start;
@@ -38,7 +40,8 @@ const INTERVAL: Duration = Duration::from_micros(50);
 pub enum Sharing {
     /// 128 queues; five-tuple and `EtherType` filters lead frames to them, and the rest goes to queue 0.
     Queues,
-    /// 64 pools of two queues each; MAC addresses and VLANs lead frames to pools, and the rest goes to pool 0.
+    /// 64 pools of two queues each; MAC addresses and VLANs lead frames to pools, and the rest goes to the
+    /// [kernel's](Device::kernel_pool).
     Pools,
 }
 
@@ -54,6 +57,9 @@ pub struct Setup<'a> {
     pub max_frame: u16,
     /// How queues are shared out.
     pub sharing: Sharing,
+    /// How many of the first pools are virtual functions', up to 63; only with pools. That they exist is for the PCI
+    /// configuration to say: [`SrIov`](parakernel_core::pci::SrIov).
+    pub functions: u8,
     /// The Flow Director, where there is to be one: not with pools.
     pub director: Option<director::Config>,
 }
@@ -67,6 +73,7 @@ impl<'a> Setup<'a> {
             pairs,
             max_frame: 1514,
             sharing: Sharing::Queues,
+            functions: 0,
             director: None,
         }
     }
@@ -80,6 +87,7 @@ pub struct Device<'a, R> {
     pairs: &'a mut [Pair],
     max_frame: u16,
     sharing: Sharing,
+    pub(crate) functions: u8,
     director: Option<director::Config>,
     mac: Mac,
     start: Start,
@@ -104,12 +112,14 @@ impl<'a, R: Registers> Device<'a, R> {
             pairs: setup.pairs,
             max_frame: setup.max_frame,
             sharing: setup.sharing,
+            functions: setup.functions,
             director: setup.director,
             mac: Mac([0; 6]),
             start: Start::DONE,
         };
         device.check_registers()?;
         device.check_director()?;
+        device.check_functions()?;
         let mut now = Instant::default();
         device.begin_reset(now);
         // Each step has a limit of its own, so this ends.
@@ -141,6 +151,18 @@ impl<'a, R: Registers> Device<'a, R> {
             .director
             .is_none_or(|config| self.sharing == Sharing::Queues && config.masks.are_valid());
         is_right.then_some(()).ok_or(InitError::Masks)
+    }
+
+    /// There is a pool left for the kernel.
+    fn check_functions(&self) -> Result<(), InitError> {
+        let most = match self.sharing {
+            Sharing::Queues => 0,
+            Sharing::Pools => POOLS - 1,
+        };
+        if self.functions > most {
+            return Err(InitError::Functions(self.functions));
+        }
+        Ok(())
     }
 
     /// Whether the port is gone: its registers read as all ones. Reserved bits of [`Status`] are 0 otherwise.

@@ -111,6 +111,8 @@ pub enum InitError {
     Director(Timeout),
     /// The Flow Director cannot compare that, or not with pools.
     Masks,
+    /// So many virtual functions cannot be, or not without pools.
+    Functions(u8),
     /// The EEPROM holds an address that no station may have.
     Mac(Mac),
     /// Frames cannot be so long.
@@ -132,7 +134,7 @@ impl InitError {
             | Self::Director(_) => ErrorKind::Timeout,
             Self::NoEeprom | Self::Firmware { .. } => ErrorKind::Device,
             Self::Mac(_) => ErrorKind::Protocol,
-            Self::MaxFrame(_) | Self::Masks => ErrorKind::InvalidArgument,
+            Self::MaxFrame(_) | Self::Masks | Self::Functions(_) => ErrorKind::InvalidArgument,
         }
     }
 }
@@ -151,6 +153,7 @@ impl fmt::Display for InitError {
             Self::ReceivePath(timeout) => write!(f, "the receive path stays full: {timeout}"),
             Self::Director(timeout) => write!(f, "the Flow Director was not set up: {timeout}"),
             Self::Masks => f.write_str("the Flow Director cannot compare that"),
+            Self::Functions(count) => write!(f, "{count} virtual functions cannot be"),
             Self::Mac(mac) => write!(f, "{mac} is no station's address"),
             Self::MaxFrame(len) => write!(f, "frames of {len} bytes are too long"),
         }
@@ -158,6 +161,80 @@ impl fmt::Display for InitError {
 }
 
 error!(InitError);
+
+/// Why a virtual function could not be brought up, or did not get what it asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum VfError {
+    /// The register file is shorter than the function's, §8.3.
+    Registers {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The registers read as all ones.
+    Removed,
+    /// The port's driver is not there, or not ready.
+    NotReady(Timeout),
+    /// The port's driver did not answer.
+    NoAnswer(Timeout),
+    /// The port's driver said no.
+    Refused,
+    /// The port was reset: the function has to be reset too.
+    Reset,
+    /// The port's driver gave the function an address that no station may have.
+    Mac(Mac),
+    /// The port's driver gave the function a number of queues that it cannot have.
+    Queues {
+        /// Transmit queues.
+        transmit: u32,
+        /// Receive queues.
+        receive: u32,
+    },
+    /// More groups than a message holds, or an address that is no group's.
+    Groups,
+    /// Something else is asked for, or the function is not in service.
+    Busy,
+    /// Nothing was asked for.
+    Idle,
+}
+
+impl VfError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Registers { .. } => ErrorKind::Unsupported,
+            Self::Removed => ErrorKind::Removed,
+            Self::NotReady(_) | Self::NoAnswer(_) => ErrorKind::Timeout,
+            Self::Refused => ErrorKind::Denied,
+            Self::Reset => ErrorKind::Device,
+            Self::Mac(_) | Self::Queues { .. } => ErrorKind::Protocol,
+            Self::Groups | Self::Busy | Self::Idle => ErrorKind::InvalidArgument,
+        }
+    }
+}
+
+impl fmt::Display for VfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registers { len } => write!(f, "{len} bytes of registers are too few"),
+            Self::Removed => f.write_str("the function is gone"),
+            Self::NotReady(timeout) => write!(f, "the port's driver is not ready: {timeout}"),
+            Self::NoAnswer(timeout) => write!(f, "the port's driver does not answer: {timeout}"),
+            Self::Refused => f.write_str("the port's driver refuses it"),
+            Self::Reset => f.write_str("the port was reset"),
+            Self::Mac(mac) => write!(f, "{mac} is no station's address"),
+            Self::Queues { transmit, receive } => {
+                write!(f, "a function has not {transmit} and {receive} queues")
+            }
+            Self::Groups => f.write_str("these groups do not fit into a message"),
+            Self::Busy => f.write_str("something else is asked for"),
+            Self::Idle => f.write_str("nothing was asked for"),
+        }
+    }
+}
+
+error!(VfError);
 
 /// Why a queue pair could not be claimed or released.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

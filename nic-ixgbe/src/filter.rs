@@ -12,6 +12,7 @@ use crate::{
     device::{Device, Sharing},
     director::Field,
     error::SteerError,
+    message,
     regs::{
         Fctrl, Mcstctrl, Mrqc,
         table::{BitTableBlock, Mta, Reta, RetaBlock, Rssrk, RssrkBlock},
@@ -80,6 +81,12 @@ impl<R: Registers> Device<'_, R> {
         Ok(())
     }
 
+    /// Has the table of groups looked at.
+    pub(crate) fn filter_groups(&self) {
+        self.port()
+            .write(Mcstctrl::default().with(Mcstctrl::MFE, 1));
+    }
+
     /// Lets frames of `vlan` in, or keeps them out again (§7.1.1.2). Only where the Flow Director compares VLANs: any other
     /// filter would match them as if they were untagged. With pools each has [its own](crate::pool::PoolNames).
     ///
@@ -136,10 +143,8 @@ impl<R: Registers> Device<'_, R> {
     }
 }
 
-/// Word and bit of a group in the table: bits 47 to 36 of its address.
+/// Word and bit of a group in the table.
 fn hash(mac: Mac) -> (u8, u8) {
-    let [.., fifth, last] = mac.0;
-    let number = u16::from(fifth) >> 4 | u16::from(last) << 4;
-    let [low, high] = number.to_le_bytes();
+    let [low, high] = message::group_hash(mac).to_le_bytes();
     (low >> 5 | high << 3, low & 31)
 }

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// The unit of the time between two interrupts, at 10 Gb/s (§8.2.3.5.12).
-const INTERVAL_UNIT: Duration = Duration::from_nanos(2048);
+pub(crate) const INTERVAL_UNIT: Duration = Duration::from_nanos(2048);
 
 /// The least time between two interrupts of a vector, until it is set: 20,000 in a second.
-const DEFAULT_INTERVAL: Duration = Duration::from_micros(50);
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_micros(50);
 
 /// Why the port interrupted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,12 @@ impl Cause {
     #[must_use]
     pub fn is_link(self) -> bool {
         self.0.is_set(Eicr::LSC)
+    }
+
+    /// A virtual function wrote to its mailbox, or was reset: see [`Functions::serve`](crate::functions::Functions::serve).
+    #[must_use]
+    pub fn is_mailbox(self) -> bool {
+        self.0.is_set(Eicr::MAILBOX)
     }
 
     /// Frames were lost because the port's own packet buffer was full.
@@ -83,6 +89,7 @@ impl<R: Registers> Device<'_, R> {
             Gpie::default()
                 .with(Gpie::MULTIPLE_MSIX, 1)
                 .with(Gpie::OCD, 1)
+                .with(Gpie::VT_MODE, self.function_mode())
                 .with(Gpie::EIAME, 1)
                 .with(Gpie::PBA_SUPPORT, 1),
         );
@@ -105,10 +112,11 @@ impl<R: Registers> Device<'_, R> {
         }
     }
 
-    /// Has link changes and errors told by [`Vector::PORT`].
+    /// Has link changes, messages of virtual functions and errors told by [`Vector::PORT`].
     pub fn watch_port(&self) {
         let causes = Eims::default()
             .with(Eims::LSC, 1)
+            .with(Eims::MAILBOX, u64::from(self.functions() > 0))
             .with(Eims::RX_MISS, 1)
             .with(Eims::PCI_EXCEPTION, 1)
             .with(Eims::ECC, 1);

@@ -8,10 +8,12 @@ pub mod director;
 pub mod doorbell;
 pub mod error;
 pub mod filter;
+pub mod functions;
 pub mod id;
 pub mod interrupt;
 mod line;
 pub mod link;
+mod message;
 pub mod offload;
 pub mod pool;
 pub mod regs;
@@ -20,6 +22,7 @@ pub mod stats;
 pub mod steering;
 pub mod tx;
 pub mod validate;
+pub mod vf;
 
 /// The shortest ring, in entries: 128 bytes (§8.2.3.8.3).
 pub const MIN_RING: u32 = 8;

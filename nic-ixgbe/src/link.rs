@@ -23,6 +23,28 @@ pub struct Link {
     pub speed_mbps: Option<u32>,
 }
 
+impl Link {
+    /// No link.
+    pub(crate) const DOWN: Self = Self {
+        is_up: false,
+        speed_mbps: None,
+    };
+
+    /// The link as a register tells it: whether it is up, and the number of its speed.
+    pub(crate) fn new(is_up: bool, speed: u64) -> Self {
+        let speed_mbps = match speed {
+            1 => Some(100),
+            2 => Some(1000),
+            3 => Some(10_000),
+            _ => None,
+        };
+        Self {
+            is_up,
+            speed_mbps: speed_mbps.filter(|_| is_up),
+        }
+    }
+}
+
 impl<R: Registers> Device<'_, R> {
     /// Begins with the link, §4.6.4. For an SFP+ module: serial, no negotiation, its transmitter on. On a backplane as the
     /// EEPROM says.
@@ -41,23 +63,10 @@ impl<R: Registers> Device<'_, R> {
     #[must_use]
     pub fn link(&self) -> Link {
         if self.is_gone() {
-            return Link {
-                is_up: false,
-                speed_mbps: None,
-            };
+            return Link::DOWN;
         }
         let links = self.port().read::<Links>();
-        let is_up = links.is_set(Links::LINK_UP);
-        let speed_mbps = match links.field(Links::LINK_SPEED) {
-            1 => Some(100),
-            2 => Some(1000),
-            3 => Some(10_000),
-            _ => None,
-        };
-        Link {
-            is_up,
-            speed_mbps: speed_mbps.filter(|_| is_up),
-        }
+        Link::new(links.is_set(Links::LINK_UP), links.field(Links::LINK_SPEED))
     }
 
     /// Whether there is a module in the cage, as boards with an SFP+ cage say (SDP2, §3.7); `None` on others.

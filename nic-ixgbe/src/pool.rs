@@ -37,13 +37,24 @@ pub struct PoolNames {
 }
 
 impl<R: Registers> Device<'_, R> {
+    /// The kernel's pool: the one after those of virtual functions. It gets what no other pool does.
+    #[must_use]
+    pub const fn kernel_pool(&self) -> u8 {
+        self.functions()
+    }
+
+    /// What tells the port how virtual functions are shared out: not at all, or 64 pools.
+    pub(crate) const fn function_mode(&self) -> u64 {
+        if self.functions() > 0 { 3 } else { 0 }
+    }
+
     /// The queues of a pool: two.
     #[must_use]
     pub const fn queues_of(pool: u8) -> [u8; 2] {
         [pool.wrapping_mul(2), pool.wrapping_mul(2) | 1]
     }
 
-    /// Opens pool `pool`, 1 to 63, for these names. What does not come from them does not leave: MAC and VLAN anti-spoofing
+    /// Opens pool `pool`, 0 to 63 and not the kernel's, for these names. What does not come from them does not leave: MAC and VLAN anti-spoofing
     /// are on.
     ///
     /// # Errors
@@ -65,8 +76,7 @@ impl<R: Registers> Device<'_, R> {
             row.write(Pfvmvir::default().with(Pfvmvir::VLANA, NEVER_INSERT));
         }
         self.set_spoof_check(pool, true);
-        // The receive address of the same number is the pool's.
-        if let Some(base) = ReceiveAddressBlock::base(pool) {
+        if let Some(base) = self.address_of(pool) {
             self.write_address(base, names.mac, pool);
         }
         self.set_pool_enabled(pool, true);
@@ -81,7 +91,7 @@ impl<R: Registers> Device<'_, R> {
     pub fn close_pool(&self, pool: u8) -> Result<(), PoolError> {
         self.check_pool(pool)?;
         self.set_pool_enabled(pool, false);
-        if let Some(base) = ReceiveAddressBlock::base(pool) {
+        if let Some(base) = self.address_of(pool) {
             let row = self.row::<ReceiveAddressBlock>(base);
             row.write(Rah::default());
             row.write(Ral::default());
@@ -141,7 +151,7 @@ impl<R: Registers> Device<'_, R> {
             let Some(base) = PoolBlock::base(pool) else {
                 continue;
             };
-            let is_kernel = u64::from(pool == 0);
+            let is_kernel = u64::from(pool == self.kernel_pool());
             let row = self.row::<PoolBlock>(base);
             row.write(
                 Pfvml2flt::default()
@@ -162,11 +172,17 @@ impl<R: Registers> Device<'_, R> {
         if self.sharing() != Sharing::Pools {
             return Err(PoolError::NoPools);
         }
-        if (1..POOLS).contains(&pool) {
+        if pool < POOLS && pool != self.kernel_pool() {
             Ok(())
         } else {
             Err(PoolError::NoSuchPool(pool))
         }
+    }
+
+    /// The receive address of a pool has its number, except that the first is the port's own: the kernel's pool has that one,
+    /// and pool 0 the one of the kernel's number.
+    fn address_of(&self, pool: u8) -> Option<usize> {
+        ReceiveAddressBlock::base(if pool == 0 { self.kernel_pool() } else { pool })
     }
 
     fn write_address(&self, base: usize, mac: Mac, pool: u8) {

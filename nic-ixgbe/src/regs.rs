@@ -6,6 +6,7 @@
 use parakernel_core::registers;
 
 pub mod director;
+pub mod function;
 mod queue;
 pub mod table;
 
@@ -47,6 +48,8 @@ registers! {
 
     /// Extended Device Control, §8.2.3.1.3.
     pub CtrlExt: u32 @ 0x0_0018, read_write {
+        /// The port's driver is ready for those of virtual functions.
+        PFRSTD: bit 14,
         /// No Snoop Disable.
         NS_DIS: bit 16,
         /// Relaxed Ordering Disable.
@@ -89,6 +92,8 @@ registers! {
 
     /// Extended Interrupt Mask Set/Read, §8.2.3.5.3: writing ones unmasks.
     pub Eims: u32 @ 0x0_0880, read_write {
+        /// A virtual function wrote to its mailbox, or was reset.
+        MAILBOX: bit 19,
         /// Link Status Change.
         LSC: bit 20,
         /// Packet lost for want of packet buffer.
@@ -111,6 +116,8 @@ registers! {
         MULTIPLE_MSIX: bit 4,
         /// Reading [`Eicr`] clears what other causes than queues set, too.
         OCD: bit 5,
+        /// As [`GcrExt::VT_MODE`].
+        VT_MODE: bits 14..=15,
         /// Auto mask is on for all that [`table::EiamEx`] names.
         EIAME: bit 30,
         /// Pending bits are kept.
@@ -400,9 +407,11 @@ registers! {
 
     /// PCIe Control Extended, §8.2.3.4.12.
     pub GcrExt: u32 @ 0x1_1050, read_write {
-        /// 0 without virtual functions.
+        /// 0 without virtual functions, 3 with 64 pools.
         VT_MODE: bits 0..=1,
         /// Empties the device's buffers.
         BUFFERS_CLEAR_FUNC: bit 30,
+        /// Virtual functions may have MSI-X.
+        MSIX_EN: bit 31,
     }
 }

@@ -18,9 +18,11 @@ use crate::error::{Error, ErrorKind};
 
 mod capability;
 mod config;
+mod sr_iov;
 
 pub use capability::{Capabilities, Capability, ExtendedCapabilities};
 pub use config::{Bar, Config, Identity, MsiX, MsiXTable};
+pub use sr_iov::SrIov;
 
 /// Where a function sits: segment, bus, device, function. Written `0000:01:00.0`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,6 +159,13 @@ pub enum PciError {
         /// The register's number as the device gave it.
         index: u8,
     },
+    /// More virtual functions than there can be.
+    TooMany {
+        /// How many were wanted.
+        wanted: u16,
+        /// How many there can be.
+        total: u16,
+    },
     /// The table at `offset` in its base address register does not fit there.
     OutsideBar {
         /// Byte offset.
@@ -172,6 +181,9 @@ impl fmt::Display for PciError {
             Self::BadPointer { offset } => write!(f, "no capability can be at {offset:#x}"),
             Self::Short { offset } => write!(f, "the capability at {offset:#x} is too short"),
             Self::BadBar { index } => write!(f, "there is no base address register {index}"),
+            Self::TooMany { wanted, total } => {
+                write!(f, "{wanted} virtual functions are more than {total}")
+            }
             Self::OutsideBar { offset } => {
                 write!(
                     f,
@@ -188,6 +200,7 @@ impl Error for PciError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Removed => ErrorKind::Removed,
+            Self::TooMany { .. } => ErrorKind::InvalidArgument,
             Self::Loop
             | Self::BadPointer { .. }
             | Self::Short { .. }

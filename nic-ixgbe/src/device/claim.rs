@@ -38,7 +38,8 @@ impl<R: Registers> Device<'_, R> {
     #[must_use]
     pub fn pair_state(&self, pair: u8) -> Option<PairState> {
         let slot = self.pairs.get(usize::from(pair));
-        slot.filter(|_| pair < self.pairs()).map(Pair::state)
+        slot.filter(|_| (2 * self.functions()..self.pairs()).contains(&pair))
+            .map(Pair::state)
     }
 
     /// Byte offset of a receive queue's tail register, for its doorbell; `None` beyond the last queue.
@@ -152,7 +153,8 @@ impl<R: Registers> Device<'_, R> {
     /// The state of a pair, and its registers.
     fn slot(&mut self, pair: u8) -> Result<(&mut Pair, Queues<'_, R>), PairError> {
         let missing = PairError::NoSuchPair(pair);
-        if pair >= self.pairs() {
+        // Those of virtual functions are theirs.
+        if pair >= self.pairs() || pair < 2 * self.functions() {
             return Err(missing);
         }
         let is_gone = self.is_gone();

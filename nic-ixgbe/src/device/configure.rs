@@ -9,8 +9,8 @@ use super::{Device, Sharing};
 use crate::{
     error::InitError,
     regs::{
-        CtrlExt, Dmatxctl, Dtxmxszrq, Fccfg, Fctrl, Hlreg0, Maxfrs, Mcstctrl, Mflcn, Mrqc, Mtqc,
-        Pfdtxgswc, Pfqde, Pfvtctl, QUEUES, Rdrxctl, Rfctl, Rttdcs, Rttdqsel, Rttdt1c, Rxcsum,
+        CtrlExt, Dmatxctl, Dtxmxszrq, Fccfg, Fctrl, GcrExt, Hlreg0, Maxfrs, Mcstctrl, Mflcn, Mrqc,
+        Mtqc, Pfdtxgswc, Pfqde, Pfvtctl, QUEUES, Rdrxctl, Rfctl, Rttdcs, Rttdqsel, Rttdt1c, Rxcsum,
         Vlnctrl,
         table::{
             BitTableBlock, EtherTypeBlock, Etqf, Etqs, Fcrth, Fcrtl, FiveTupleBlock, Ftqf,
@@ -129,15 +129,16 @@ impl<R: Registers> Device<'_, R> {
         }
     }
 
-    /// The first address is the port's own, for pool 0; the others are off.
+    /// The first address is the port's own, for the kernel's pool; the others are off.
     fn clear_address(&self, base: usize, index: u8) {
         let row = self.row::<ReceiveAddressBlock>(base);
         if index > 0 {
             row.write(Rah::default());
             row.write(Ral::default());
         }
-        row.write(MpsarLow::from_bits(u64::from(index == 0)));
-        row.write(MpsarHigh::default());
+        let pools = u64::from(index == 0) << self.kernel_pool();
+        row.write(MpsarLow::from_bits(pools & 0xFFFF_FFFF));
+        row.write(MpsarHigh::from_bits(pools >> 32));
     }
 
     /// §4.6.7, the port's part of it.
@@ -183,10 +184,11 @@ impl<R: Registers> Device<'_, R> {
             Sharing::Pools => 8,
         };
         port.write(Mrqc::default().with(Mrqc::MRQE, mrqe));
-        // Dropping goes by each queue's own bit (§4.6.11.3.4).
+        // Dropping goes by each queue's own bit (§4.6.11.3.4), of which a virtual function is not asked.
         for queue in 0..QUEUES {
             let select = Pfqde::default().with(Pfqde::QUEUE_IDX, queue.into());
-            port.write(select.with(Pfqde::WE, 1));
+            let drops = u64::from(queue < 2 * self.functions());
+            port.write(select.with(Pfqde::WE, 1).with(Pfqde::QDE, drops));
         }
         Ok(())
     }
@@ -226,23 +228,30 @@ impl<R: Registers> Device<'_, R> {
         port.modify(|dmatxctl: Dmatxctl| dmatxctl.with(Dmatxctl::TE, 1));
     }
 
-    /// §4.6.10.1: frames that no filter leads anywhere go to pool 0, which is the kernel's; no pool gets what is meant for
-    /// all, and nothing goes from one pool to another inside the port.
+    /// §4.6.10.1: frames that no filter leads anywhere go to the kernel's pool; no other gets what is meant for all, and
+    /// nothing goes from one pool to another inside the port.
     fn set_up_pools(&self) {
         let port = self.port();
         port.write(
             Pfvtctl::default()
                 .with(Pfvtctl::VT_ENA, 1)
+                .with(Pfvtctl::DEF_PL, self.kernel_pool().into())
                 .with(Pfvtctl::RPL_EN, 1),
         );
         port.write(Pfdtxgswc::default());
         for index in 0..2 {
             if let Some(base) = PoolMaskBlock::base(index) {
-                let kernel = u64::from(index == 0);
+                let kernel = 1 << self.kernel_pool() >> (32 * index) & 0xFFFF_FFFF;
                 self.row(base).write(Pfvfre::from_bits(kernel));
                 self.row(base).write(Pfvfte::from_bits(kernel));
             }
         }
         self.clear_pools();
+        let mode = self.function_mode();
+        port.modify(|gcr: GcrExt| {
+            gcr.with(GcrExt::VT_MODE, mode)
+                .with(GcrExt::MSIX_EN, u64::from(mode != 0))
+        });
+        self.watch_functions();
     }
 }

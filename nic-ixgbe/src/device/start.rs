@@ -11,8 +11,8 @@ use super::{Device, Pair};
 use crate::{
     error::InitError,
     regs::{
-        Ctrl, Eec, Eimc, Fwsm, GcrExt, Hlreg0, Rdrxctl, Rxctrl, Secrxctrl, Secrxstat, Status,
-        SwFwSync, Swsm,
+        Ctrl, CtrlExt, Eec, Eimc, Fwsm, GcrExt, Hlreg0, Rdrxctl, Rxctrl, Secrxctrl, Secrxstat,
+        Status, SwFwSync, Swsm,
         table::{EimcEx, VectorMaskBlock},
     },
 };
@@ -342,5 +342,7 @@ impl<R: Registers> Device<'_, R> {
         let port = self.port();
         port.modify(|rxctrl: Rxctrl| rxctrl.with(Rxctrl::RXEN, 1));
         port.modify(|ctrl: Secrxctrl| ctrl.with(Secrxctrl::RX_DIS, 0));
+        let has_functions = u64::from(self.functions() > 0);
+        port.modify(|ext: CtrlExt| ext.with(CtrlExt::PFRSTD, has_functions));
     }
 }

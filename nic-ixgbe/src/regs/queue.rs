@@ -2,7 +2,7 @@
 
 use parakernel_core::registers;
 
-use super::QUEUES;
+use super::{QUEUES, function::FUNCTION_QUEUES};
 
 /// The registers of a receive queue, §8.2.3.8.
 #[derive(Debug)]
@@ -25,7 +25,27 @@ impl RxQueueBlock {
 #[derive(Debug)]
 pub struct TxQueueBlock;
 
+impl RxQueueBlock {
+    /// Where the block of receive queue `queue` of a virtual function begins, §8.3.5. `None` beyond 8.
+    #[must_use]
+    pub const fn function_base(queue: u8) -> Option<usize> {
+        match queue {
+            0..FUNCTION_QUEUES => Some(0x1000 + 0x40 * queue as usize),
+            _ => None,
+        }
+    }
+}
+
 impl TxQueueBlock {
+    /// Where the block of transmit queue `queue` of a virtual function begins, §8.3.5. `None` beyond 8.
+    #[must_use]
+    pub const fn function_base(queue: u8) -> Option<usize> {
+        match queue {
+            0..FUNCTION_QUEUES => Some(0x2000 + 0x40 * queue as usize),
+            _ => None,
+        }
+    }
+
     /// Where the block of transmit queue `queue` begins: 128 in two pages. `None` beyond [`QUEUES`].
     #[must_use]
     pub const fn base(queue: u8) -> Option<usize> {

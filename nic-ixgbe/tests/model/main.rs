@@ -18,4 +18,5 @@ mod rig;
 mod rules;
 mod steps;
 mod traffic;
+mod vf;
 mod vlan;

@@ -55,10 +55,15 @@ pub(crate) const JUMBO: (Sharing, u16) = (Sharing::Queues, 9014);
 
 impl Machine {
     pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, Config::default())
+    }
+
+    /// The same, with such a card.
+    pub(crate) fn with(seed: u64, config: Config) -> Self {
         let world = World::new(seed);
         let memory = world.memory(64 << 20);
         memory.translate(DEVICE, Translation::Mapped);
-        let card = Ixgbe::new(&world, &memory, DEVICE, Config::default());
+        let card = Ixgbe::new(&world, &memory, DEVICE, config);
         card.config_space().enable();
         let wire = card.wire();
         Self {
@@ -122,10 +127,6 @@ impl Machine {
         assert_eq!(self.memory.escapes(), []);
         assert_eq!(self.memory.faults(), []);
     }
-
-    fn lend(&self, len: usize, lease: Lease) -> DmaBlock<'_> {
-        self.memory.lend(DEVICE, len, lease).unwrap()
-    }
 }
 
 /// Polls an operation until it is ready, for three seconds at most: no operation may take longer.
@@ -149,8 +150,18 @@ pub(crate) struct Rings<'a> {
 impl<'a> Rings<'a> {
     /// Rings of `entries` entries each.
     pub(crate) fn new(machine: &'a Machine, entries: [usize; 2], lease: Lease) -> Self {
+        Self::of(machine, DEVICE, (entries, lease))
+    }
+
+    /// The same, of another function.
+    pub(crate) fn of(
+        machine: &'a Machine,
+        function: RequesterId,
+        (entries, lease): ([usize; 2], Lease),
+    ) -> Self {
+        let lend = |len| machine.memory.lend(function, len, lease).unwrap();
         let [receive, transmit] = entries.map(|entries| {
-            let block = machine.lend(16 * entries, lease);
+            let block = lend(16 * entries);
             let memory = block.memory().part(0, 16 * entries).unwrap();
             // SAFETY: the beginning of a block, which nobody else uses, at the same address.
             unsafe { DmaBlock::new(memory, block.bus_address()) }
@@ -158,7 +169,7 @@ impl<'a> Rings<'a> {
         Self {
             receive,
             transmit,
-            head: machine.lend(64, lease),
+            head: lend(64),
         }
     }
 

@@ -27,6 +27,8 @@ impl Capability {
     pub const MSI_X: u16 = 0x11;
     /// PCI Express.
     pub const PCI_EXPRESS: u16 = 0x10;
+    /// Single root I/O virtualization, among the extended ones.
+    pub const SR_IOV: u16 = 0x10;
     /// Vendor specific: of virtio, where its registers are.
     pub const VENDOR: u16 = 0x09;
 }

@@ -337,7 +337,7 @@ impl<R: Registers> Config<R> {
 }
 
 /// The base address at `offset`, measured by writing ones; PCI 3.0 section 6.2.5.1.
-fn probe(registers: &impl Registers, offset: usize, may_be_wide: bool) -> Option<Bar> {
+pub(super) fn probe(registers: &impl Registers, offset: usize, may_be_wide: bool) -> Option<Bar> {
     let old = registers.read32(offset);
     let is_port = old & 1 != 0;
     let is_wide = old & 6 == 4;
