@@ -339,3 +339,6 @@ impl fmt::Debug for Ixgbe {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

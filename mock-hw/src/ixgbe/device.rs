@@ -157,6 +157,11 @@ impl Device {
             let text = format_args!("{}[{n}] written before the reset was over", entry.name);
             self.violation("82599, 4.2.1.6.1", text);
         }
+        let left_out = value & entry.left_out;
+        if left_out != 0 {
+            let text = format_args!("{}[{n}] written with {left_out:#x} set", entry.name);
+            self.function.left_out(text);
+        }
         match entry.does {
             Does::Keeps(mask) => {
                 let kept = self.regs.word(offset) & !mask;

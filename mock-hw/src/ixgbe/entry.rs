@@ -13,7 +13,8 @@ pub(super) enum Does {
     Acts(Act),
     /// It keeps what is written; what the silicon does with it is left out, and its use is reported.
     LeftOut,
-    /// As `LeftOut`, and not reported: what it controls cannot be seen by a driver (thresholds, timings, LEDs).
+    /// It keeps what is written, and nothing is reported: what it controls cannot be seen by a driver (thresholds, timings,
+    /// hints, LEDs).
     Unseen,
 }
 
@@ -76,6 +77,8 @@ pub(super) struct Entry {
     /// The number of the first of them, where one array lies in two places.
     pub(super) from: usize,
     pub(super) does: Does,
+    /// Bits that turn on what is left out: setting one is reported.
+    pub(super) left_out: u32,
 }
 
 pub(super) const fn one(name: &'static str, offset: usize, does: Does) -> Entry {
@@ -100,6 +103,7 @@ pub(super) const fn array(
         count,
         from: 0,
         does,
+        left_out: 0,
     }
 }
 
@@ -107,5 +111,13 @@ impl Entry {
     /// The second part of an array.
     pub(super) const fn numbered_from(self, from: usize) -> Self {
         Self { from, ..self }
+    }
+
+    /// Without what these bits turn on.
+    pub(super) const fn without(self, bits: u32) -> Self {
+        Self {
+            left_out: bits,
+            ..self
+        }
     }
 }

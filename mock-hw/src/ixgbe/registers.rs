@@ -155,7 +155,10 @@ pub(super) const fn canonical(offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::entry::Does, *};
+    use super::{
+        super::{entry::Does, table::VIRTUAL},
+        *,
+    };
 
     #[test]
     fn no_two_registers_share_an_offset() {
@@ -198,7 +201,25 @@ mod tests {
                 (0, count) => format!("{count}, {:#x} apart", entry.stride),
                 (from, count) => format!("{count}, {:#x} apart, from {from} on", entry.stride),
             };
-            lines += &format!("| `{name}` | {first:#07x} | {count} | {does} |\n");
+            let but = match entry.left_out {
+                0 => String::new(),
+                bits => format!("; **leaves out** what bits {bits:#x} turn on, and reports it"),
+            };
+            lines += &format!("| `{name}` | {first:#07x} | {count} | {does}{but} |\n");
+        }
+        lines += "\n## Virtual functions\n\nThe queues' registers come again 64 bytes on, for each further queue.\n\n";
+        lines += "| register | offset | how many | the model |\n|---|---|---|---|\n";
+        for (name, offset, count, does) in VIRTUAL {
+            let does = if does.is_empty() {
+                "the physical function's"
+            } else {
+                does
+            };
+            let count = match count {
+                1 => String::new(),
+                count => format!("{count}, 0x4 apart"),
+            };
+            lines += &format!("| `{name}` | {offset:#06x} | {count} | {does} |\n");
         }
         lines
     }

@@ -10,6 +10,7 @@ use super::{
     device::{Device, REGISTER_BAR},
     interrupt::Cause,
     registers::{rx, tx},
+    table::{VIRTUAL, VirtualEntry},
 };
 use crate::{
     memory::DmaError,
@@ -240,10 +241,9 @@ impl Device {
             0x201c => low(counter(Counter::Sent)),
             0x2020 => low(counter(Counter::BytesSent)),
             0x2024 => low(counter(Counter::BytesSent) >> 32),
-            0x0148 | 0x0180 | 0x3190 => 0,
+            0x0180..0x018c | 0x3190 => 0,
             _ => {
-                let text = format_args!("register {offset:#06x} of virtual function {n} read");
-                self.function.left_out(text);
+                self.report_virtual(n, offset, "read");
                 0
             }
         }
@@ -270,12 +270,25 @@ impl Device {
             0x0200..0x0240 => self.regs.set(memory(n) + offset - 0x0200, value),
             0x02fc => self.write_vf_mailbox(n, value),
             0x0300 => self.regs.set(psrtype(n), value),
-            0x0000 | 0x0148 | 0x0180 | 0x3190 => {}
+            0x0180..0x018c if value == 0 => {}
+            // What can only be read.
+            0x0000 | 0x0008 | 0x0010 | 0x0048 | 0x101c | 0x1020 | 0x1024 | 0x1034 | 0x201c
+            | 0x2020 | 0x2024 | 0x3190 => {}
             _ => {
-                let text = format_args!("register {offset:#06x} of virtual function {n} written");
-                self.function.left_out(text);
+                self.report_virtual(n, offset, "written");
             }
         }
+    }
+
+    fn report_virtual(&self, n: usize, offset: usize, what: &str) {
+        let named =
+            |(_, first, count, _): &&VirtualEntry| (*first..first + 4 * count).contains(&offset);
+        let name = VIRTUAL
+            .iter()
+            .find(named)
+            .map_or("register", |entry| entry.0);
+        let text = format_args!("{name} at {offset:#06x} of virtual function {n} {what}");
+        self.function.left_out(text);
     }
 
     /// The register of the physical function behind one of a queue (8.3.5.7, 8.3.5.8).
