@@ -272,6 +272,88 @@ fn a_large_send_becomes_segments_that_another_parser_finds_right() {
     driver.world.trace().assert_clean();
 }
 
+/// RFC 9260, appendix A, over a packet that another implementation's checksum was computed for: the CRC of "123456789" is
+/// tested beside the code, here its place and byte order.
+#[test]
+fn the_checksum_of_sctp_is_inserted() {
+    let driver = Driver::new(45);
+    let mut queue = driver.tx_queue(0);
+    let mut frame = udp([5, 6], 40);
+    frame[23] = 132;
+    // Ports, verification tag, checksum, one DATA chunk.
+    frame[38..42].fill(0xee);
+    frame[42..46].fill(0);
+    let context = Context {
+        lens: [14, 20, 0],
+        kind: 2,
+        ..Context::default()
+    };
+    driver.context(&mut queue, &context);
+    driver.send_with(&mut queue, &frame, frame.len(), 2 << 40);
+    let sent = driver.wire.take().unwrap();
+    let mut zeroed = sent[34..].to_vec();
+    zeroed[8..12].fill(0);
+    // The slow, obvious CRC32c: bit by bit, reflected.
+    let crc = zeroed.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    });
+    assert_eq!(sent[42..46], (!crc).to_le_bytes());
+    // The other side finds it right, and wrong with a bit turned over.
+    let mut rx = driver.rx_queue(0);
+    driver.write(0x5000, 0x3000); // RXCSUM
+    let mut broken = sent.clone();
+    broken[50] ^= 1;
+    for frame in [&sent, &broken] {
+        let mut frame = frame.clone();
+        frame[..6].copy_from_slice(&HERE);
+        driver.wire.send(&frame);
+    }
+    driver.settle();
+    let errors: Vec<u64> = driver
+        .receive(&mut rx)
+        .iter()
+        .map(|part| part.high >> 30 & 1)
+        .collect();
+    assert_eq!(errors, [0, 1]);
+    driver.world.trace().assert_clean();
+}
+
+/// RTTBCNRC: a factor of 10 leaves a tenth of 10 Gb/s, whoever else sends.
+#[test]
+fn a_queue_with_a_rate_keeps_to_it_and_no_other_queue_does() {
+    let driver = Driver::new(46);
+    let mut queues = [0, 70].map(|n| driver.tx_queue(n));
+    driver.write(0x4904, 70); // RTTDQSEL
+    driver.write(0x4984, 1 << 31 | 10 << 14);
+    driver.write(0x4904, 0);
+    assert_eq!(driver.read(0x4984), 0);
+    driver.write(0x4904, 70);
+    assert_eq!(driver.read(0x4984), 1 << 31 | 10 << 14);
+    // 1,250 bytes are a microsecond, and ten for the slow one.
+    let frame = vec![2; 1250 - 24];
+    for queue in &mut queues {
+        driver.poke(queue.buffers, &frame);
+        for _ in 0..RING - 2 {
+            let high = frame.len() as u64 | 0x2b30_0000 | (frame.len() as u64) << 46;
+            driver.put(queue, queue.buffers, high);
+        }
+        driver.ring(queue);
+    }
+    let head = |n: usize| driver.read(tx(n) + 0x10) as usize;
+    driver.world.run_for(Duration::from_micros(100));
+    assert_eq!(head(0), RING - 2);
+    assert!((8..=12).contains(&head(70)), "{}", head(70));
+    driver.world.run_for(Duration::from_micros(100));
+    assert!((18..=22).contains(&head(70)), "{}", head(70));
+    // The rest goes at once.
+    driver.write(0x4984, 0);
+    driver.settle();
+    assert_eq!(head(70), RING - 2);
+    driver.world.trace().assert_clean();
+}
+
 #[test]
 fn a_checksum_is_inserted_where_the_context_says() {
     let driver = Driver::new(11);

@@ -285,6 +285,11 @@ impl Device {
         u32::from(negotiates) << 18
     }
 
+    /// Megabits a second of the link.
+    pub(super) fn link_mbps(&self) -> u32 {
+        if self.is_slow() { 1_000 } else { 10_000 }
+    }
+
     /// Whether the link mode is one of 1 Gb/s.
     fn is_slow(&self) -> bool {
         matches!(self.regs.word(AUTOC) >> 13 & 7, 0 | 2)

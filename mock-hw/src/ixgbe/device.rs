@@ -211,6 +211,7 @@ impl Device {
             Act::Fdirfree => self.director.free(),
             Act::Pfmailbox => self.read_pf_mailbox(n),
             Act::Pfvflrec => 0,
+            Act::Rttbcnrc => self.rate(),
             Act::Eerd
             | Act::SwFwSync
             | Act::Rdlen
@@ -261,6 +262,7 @@ impl Device {
             Act::Fdirctrl => self.write_fdirctrl(value),
             Act::Fdircmd => self.write_fdircmd(value),
             Act::Fdirhash | Act::Rttdqsel => self.regs.set(offset, value),
+            Act::Rttbcnrc => self.set_rate(value),
             Act::Msca => self.write_msca(value),
             Act::Pfqde => self.write_pfqde(value),
             Act::Pfmailbox => self.write_pf_mailbox(n, value),
@@ -334,8 +336,11 @@ impl world::Device for Device {
             // The virtual function takes it at its turn.
             return Activity::Worked;
         }
-        let next = [timer, before, after, virtuals].into_iter().flatten().min();
-        next.map_or(Activity::Idle, Activity::Waiting)
+        let paced = self.next_paced(turn.now);
+        let next = [timer, before, after, virtuals, paced]
+            .into_iter()
+            .flatten();
+        next.min().map_or(Activity::Idle, Activity::Waiting)
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) enum Act {
     Frtimer,
     Systim,
     Rttdqsel,
+    Rttbcnrc,
     Msca,
     Pfqde,
     CtrlExt,

@@ -236,6 +236,11 @@ impl Device {
             Some(L4::Sctp) => 2,
             None => 3,
         };
+        // Where there are pools, a filter may be one pool's only (8.2.3.7.19).
+        let pool = filter >> 8 & 0x3f;
+        if self.has_pools() && !ignores(30) && self.pools(packet) >> pool & 1 == 0 {
+            return false;
+        }
         let ports = word(SDPQF, n);
         (ignores(25) || word(SAQF, n) == packet.addresses[..4])
             && (ignores(26) || word(DAQF, n) == packet.addresses[4..])

@@ -191,7 +191,7 @@ pub(super) const TRANSMIT: &[Entry] = &[
     one("RTTDQSEL", 0x0_4904, Acts(A::Rttdqsel)),
     one("RTTDT1C", 0x0_4908, LeftOut),
     one("RTTDT1S", 0x0_490c, Tells),
-    one("RTTBCNRC", 0x0_4984, LeftOut),
+    one("RTTBCNRC", 0x0_4984, Acts(A::Rttbcnrc)),
     one("RTTBCNRM", 0x0_4980, ALL),
     one("RTTBCNRD", 0x0_498c, Unseen),
     one("RTTDTECC", 0x0_4990, Unseen),

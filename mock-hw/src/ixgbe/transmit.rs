@@ -1,6 +1,8 @@
 //! Transmit queues: descriptors, frames, write-back (82599, 7.2).
 
-use parakernel_core::address::BusAddress;
+use core::time::Duration;
+
+use parakernel_core::{address::BusAddress, time::Instant};
 
 use super::{
     device::Device,
@@ -16,6 +18,10 @@ const DMATXCTL: usize = 0x0_4a80;
 const DTXTCPFLGL: usize = 0x0_4a88;
 const DTXTCPFLGH: usize = 0x0_4a8c;
 const HLREG0: usize = 0x0_4240;
+const RTTDQSEL: usize = 0x0_4904;
+
+/// RTTBCNRC: the queue's rate is limited.
+const RATE_LIMITED: u32 = 1 << 31;
 
 /// TXDCTL: the queue is enabled. DMATXCTL: the unit is.
 const ENABLE: u32 = 1 << 25;
@@ -44,6 +50,9 @@ pub(super) struct TxQueue {
     contexts: [Option<Context>; 2],
     /// There may be something to do.
     ready: bool,
+    /// RTTBCNRC of this queue, and until when it is over its rate.
+    rate: u32,
+    not_before: Instant,
 }
 
 impl TxQueue {
@@ -95,16 +104,54 @@ impl Device {
                 let text = format_args!("transmit queue {n} enabled before DMATXCTL.TE");
                 self.violation("82599, 4.6.8", text);
             }
-            self.tx[n] = TxQueue {
-                ready: true,
-                ..TxQueue::default()
-            };
+            // What was configured stays, what was learnt from descriptors goes.
+            self.tx[n].contexts = [None; 2];
+            self.tx[n].ready = true;
         }
     }
 
     /// Queues that had to wait may have something to do.
     pub(super) fn look_again(&mut self) {
         self.tx.iter_mut().for_each(|queue| queue.ready = true);
+    }
+
+    /// RTTDQSEL says whose rate this is (8.2.3.10.14).
+    fn selected(&mut self) -> &mut TxQueue {
+        let n = (self.regs.word(RTTDQSEL) & 0x7f) as usize;
+        &mut self.tx[n]
+    }
+
+    pub(super) fn rate(&mut self) -> u32 {
+        self.selected().rate
+    }
+
+    pub(super) fn set_rate(&mut self, value: u32) {
+        let queue = self.selected();
+        queue.rate = value & 0x80ff_ffff;
+        queue.not_before = Instant::default();
+    }
+
+    /// After `frames` queue `n` is silent for as long as the wire would have taken, times its rate factor: ten bits before
+    /// the point, 14 behind it.
+    fn pace(&mut self, n: usize, frames: &[Vec<u8>]) {
+        let rate = self.tx[n].rate;
+        if rate & RATE_LIMITED == 0 {
+            return;
+        }
+        // Checksum, preamble and gap count, too.
+        let bytes: usize = frames.iter().map(|frame| frame.len() + 24).sum();
+        let bits = 8 * bytes as u64;
+        let on_the_wire = bits * 1000 / u64::from(self.link_mbps());
+        let silent = (on_the_wire * u64::from(rate & 0x00ff_ffff)) >> 14;
+        let now = self.now().max(self.tx[n].not_before);
+        self.tx[n].not_before = now.saturating_add(Duration::from_nanos(silent));
+    }
+
+    /// When the next queue that is over its rate may go on.
+    pub(super) fn next_paced(&self, now: Instant) -> Option<Instant> {
+        let paced = self.tx.iter().filter(|queue| queue.ready);
+        let later = paced.map(|queue| queue.not_before).filter(|at| *at > now);
+        later.min()
     }
 
     /// Sends one packet of one queue that has one; whether there was one.
@@ -115,7 +162,9 @@ impl Device {
         if !on || paused || !self.is_master() || !(self.link.up || loops) {
             return false;
         }
-        let ready: Vec<usize> = (0..self.tx.len()).filter(|n| self.tx[*n].ready).collect();
+        let now = self.now();
+        let may = |queue: &TxQueue| queue.ready && queue.not_before <= now;
+        let ready: Vec<usize> = (0..self.tx.len()).filter(|n| may(&self.tx[*n])).collect();
         let Some(&n) = ready.get(random.index(ready.len())) else {
             return false;
         };
@@ -238,7 +287,10 @@ impl Device {
     fn send_job(&mut self, n: usize, mut job: Job) {
         let data = core::mem::take(&mut job.data);
         match self.frames(n, &job, data) {
-            Ok(frames) => frames.into_iter().for_each(|frame| self.emit(n, frame)),
+            Ok(frames) => {
+                self.pace(n, &frames);
+                frames.into_iter().for_each(|frame| self.emit(n, frame));
+            }
             Err(text) => self.violation(
                 "82599, 7.2.4 and 7.2.5",
                 format_args!("transmit queue {n}: {text}; the packet is not sent"),
