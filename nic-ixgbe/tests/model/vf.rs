@@ -49,6 +49,10 @@ fn machine(seed: u64) -> Machine {
         ..Config::default()
     };
     let machine = Machine::with(seed, config);
+    // What a kernel writes into the SR-IOV capability: how many there are, then that they are there.
+    let space = machine.card.config_space();
+    space.write16(0x170, COUNT.into());
+    space.write16(0x168, 0x19);
     for number in 0..COUNT {
         machine
             .memory
@@ -557,11 +561,11 @@ fn a_functions_vectors_are_its_own() {
     let mut one = bring_up(&host, 1).unwrap();
     endpoint.config_space().write16(0x72, 0x8000);
     for vector in 0..3 {
-        endpoint.bar(4).write32(16 * vector, 0xFEE0_0000);
+        endpoint.bar(3).write32(16 * vector, 0xFEE0_0000);
         endpoint
-            .bar(4)
+            .bar(3)
             .write32(16 * vector + 8, 0x50 + vector as u32);
-        endpoint.bar(4).write32(16 * vector + 12, 0);
+        endpoint.bar(3).write32(16 * vector + 12, 0);
     }
     let mut owner = claim_of(&machine, &mut one, (1, 1)).unwrap();
     let taken = || {
