@@ -28,6 +28,14 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 253);
 /// The discard port, RFC 863.
 const DISCARD: &str = "9";
 
+/// EtherTypes of what only the kernel might say.
+const PAUSE: u16 = 0x8808;
+const LLDP: u16 = 0x88cc;
+
+/// The longest frame, and what a segment to the discard port carries at least.
+const LONGEST: u64 = 1514;
+const CRUMB: u64 = 64;
+
 /// A capture that runs.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -50,7 +58,8 @@ pub(crate) struct Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Analysis {
     pub(crate) by_address: BTreeMap<Ipv4Addr, Seen>,
-    /// Frames from the machine with a source address that is nobody's there, or another card's.
+    /// Frames from the machine that no process may send: from an address that is nobody's there, or another card's, of a kind that
+    /// is the kernel's, tagged, or of a length that no frame has.
     pub(crate) spoofed: Vec<String>,
 }
 
@@ -123,6 +132,11 @@ impl Capture {
             "udp.srcport",
             "udp.dstport",
             "arp.src.proto_ipv4",
+            "eth.type",
+            "vlan.id",
+            "frame.len",
+            "tcp.dstport",
+            "tcp.len",
         ] {
             command.args(["-e", field]);
         }
@@ -147,30 +161,103 @@ fn analyse(fields: &str, cast: &Cast) -> Result<Analysis> {
     let port = nonce::PORT.to_string();
     let mut analysis = Analysis::default();
     for line in fields.lines() {
-        let columns: Vec<_> = line.split('\t').collect();
-        let [card, source, destination, from_port, to_port, claimed] = columns[..] else {
-            bail!("tshark printed {line:?}");
-        };
-        let owner = if source.is_empty() { claimed } else { source };
-        let is_forged = if card == MAC {
-            is_spoofed(owner, cast) || is_by_another(source, from_port, cast)
-        } else {
-            address_of(source, cast).is_some()
-        };
-        if is_forged {
-            analysis
-                .spoofed
-                .push(format!("{owner}, card {card}, port {from_port:?}"));
-        }
-        if to_port == port {
-            analysis.of(destination)?.requests += 1;
-        } else if from_port == port {
-            analysis.of(source)?.answers += 1;
-        } else if to_port == DISCARD && card == MAC {
-            analysis.of(source)?.discarded += 1;
+        let frame = Frame::parse(line).with_context(|| format!("tshark printed {line:?}"))?;
+        analysis.spoofed.extend(frame.forgery(cast));
+        if frame.to_port == port {
+            analysis.of(frame.destination)?.requests += 1;
+        } else if frame.from_port == port {
+            analysis.of(frame.source)?.answers += 1;
+        } else if frame.to_port == DISCARD && frame.card == MAC {
+            analysis.of(frame.source)?.discarded += 1;
         }
     }
     Ok(analysis)
+}
+
+/// What `tshark` says of a frame, field by field; what it does not have is empty.
+#[derive(Clone, Copy, Debug)]
+struct Frame<'l> {
+    card: &'l str,
+    source: &'l str,
+    destination: &'l str,
+    from_port: &'l str,
+    to_port: &'l str,
+    /// Whose an ARP message says to be.
+    claimed: &'l str,
+    ether_type: &'l str,
+    vlan: &'l str,
+    len: u64,
+    /// Of a TCP segment.
+    tcp_port: &'l str,
+    payload: &'l str,
+}
+
+impl<'l> Frame<'l> {
+    fn parse(line: &'l str) -> Option<Self> {
+        let columns: Vec<_> = line.split('\t').collect();
+        let [
+            card,
+            source,
+            destination,
+            from_port,
+            to_port,
+            claimed,
+            ether_type,
+            vlan,
+            len,
+            tcp_port,
+            payload,
+        ] = columns[..]
+        else {
+            return None;
+        };
+        Some(Self {
+            card,
+            source,
+            destination,
+            from_port,
+            to_port,
+            claimed,
+            ether_type,
+            vlan,
+            len: len.parse().ok()?,
+            tcp_port,
+            payload,
+        })
+    }
+
+    /// What is forged about it, if it is from the machine.
+    fn forgery(&self, cast: &Cast) -> Option<String> {
+        let owner = if self.source.is_empty() {
+            self.claimed
+        } else {
+            self.source
+        };
+        let from = format!("{owner}, card {}, port {:?}", self.card, self.from_port);
+        if self.card != MAC {
+            return address_of(self.source, cast).map(|_| format!("another card: {from}"));
+        }
+        let kind = u16::from_str_radix(self.ether_type.trim_start_matches("0x"), 16);
+        let payload: Option<u64> = self.payload.parse().ok();
+        let is_crumb = self.tcp_port == DISCARD && payload.is_some_and(|len| len < CRUMB);
+        Some(if kind == Ok(PAUSE) {
+            format!("PAUSE: {from}")
+        } else if kind == Ok(LLDP) {
+            format!("LLDP: {from}")
+        } else if !self.vlan.is_empty() {
+            format!("tagged {}: {from}", self.vlan)
+        } else if self.len > LONGEST {
+            format!("{} bytes long: {from}", self.len)
+        } else if is_crumb {
+            format!("crumbs of {} bytes: {from}", self.payload)
+        } else if is_spoofed(self.claimed, cast) {
+            format!("ARP: {from}")
+        } else if is_spoofed(owner, cast) || is_by_another(self.source, self.from_port, cast) {
+            format!("address: {from}")
+        } else {
+            return None;
+        })
+    }
 }
 
 /// The process that has this address.
@@ -210,6 +297,9 @@ mod tests {
     use super::*;
     use crate::cast::Settings;
 
+    /// The fields behind those that most tests are about: an IPv4 frame of 60 bytes, untagged, no TCP.
+    const REST: &str = "\t0x0800\t\t60\t\t";
+
     fn cast() -> Cast {
         Cast::of_the_demo(Settings {
             policy: "integrity".into(),
@@ -233,8 +323,8 @@ mod tests {
     fn requests_and_answers_are_counted_per_address() {
         let host = "aa:aa:aa:aa:aa:aa";
         let fields = format!(
-            "{host}\t10.0.0.1\t10.0.0.2\t4000\t7000\t\n{MAC}\t10.0.0.2\t10.0.0.1\t7000\t4000\t\n\
-             {host}\t10.0.0.1\t10.0.0.3\t4000\t7000\t\n{MAC}\t\t\t\t\t10.0.0.3\n{host}\t\t\t\t\t\n"
+            "{host}\t10.0.0.1\t10.0.0.2\t4000\t7000\t{REST}\n{MAC}\t10.0.0.2\t10.0.0.1\t7000\t4000\t{REST}\n\
+             {host}\t10.0.0.1\t10.0.0.3\t4000\t7000\t{REST}\n{MAC}\t\t\t\t\t10.0.0.3{REST}\n{host}\t\t\t\t\t{REST}\n"
         );
         let analysis = analyse(&fields, &cast()).unwrap();
         assert_eq!(
@@ -258,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_an_attacker_sends_is_counted() {
-        let frame = format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t\n");
+        let frame = format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t{REST}\n");
         let analysis = analyse(&frame.repeat(3), &cast()).unwrap();
         assert_eq!(
             analysis.by_address[&Ipv4Addr::new(10, 0, 0, 4)].discarded,
@@ -271,34 +361,57 @@ mod tests {
         let forged = |line: String| analyse(&line, &cast()).unwrap().spoofed.len();
         let other = "bb:bb:bb:bb:bb:bb";
         assert_eq!(
-            forged(format!("{MAC}\t10.0.0.99\t10.0.0.1\t1\t2\t\n")),
+            forged(format!("{MAC}\t10.0.0.99\t10.0.0.1\t1\t2\t{REST}\n")),
             1,
             "nobody's"
         );
         assert_eq!(
-            forged(format!("{MAC}\t\t\t\t\t10.0.0.1\n")),
+            forged(format!("{MAC}\t\t\t\t\t10.0.0.1{REST}\n")),
             1,
             "the host's"
         );
         assert_eq!(
-            forged(format!("{other}\t10.0.0.2\t10.0.0.1\t1\t2\t\n")),
+            forged(format!("{other}\t10.0.0.2\t10.0.0.1\t1\t2\t{REST}\n")),
             1,
             "another card's"
         );
         assert_eq!(
-            forged(format!("{MAC}\t10.0.0.2\t10.0.0.1\t32768\t9\t\n")),
+            forged(format!("{MAC}\t10.0.0.2\t10.0.0.1\t32768\t9\t{REST}\n")),
             1,
             "another process's"
         );
         assert_eq!(
-            forged(format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t\n")),
+            forged(format!("{MAC}\t10.0.0.4\t10.0.0.1\t32768\t9\t{REST}\n")),
             0,
             "its own"
         );
         assert_eq!(
-            forged(format!("{MAC}\t10.0.0.3\t10.0.0.1\t\t\t\n")),
+            forged(format!("{MAC}\t10.0.0.3\t10.0.0.1\t\t\t{REST}\n")),
             0,
             "no datagram"
         );
+    }
+
+    #[test]
+    fn frames_that_no_process_may_send_are_told_apart() {
+        let forged = |line: String| analyse(&line, &cast()).unwrap().spoofed;
+        let own = format!("{MAC}\t10.0.0.4\t10.0.0.1\t\t\t");
+        for (line, trace) in [
+            (format!("{MAC}\t\t\t\t\t\t0x8808\t\t60\t\t\n"), "PAUSE"),
+            (format!("{MAC}\t\t\t\t\t\t0x88cc\t\t60\t\t\n"), "LLDP"),
+            (
+                format!("{MAC}\t\t\t\t\t10.0.0.9\t0x0806\t\t60\t\t\n"),
+                "ARP",
+            ),
+            (format!("{own}\t0x8100\t5\t132\t\t\n"), "tagged 5"),
+            (format!("{own}\t0x0800\t\t1515\t\t\n"), "1515 bytes"),
+            (format!("{own}\t0x0800\t\t62\t9\t8\n"), "crumbs of 8"),
+        ] {
+            let found = forged(line);
+            assert!(found.len() == 1 && found[0].starts_with(trace), "{found:?}");
+        }
+        for rest in ["\t0x0800\t\t1514\t9\t64\n", "\t0x0800\t\t60\t11211\t1\n"] {
+            assert!(forged(format!("{own}{rest}")).is_empty());
+        }
     }
 }

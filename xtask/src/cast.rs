@@ -129,7 +129,7 @@ impl Cast {
         let mut rogue = Process::new(ROGUE, ROGUE, 3)
             .on_network(4, 0x726f_6775_6500_0003)
             .with_volumes(1, &[(1, 16_384, 1024)], 0x66);
-        rogue.restarts = 32;
+        rogue.restarts = 64;
         rogue.starts_later = true;
         rogue.attacks = Some(echo.name);
         let one = Process::new("blk0", BLOCKBENCH, 4).with_volumes(1, &[(1, 1024, 2048)], 0x50);

@@ -2,7 +2,7 @@
 
 mod stops;
 
-pub(crate) use stops::{ATTACKS, NO_STOP};
+pub(crate) use stops::{ATTACKS, IXGBE, NO_STOP};
 
 use crate::{
     capture::Analysis,
@@ -382,7 +382,10 @@ impl Evidence<'_> {
         if self.cast.named(ROGUE).is_none() {
             return;
         }
-        stops::judge(&self.outcome.observed.attacks, self.multi_queue, failures);
+        let observed = &self.outcome.observed;
+        let card = observed.boot.as_ref().map_or("none", |boot| &boot.nic);
+        let card = self.multi_queue.then_some(card);
+        stops::judge(&observed.attacks, card, failures);
     }
 }
 
@@ -443,7 +446,7 @@ mod tests {
             }
             let echo = observed.processes.get_mut("echo0").unwrap();
             (echo.rx_frames, echo.tx_frames) = (11, 11);
-            observed.attacks = stops::tests::stopped();
+            observed.attacks = stops::tests::stopped_with("virtio-net");
             Self::watched(cast, observed)
         }
 
@@ -513,7 +516,7 @@ mod tests {
         let mut case = Case::good();
         let attacks = &mut case.outcome.observed.attacks;
         attacks.retain(|attack| attack.device != NIC);
-        assert_eq!(case.report_over(true).failures.len(), 8);
+        assert_eq!(case.report_over(true).failures.len(), 12);
         assert!(case.report_over(false).passed());
     }
 

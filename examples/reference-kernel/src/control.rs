@@ -238,9 +238,10 @@ impl Control {
                 let address = names
                     .ipv4
                     .map_or(Ipv4Addr::UNSPECIFIED, Ipv4Prefix::address);
+                let driver = self.driver(device);
                 let (device, queues) = (device.as_u32(), process.nic_queues);
                 write!(text, " ip={address} mac={} nic={device}", names.mac)?;
-                write!(text, " nic_queues={queues}")?;
+                write!(text, " nic_queues={queues} card={driver}")?;
             }
             if let Some(device) = device {
                 write!(text, " nvme={}", device.as_u32())?;
@@ -269,6 +270,20 @@ impl Control {
             .map(|seat| seat.queues.pass().counters().dropped)
             .sum();
         report::drops(self.dropped(), ring);
+    }
+
+    /// The driver of a card, by its name.
+    fn driver(&self, device: DeviceId) -> &'static str {
+        match self
+            .plane
+            .platform()
+            .devices
+            .get(device.index())
+            .map(|device| &**device)
+        {
+            Some(Device::Net(card)) => card.driver(),
+            Some(Device::Nvme(_)) | None => "none",
+        }
     }
 
     /// What a process may call itself, and on which card.

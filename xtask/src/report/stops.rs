@@ -6,6 +6,8 @@ use core::ops::Range;
 /// The network card, of whose queue pairs the attacker needs one.
 pub(super) const NIC: &str = "nic";
 const NVME: &str = "nvme";
+/// The network card where it is an 82599: attacks by what only its descriptors can say.
+pub(crate) const IXGBE: &str = "ixgbe";
 
 /// The attack that only an interrupt ends.
 pub(crate) const NO_STOP: &str = "no-stop";
@@ -31,6 +33,13 @@ impl Stop {
     const DIRECTION: Self = Self::Rule("the region at ", " does not allow FromDevice");
     const BUSY: Self = Self::Rule("entry ", " is still in flight");
     const TAIL: Self = Self::Rule("tail jumps from ", "");
+    const FORBIDDEN: Self = Self::Rule("0x", " has bits that are not allowed");
+    const LENGTH: Self = Self::Rule("a length of ", " bytes is not allowed");
+
+    /// A part of a frame that is not the process's own.
+    const fn spoofed(start: &'static str) -> Self {
+        Self::Rule(start, " is not the process's own")
+    }
 
     /// Whether this is what stopped an attack, which the kernel says in the words `by`.
     fn is(self, by: &str) -> bool {
@@ -50,7 +59,7 @@ fn fault_address(by: &str) -> Option<u64> {
 }
 
 /// Every attack that the rogue process tries, the device that it tries it on, and what stops it, in its order.
-pub(crate) const ATTACKS: [(&str, &str, Stop); 19] = [
+pub(crate) const ATTACKS: [(&str, &str, Stop); 29] = [
     ("outside-regions", NVME, Stop::OUTSIDE),
     ("outside-regions", NIC, Stop::OUTSIDE),
     ("foreign-region", NVME, Stop::OUTSIDE),
@@ -79,21 +88,36 @@ pub(crate) const ATTACKS: [(&str, &str, Stop); 19] = [
     ("foreign-doorbell", NVME, Stop::PageFault),
     ("foreign-doorbell", NIC, Stop::PageFault),
     ("wild-pointer", "kernel", Stop::Refusal),
+    ("foreign-source", NIC, Stop::spoofed("the frame's Ipv4")),
+    ("foreign-mac", NIC, Stop::spoofed("the frame's Mac")),
+    ("pause", NIC, Stop::spoofed("the frame's EtherType")),
+    ("lldp", NIC, Stop::spoofed("the frame's EtherType")),
+    ("foreign-arp", NIC, Stop::spoofed("the frame's Arp")),
+    ("legacy-descriptor", IXGBE, Stop::FORBIDDEN),
+    ("header-lies", IXGBE, Stop::spoofed("the frame's Layers")),
+    ("foreign-tag", IXGBE, Stop::FORBIDDEN),
+    ("tiny-segments", IXGBE, Stop::FORBIDDEN),
+    ("long-frame", IXGBE, Stop::LENGTH),
     (
-        "foreign-source",
-        NIC,
-        Stop::Rule("the frame's ", " is not the process's own"),
+        "endless-packet",
+        IXGBE,
+        Stop::Rule("the chain at ", " does not end as it must"),
     ),
     (NO_STOP, NVME, Stop::Interrupt),
     (NO_STOP, NIC, Stop::Interrupt),
 ];
 
 /// What is wrong with how these attacks ended, each of which has to be tried once; those on the card only if the processes have
-/// queues of its own.
-pub(super) fn judge(attacks: &[Attack], multi_queue: bool, failures: &mut Vec<String>) {
+/// queues of its own, which `card` names then.
+pub(super) fn judge(attacks: &[Attack], card: Option<&str>, failures: &mut Vec<String>) {
     for (name, device, _) in ATTACKS {
         let is_it = |attack: &&Attack| attack.name == name && attack.device == device;
-        let wanted = usize::from(multi_queue || device != NIC);
+        let is_wanted = match device {
+            NIC => card.is_some(),
+            IXGBE => card == Some(IXGBE),
+            _ => true,
+        };
+        let wanted = usize::from(is_wanted);
         let tried = attacks.iter().filter(is_it).count();
         if tried != wanted {
             failures.push(format!(
@@ -117,7 +141,7 @@ pub(super) mod tests {
     use super::*;
 
     /// What the kernel said of all of them in a boot in which all went well.
-    const BY: [&str; 19] = [
+    const BY: [&str; 29] = [
         "512 bytes at 0x99c000 lie outside the process's regions",
         "2060 bytes at 0x99c000 lie outside the process's regions",
         "512 bytes at 0x99c000 lie outside the process's regions",
@@ -135,13 +159,29 @@ pub(super) mod tests {
         "page fault at 0x4002801000 by 0x406672 (error 0x6)",
         "refusing all its 16 calls",
         "the frame's Ipv4 is not the process's own",
+        "the frame's Mac is not the process's own",
+        "the frame's EtherType is not the process's own",
+        "the frame's EtherType is not the process's own",
+        "the frame's Arp is not the process's own",
+        "0x1824070f1c0060 has bits that are not allowed",
+        "the frame's Layers is not the process's own",
+        "0x2000806b300080 has bits that are not allowed",
+        "0x128380ab300080 has bits that are not allowed",
+        "a length of 4000 bytes is not allowed",
+        "the chain at 39 does not end as it must",
         "an interrupt, 500 ms after its queues began to be taken back",
         "an interrupt, 500 ms after its queues began to be taken back",
     ];
 
-    /// All attacks, each stopped by what has to stop it.
-    pub(in crate::report) fn stopped() -> Vec<Attack> {
+    /// All attacks on an 82599, each stopped by what has to stop it.
+    fn stopped() -> Vec<Attack> {
+        stopped_with(IXGBE)
+    }
+
+    /// All attacks with this card, each stopped by what has to stop it.
+    pub(in crate::report) fn stopped_with(card: &str) -> Vec<Attack> {
         let told = ATTACKS.into_iter().zip(BY);
+        let told = told.filter(|((_, device, _), _)| *device != IXGBE || card == IXGBE);
         told.map(|((name, device, _), by)| Attack {
             name: name.into(),
             device: device.into(),
@@ -156,7 +196,7 @@ pub(super) mod tests {
         let mut attacks = stopped();
         attacks[index].by = by.into();
         let mut failures = Vec::new();
-        judge(&attacks, true, &mut failures);
+        judge(&attacks, Some(IXGBE), &mut failures);
         failures
     }
 

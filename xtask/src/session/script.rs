@@ -319,7 +319,8 @@ fn success(it: &Try, cast: &Cast, outcome: &Outcome) -> Result<String> {
         Seen::Tap => outcome
             .capture
             .as_ref()
-            .and_then(|capture| capture.spoofed.first().cloned()),
+            .and_then(|capture| traced(&capture.spoofed, &it.trace)),
+        Seen::Model => traced(&outcome.ended.objections, &it.trace),
         Seen::Flood => flood(cast, outcome),
         Seen::Console => leak(cast, &outcome.observed),
         Seen::Bait => bite(&it.device, &outcome.observed),
@@ -338,6 +339,11 @@ fn success(it: &Try, cast: &Cast, outcome: &Outcome) -> Result<String> {
             outcome.failures.join("; ")
         ),
     })
+}
+
+/// The first of these lines that tells of it.
+fn traced(lines: &[String], trace: &str) -> Option<String> {
+    lines.iter().find(|line| line.contains(trace)).cloned()
 }
 
 /// More frames from the attacker than its ring holds, at the tap.
@@ -427,6 +433,7 @@ mod tests {
             name: "a".into(),
             device: "nvme".into(),
             seen,
+            trace: "trace".into(),
         };
         success(&it, &cast(), outcome)
     }
@@ -448,6 +455,7 @@ mod tests {
             Seen::Kernel,
             Seen::Disk,
             Seen::Tap,
+            Seen::Model,
             Seen::Flood,
             Seen::Console,
             Seen::Bait,
@@ -474,6 +482,20 @@ mod tests {
         assert_eq!(spoiled(Seen::Disk, &disk).unwrap(), "block 3");
         let bad = |outcome: &mut Outcome| outcome.disk.failures.push("block 4".into());
         assert!(spoiled(Seen::Disk, &bad).is_err(), "within a volume");
+        for (seen, other) in [(Seen::Tap, Seen::Model), (Seen::Model, Seen::Tap)] {
+            let leave = |text: &'static str| {
+                move |outcome: &mut Outcome| match seen {
+                    Seen::Tap => outcome.capture.as_mut().unwrap().spoofed.push(text.into()),
+                    _ => outcome.ended.objections.push(text.into()),
+                }
+            };
+            assert_eq!(
+                spoiled(seen, &leave("a trace of it")).unwrap(),
+                "a trace of it"
+            );
+            assert!(spoiled(seen, &leave("something else")).is_err());
+            assert!(spoiled(other, &leave("a trace of it")).is_err());
+        }
         let late = |outcome: &mut Outcome| outcome.observed.attacks[0].ms = 2003;
         assert!(spoiled(Seen::Late, &late).is_ok());
         let sent = |count| {

@@ -1,7 +1,7 @@
 //! The attacker: tries what a process must not be able to do, one attack a life.
 //!
 //! Arguments: `life` (how many attacks were tried before), `only` (these attacks, each `NAME:DEVICE`, with commas between;
-//! the devices are `nvme`, `nic` and `kernel`), what to aim at (`victim`: the bus address of memory of another process;
+//! the devices are `nvme`, `nic`, `ixgbe` and `kernel`), what to aim at (`victim`: the bus address of memory of another process;
 //! `spare`: that of memory that is no process's; `secret`: where the kernel has what another process was told), and those of
 //! every block and network process. With `role=bait` it attacks nobody: it publishes a frame and a block, says so to nobody,
 //! and does nothing more, so that whatever moves was moved by somebody else.
@@ -71,6 +71,6 @@ fn perform(stage: &mut Stage, attack: Attack, target: Target) -> Result<Seen, &'
     match (attack, target) {
         (_, Target::Nvme) => nvme::perform(stage, attack),
         (_, Target::Kernel) => system::wild_pointers(stage),
-        (_, Target::Nic) => nic::perform(stage, attack),
+        (_, Target::Nic | Target::Ixgbe) => nic::perform(stage, attack),
     }
 }

@@ -26,6 +26,8 @@ use parakernel_core::{
 };
 use parakernel_process::{Lease, Process, system_call};
 
+mod ixgbe;
+
 use crate::{
     frame::{Frame, LEN, Parties},
     plan::Attack,
@@ -107,7 +109,34 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         Attack::SlotInFlight => Ok(card.slot_in_flight(stage)),
         Attack::TailJump => Ok(card.tail_jump(stage)),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &card.lease)),
-        Attack::ForeignSource => Ok(card.foreign_source(stage)),
+        Attack::ForeignSource => {
+            let frame = card.parties.from(card.parties.other()).udp();
+            Ok(card.send_once(stage, &frame))
+        }
+        Attack::ForeignMac => {
+            let mut parties = card.parties;
+            // One byte on, where cards of one make differ.
+            parties.mac[5] ^= 0x40;
+            Ok(card.send_once(stage, &parties.udp()))
+        }
+        Attack::Pause => {
+            let frame = card.parties.pause();
+            Ok(card.send_once(stage, &frame))
+        }
+        Attack::Lldp => {
+            let frame = card.parties.lldp();
+            Ok(card.send_once(stage, &frame))
+        }
+        Attack::ForeignArp => {
+            let frame = card.parties.from(card.parties.nobody()).arp();
+            Ok(card.send_once(stage, &frame))
+        }
+        Attack::LegacyDescriptor => Ok(card.legacy_descriptor(stage)),
+        Attack::HeaderLies => Ok(card.header_lies(stage)),
+        Attack::ForeignTag => Ok(card.foreign_tag(stage)),
+        Attack::TinySegments => Ok(card.tiny_segments(stage)),
+        Attack::LongFrame => Ok(card.long_frame(stage)),
+        Attack::EndlessPacket => Ok(card.endless_packet(stage)),
         Attack::NoStop => system::no_stop(stage),
         Attack::ForeignLba
         | Attack::ForeignNamespace
@@ -389,18 +418,12 @@ impl Card {
         Seen::effect(is_taken, "more frames were sent than were published")
     }
 
-    /// Sends a datagram in the name of another address of the network: that of the first process, or of the second.
-    fn foreign_source(&mut self, stage: &mut Stage) -> Seen {
-        let [a, b, c, last] = self.parties.from.octets();
-        let other = if last == 2 { 3 } else { 2 };
-        let frame = Parties {
-            from: Ipv4Addr::new(a, b, c, other),
-            ..self.parties
-        };
+    /// Sends a frame that must not leave.
+    fn send_once(&mut self, stage: &mut Stage, frame: &Frame) -> Seen {
         stage.announce();
-        self.send(&frame.udp());
+        self.send(frame);
         let is_sent = stage.linger(|_| self.transmit.is_used());
-        Seen::effect(is_sent, "a frame with another's address was sent")
+        Seen::effect(is_sent, "the frame was sent")
     }
 }
 

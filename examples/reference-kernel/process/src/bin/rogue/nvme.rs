@@ -98,7 +98,18 @@ pub(crate) fn perform(stage: &mut Stage, attack: Attack) -> Result<Seen, &'stati
         Attack::TailJump => Ok(pair.tail_jump(stage)),
         Attack::ForeignDoorbell => Ok(system::foreign_doorbell(stage, &pair.lease)),
         Attack::NoStop => system::no_stop(stage),
-        Attack::WildPointer | Attack::ForeignSource => Err("there is no such attack"),
+        Attack::WildPointer
+        | Attack::ForeignSource
+        | Attack::ForeignMac
+        | Attack::Pause
+        | Attack::Lldp
+        | Attack::ForeignArp
+        | Attack::LegacyDescriptor
+        | Attack::HeaderLies
+        | Attack::ForeignTag
+        | Attack::TinySegments
+        | Attack::LongFrame
+        | Attack::EndlessPacket => Err("there is no such attack"),
     }
 }
 

@@ -27,6 +27,26 @@ pub(crate) enum Attack {
     WildPointer,
     /// A frame with another process's source address.
     ForeignSource,
+    /// A frame from another card's address.
+    ForeignMac,
+    /// A frame that has the other end of the wire stop sending, for everybody.
+    Pause,
+    /// A frame in which only a machine may speak of itself.
+    Lldp,
+    /// An ARP message that gives another's address away.
+    ForeignArp,
+    /// A descriptor of the 82599's older format, which inserts a checksum wherever it says.
+    LegacyDescriptor,
+    /// Lengths of headers that have the 82599 insert a checksum into an address.
+    HeaderLies,
+    /// A tag of another VLAN, inserted by the 82599.
+    ForeignTag,
+    /// A packet that the 82599 is to cut into crumbs.
+    TinySegments,
+    /// A frame longer than any.
+    LongFrame,
+    /// A packet of more parts than the 82599 can take, which hangs it.
+    EndlessPacket,
     /// Going on, whatever becomes of the leases.
     NoStop,
 }
@@ -38,12 +58,14 @@ pub(crate) enum Target {
     Nvme,
     /// The network card.
     Nic,
+    /// The network card, where it is an 82599.
+    Ixgbe,
     /// System calls that have to do with no device.
     Kernel,
 }
 
 /// All attacks, one a life.
-const LIVES: [(Attack, Target); 19] = [
+const LIVES: [(Attack, Target); 29] = [
     (Attack::OutsideRegions, Target::Nvme),
     (Attack::OutsideRegions, Target::Nic),
     (Attack::ForeignRegion, Target::Nvme),
@@ -61,6 +83,16 @@ const LIVES: [(Attack, Target); 19] = [
     (Attack::ForeignDoorbell, Target::Nic),
     (Attack::WildPointer, Target::Kernel),
     (Attack::ForeignSource, Target::Nic),
+    (Attack::ForeignMac, Target::Nic),
+    (Attack::Pause, Target::Nic),
+    (Attack::Lldp, Target::Nic),
+    (Attack::ForeignArp, Target::Nic),
+    (Attack::LegacyDescriptor, Target::Ixgbe),
+    (Attack::HeaderLies, Target::Ixgbe),
+    (Attack::ForeignTag, Target::Ixgbe),
+    (Attack::TinySegments, Target::Ixgbe),
+    (Attack::LongFrame, Target::Ixgbe),
+    (Attack::EndlessPacket, Target::Ixgbe),
     (Attack::NoStop, Target::Nvme),
     (Attack::NoStop, Target::Nic),
 ];
@@ -80,6 +112,16 @@ impl Attack {
             Self::ForeignDoorbell => "foreign-doorbell",
             Self::WildPointer => "wild-pointer",
             Self::ForeignSource => "foreign-source",
+            Self::ForeignMac => "foreign-mac",
+            Self::Pause => "pause",
+            Self::Lldp => "lldp",
+            Self::ForeignArp => "foreign-arp",
+            Self::LegacyDescriptor => "legacy-descriptor",
+            Self::HeaderLies => "header-lies",
+            Self::ForeignTag => "foreign-tag",
+            Self::TinySegments => "tiny-segments",
+            Self::LongFrame => "long-frame",
+            Self::EndlessPacket => "endless-packet",
             Self::NoStop => "no-stop",
         }
     }
@@ -91,6 +133,7 @@ impl Target {
         match self {
             Self::Nvme => "nvme",
             Self::Nic => "nic",
+            Self::Ixgbe => "ixgbe",
             Self::Kernel => "kernel",
         }
     }
@@ -100,6 +143,9 @@ impl Target {
         match self {
             Self::Nvme => arguments.value("nvme").is_some() && arguments.value("volumes").is_some(),
             Self::Nic => arguments.value("nic").is_some() && arguments.value("ip").is_some(),
+            Self::Ixgbe => {
+                Self::Nic.is_there(arguments) && arguments.value("card") == Some("ixgbe")
+            }
             Self::Kernel => true,
         }
     }
