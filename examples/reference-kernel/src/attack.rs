@@ -9,6 +9,10 @@
 //! The attack counts as stopped if no harm is seen, the process has not said that it survived, and either the kernel ended
 //! it or every call that it made since, with a pointer or a lease in it, was refused. Whether what ended it is what the attack is
 //! there to meet, and no bug of the attacker's own, the host judges, by the reason that it is told.
+#![expect(
+    unsafe_code,
+    reason = "looks into memory of the processes that an attack is about"
+)]
 
 use core::fmt::{self, Display, Write};
 
@@ -266,12 +270,13 @@ fn first_region(seat: &Seat) -> Vec<Extent, EXTENTS_MAX> {
     })
 }
 
-/// Hands copies of the pages of `len` bytes at `start` to `see`.
+/// Hands copies of the pages of `len` bytes at `start`, which are a region's or the spare one, to `see`.
 fn read_pages(start: BusAddress, len: u64, mut see: impl FnMut(&[u8; PAGE_SIZE])) {
     let mut page = [0; PAGE_SIZE];
     for offset in (0..len).step_by(PAGE_SIZE) {
         let at = BusAddress::new(start.as_u64() + offset);
-        if AllMemory.read(at, &mut page) {
+        // SAFETY: a page of a region whose table is there, or the spare page, of which nobody has a reference.
+        if unsafe { AllMemory.read(at, &mut page) } {
             see(&page);
         }
     }

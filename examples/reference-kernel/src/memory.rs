@@ -268,9 +268,9 @@ impl Frames {
 pub(crate) struct AllMemory;
 
 impl FrameMemory for AllMemory {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         let from = paging::physical(PhysAddr::new(from.as_u64())).cast_const();
-        // SAFETY: a validator asks only for addresses that a region table gave it, which are those of frames. All frames are
+        // SAFETY: the caller answers for the address being one of a process's frames. All frames are
         // mapped. The process and devices may write them meanwhile, so they are copied from without a reference.
         unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         true

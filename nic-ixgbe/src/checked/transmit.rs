@@ -1,3 +1,8 @@
+#![expect(
+    unsafe_code,
+    reason = "has the first bytes of frames copied from where a process has them"
+)]
+
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -345,7 +350,7 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
         Ok(())
     }
 
-    /// Writes what is left of a part after its first bytes were copied; nothing where nothing is.
+    /// Writes what is left of a part, which was just accepted, after its first bytes were copied; nothing where nothing is.
     fn write_part<S: SourceCheck>(
         &mut self,
         (address, command): (BusAddress, Command),
@@ -357,8 +362,10 @@ impl<'a, D: Doorbell, const N: usize, const H: usize> CheckedSender<'a, D, N, H>
             len: command.len().into(),
         };
         let copied = if S::LOOKS {
-            head.gather(source, address, command.len())
-                .ok_or(unreadable)?
+            // SAFETY: an entry that was accepted: the validator has translated these bytes through the process's regions, which the call
+            // that is under way has borrowed.
+            let copied = unsafe { head.gather(source, address, command.len()) };
+            copied.ok_or(unreadable)?
         } else {
             0
         };

@@ -1,4 +1,8 @@
 //! The card of the machine: the driver's control half, the kernel's own pair, and the kernel's ends of processes' pairs.
+#![expect(
+    unsafe_code,
+    reason = "implements a trait whose memory is read by bus address"
+)]
 
 use alloc::collections::BTreeMap;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -78,7 +82,7 @@ pub(crate) fn names(number: u8) -> NameGrant {
 struct View(&'static Memory);
 
 impl FrameMemory for View {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         self.0.peek(PhysAddr::new(from.as_u64()), into)
     }
 }

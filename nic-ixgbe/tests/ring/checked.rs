@@ -1,5 +1,8 @@
 //! The same data half with the kernel in between, and what a process that writes its own entries gets.
-
+#![expect(
+    unsafe_code,
+    reason = "implements a trait whose memory is read by bus address"
+)]
 #![expect(
     clippy::too_many_lines,
     clippy::panic_in_result_fn,
@@ -199,7 +202,7 @@ thread_local! {
 }
 
 impl FrameMemory for Memory {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         let bus = BUS.get().unwrap();
         into.copy_from_slice(&bus.read(from.as_u64(), into.len()));
         true

@@ -1,3 +1,8 @@
+#![expect(
+    unsafe_code,
+    reason = "has the first bytes of frames copied from where a process has them"
+)]
+
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parakernel_core::{
@@ -444,7 +449,7 @@ impl<'a, F: CheckedFormat, D: Doorbell, const N: usize> CheckedSender<'a, F, D, 
     }
 }
 
-/// What is left of a part after its first bytes were copied; `None` where nothing is.
+/// What is left of a part, which was just accepted, after its first bytes were copied; `None` where nothing is.
 fn gather<S: SourceCheck>(
     head: &mut Head,
     source: &S,
@@ -455,8 +460,10 @@ fn gather<S: SourceCheck>(
             iova: Iova::new(part.address.as_u64()),
             len: part.len.into(),
         };
-        head.gather(source, part.address, part.len)
-            .ok_or(unreadable)?
+        // SAFETY: a part that was accepted: the validator has translated these bytes through the process's regions, which the call that
+        // is under way has borrowed.
+        let copied = unsafe { head.gather(source, part.address, part.len) };
+        copied.ok_or(unreadable)?
     } else {
         0
     };

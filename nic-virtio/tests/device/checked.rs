@@ -138,7 +138,7 @@ pub(super) struct View<'a> {
 }
 
 impl FrameMemory for View<'_> {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         let offset = from.offset_from(BusAddress::new(BUS));
         let at = offset.and_then(|offset| self.start.checked_add(offset));
         at.is_some_and(|at| self.memory.peek(at, into))

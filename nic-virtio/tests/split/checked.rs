@@ -1,5 +1,9 @@
 //! The kernel between process and device: what the process may do works as if nobody stood there, and what it may not
 //! stops it before the device sees anything.
+#![expect(
+    unsafe_code,
+    reason = "implements a trait whose memory is read by bus address"
+)]
 
 use std::{cell::Cell, collections::VecDeque, net::Ipv4Addr, rc::Rc};
 
@@ -107,7 +111,7 @@ impl Regions {
 struct View<'a>(&'a GuestMemoryMmap);
 
 impl FrameMemory for View<'_> {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         self.0.read_slice(into, GuestAddress(from.as_u64())).is_ok()
     }
 }

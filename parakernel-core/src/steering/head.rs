@@ -1,4 +1,8 @@
 //! The first bytes of a frame that a process wants to send, copied to where it cannot change them, and checked.
+#![expect(
+    unsafe_code,
+    reason = "has memory read by its bus address, which whoever calls has translated"
+)]
 
 use super::{Layers, NameGrant, SOURCE_HEADERS, Way};
 use crate::{address::BusAddress, validate::SpoofedField};
@@ -9,7 +13,11 @@ pub trait SourceCheck {
     const LOOKS: bool;
 
     /// Copies bytes of a process's memory, which the kernel reaches by their bus address; `false` where it does not.
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool;
+    ///
+    /// # Safety
+    ///
+    /// As for [`FrameMemory::read`].
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool;
 
     /// Checks the first bytes of a frame, [`SOURCE_HEADERS`] of them or all, and where the device writes into them, if it does.
     ///
@@ -26,7 +34,7 @@ pub struct AnySource;
 impl SourceCheck for AnySource {
     const LOOKS: bool = false;
 
-    fn read(&self, _from: BusAddress, _into: &mut [u8]) -> bool {
+    unsafe fn read(&self, _from: BusAddress, _into: &mut [u8]) -> bool {
         false
     }
 
@@ -38,7 +46,13 @@ impl SourceCheck for AnySource {
 /// The kernel's view of the memory that processes registered.
 pub trait FrameMemory {
     /// Copies the bytes at `from`; `false` where the kernel has no view of them. The process may change them meanwhile.
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool;
+    ///
+    /// # Safety
+    ///
+    /// As many bytes from `from` on as `into` has must lie in memory that a process has registered, and stay registered while this runs: the
+    /// address is one that a [`RegionTable`](crate::memory::RegionTable), still borrowed, has translated for that many bytes.
+    /// Everything else that has an address on the bus is somebody's own.
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool;
 }
 
 /// Frames leave with names of these grants only: policy `no-spoof`.
@@ -54,8 +68,9 @@ impl<M: FrameMemory> SourceCheck for GrantedSource<'_, M> {
     const LOOKS: bool = true;
 
     #[inline]
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
-        self.memory.read(from, into)
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+        // SAFETY: the contract is the same.
+        unsafe { self.memory.read(from, into) }
     }
 
     fn check(&self, head: &[u8], written: Option<Layers>) -> Result<(), SpoofedField> {
@@ -91,11 +106,21 @@ impl Head {
 
     /// Copies the first bytes of `len` at `from`, as many as are still missing; their number, or `None` where they
     /// cannot be read.
-    pub fn gather(&mut self, source: &impl SourceCheck, from: BusAddress, len: u32) -> Option<u32> {
+    ///
+    /// # Safety
+    ///
+    /// The `len` bytes at `from` must be such as [`FrameMemory::read`] may read.
+    pub unsafe fn gather(
+        &mut self,
+        source: &impl SourceCheck,
+        from: BusAddress,
+        len: u32,
+    ) -> Option<u32> {
         let missing = self.bytes.get_mut(self.len..)?;
         let count = missing.len().min(len as usize);
         let into = missing.get_mut(..count)?;
-        if count > 0 && !source.read(from, into) {
+        // SAFETY: the first of the bytes that the caller answers for.
+        if count > 0 && !unsafe { source.read(from, into) } {
             return None;
         }
         self.len += count;

@@ -1,4 +1,8 @@
 //! The network card of the machine: the driver's control half, and the kernel's ends of its queues.
+#![expect(
+    unsafe_code,
+    reason = "implements a trait whose memory is read by bus address"
+)]
 
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::task::Poll;
@@ -94,7 +98,7 @@ pub(crate) fn names() -> NameGrant {
 struct View(&'static Memory);
 
 impl FrameMemory for View {
-    fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
+    unsafe fn read(&self, from: BusAddress, into: &mut [u8]) -> bool {
         self.0.peek(PhysAddr::new(from.as_u64()), into)
     }
 }

@@ -268,11 +268,17 @@ impl NvmeDevice {
                 Poll::Ready(self.controller.check().map_err(|error| error.kind()))
             }
             Operation::Silence => Poll::Ready(Ok(())),
-            Operation::Reset => self
-                .controller
-                .poll_reset(now)
-                .map_err(|error| error.kind()),
+            Operation::Reset => self.poll_reset(now),
         }
+    }
+
+    /// What the kernel had of pairs that were fenced goes before their memory is cleared and used anew.
+    fn poll_reset(&mut self, now: Instant) -> Poll<Result<(), ErrorKind>> {
+        let reset = self.controller.poll_reset(now);
+        if reset.is_ready() {
+            self.places.iter_mut().for_each(|place| place.fenced = None);
+        }
+        reset.map_err(|error| error.kind())
     }
 
     fn begin_claim(&mut self, spec: &QueueSpec, now: Instant) -> Result<(), ErrorKind> {

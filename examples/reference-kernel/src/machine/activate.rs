@@ -1,4 +1,5 @@
 //! Putting a lease into service, and out of it: the kernel's end of its queue, and what the process is told of it.
+#![expect(unsafe_code, reason = "has the one reference to a queue's marks made")]
 
 use core::sync::atomic::Ordering;
 
@@ -127,11 +128,14 @@ impl Machine {
         let side = Side::First;
         let view = |kind| self.view(memory, layout.part(kind)?);
         let entries = native(spec.first_ring.entries().into());
+        // SAFETY: a lease is made once after each time that its memory was connected and cleared. The end made before, if its device was
+        // reset, is gone with the reset; this one goes when the queue has stopped, or with the next, and the memory only then.
+        let busy = unsafe { self.marks(memory, layout.part(PartKind::Marks)?, entries) };
         let checked = CheckedMemory {
             shadow: view(PartKind::Written(side))?,
             submission: view(PartKind::Hardware(side))?,
             completion: view(PartKind::Read(side))?,
-            busy: self.marks(memory, layout.part(PartKind::Marks)?, entries)?,
+            busy: busy?,
         };
         let volume = self.volume(spec.volume?)?;
         let Setting { rules, map } = device.setting(spec.queue?, volume)?;

@@ -241,7 +241,11 @@ impl Machine {
     }
 
     /// The marks of command ids in a lease's notes.
-    pub(super) fn marks(
+    ///
+    /// # Safety
+    ///
+    /// What was taken of this part before must be gone, and the marks must go before the lease's memory does.
+    pub(super) unsafe fn marks(
         &self,
         memory: Memory,
         part: &Part,
@@ -260,8 +264,8 @@ impl Machine {
             .checked_add(part.offset as u64)?;
         let start = NonNull::new(paging::physical(start).cast::<BusyMark>())?;
         let marks = NonNull::slice_from_raw_parts(start, count.min(part.len));
-        // SAFETY: the part is mapped with all memory, holds zeroes, and is for the kernel's end of the one queue that the lease
-        // has, which goes before the lease does.
+        // SAFETY: the part is mapped with all memory, and holds marks or zeroes, which are free ones; the caller answers for there being
+        // no other reference to it, and for it outliving this one.
         Some(unsafe { &mut *marks.as_ptr() })
     }
 
