@@ -7,7 +7,7 @@ use crate::{
     mutant::Replacement,
     observed::Observed,
     qemu::machine::Nic,
-    report::{ATTACKS, IXGBE},
+    report::ATTACKS,
     session::{self, BootOptions, Script},
     workspace::Workspace,
 };
@@ -188,6 +188,7 @@ impl Build {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::IXGBE;
 
     #[test]
     fn every_attack_has_its_check_and_every_check_is_in_the_source() {

@@ -28,7 +28,7 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 253);
 /// The discard port, RFC 863.
 const DISCARD: &str = "9";
 
-/// EtherTypes of what only the kernel might say.
+/// The `EtherType` of what only the kernel might say.
 const PAUSE: u16 = 0x8808;
 const LLDP: u16 = 0x88cc;
 

@@ -2,7 +2,9 @@
 
 mod stops;
 
-pub(crate) use stops::{ATTACKS, IXGBE, NO_STOP};
+#[cfg(test)]
+pub(crate) use stops::IXGBE;
+pub(crate) use stops::{ATTACKS, NO_STOP};
 
 use crate::{
     capture::Analysis,
