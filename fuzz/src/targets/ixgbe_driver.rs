@@ -1,37 +1,37 @@
 //! The 82599 driver against a port that lies: registers that say anything, write-backs of anything.
 //!
-//! The driver may fail, with an error. It may not panic, wait longer than its own limits allow, go on without end, or lose
-//! or double a buffer.
+//! The port is brought up, pairs are claimed, used and given back, flows are steered and the port is reset, in any order. The
+//! driver may fail, with an error. It may not panic, wait longer than its own limits allow, go on without end, lose or double
+//! a buffer, take back what the port may still have, or break the few rules that hold whatever the port says.
 
-use core::{
-    cell::{Cell, RefCell},
-    task::Poll,
-    time::Duration,
-};
-use std::collections::BTreeMap;
+mod port;
+mod seat;
+
+use core::{cell::RefCell, task::Poll, time::Duration};
 
 use embedded_hal::delay::DelayNs;
 use parakernel_core::{
-    memory::{ArenaLayout, Pool, SegmentList},
-    mmio::{Registers, Width},
-    queue::{RxQueue as _, TxQueue as _},
-    ring::RingSize,
-    steering::Mac,
+    device::QueueIndex,
+    handle::RuleId,
+    steering::{Change, IpPrefix, Ipv4Prefix, Mac, Matches, PortRange, Protocol, Vlan},
     time::Instant,
 };
 use parakernel_nic_ixgbe::{
-    device::{Device, Pair, PairRings, ReceiveRing, Setup, Sharing, TransmitRing, Vector},
-    doorbell::Tail,
+    device::{Device, Pair, PairState, Setup, Sharing, Vector},
+    director::{Capacity, Config, Entry, Masks},
+    error::SteerError,
+    filter::Reach,
     id::Kind,
     offload::Metadata,
     pool::PoolNames,
-    rx::Receiver,
     stats::QueueStatistics,
-    tx::Sender,
+    steering::{Filter, Filters, set_ether_type},
 };
 
 use super::any_answer;
-use crate::{Report, Target, input::Input, memory::Pages};
+use crate::{Report, Target, input::Input};
+use port::Port;
+use seat::{BUFFERS, Memory, Seat};
 
 pub(super) const TARGET: Target = Target {
     name: "ixgbe_driver",
@@ -40,17 +40,12 @@ pub(super) const TARGET: Target = Target {
     max_len: 512,
 };
 
-/// Entries of each ring.
-const N: usize = 16;
-/// The buffers of frames.
-const BUFFERS: ArenaLayout = ArenaLayout {
-    stride: 1088,
-    headroom: 64,
-    header: 16,
-    count: 40,
-};
+/// Pairs that have owners here.
+const SEATS: usize = 2;
 /// The longest that bring-up may take: every step as long as it may.
 const LONGEST: u64 = 5_000_000_000;
+/// Operations after bring-up.
+const OPERATIONS: usize = 64;
 
 /// A clock that runs only while somebody waits.
 #[derive(Debug, Default)]
@@ -63,165 +58,296 @@ impl DelayNs for Clock {
     }
 }
 
-/// A port that mostly says what bring-up wants to hear.
-struct Port<'a> {
-    input: &'a RefCell<Input<'a>>,
-    written: RefCell<BTreeMap<usize, u32>>,
-    /// How many reads are answered rightly before the next lie.
-    honest: Cell<u64>,
-}
-
-impl Port<'_> {
-    fn is_time_to_lie(&self) -> bool {
-        let left = self.honest.get();
-        self.honest.set(left.saturating_sub(1));
-        if left == 0 {
-            let mut input = self.input.borrow_mut();
-            // An input that is used up tells no more lies.
-            let next = if input.is_empty() {
-                u64::MAX
-            } else {
-                input.below(2000)
-            };
-            self.honest.set(next);
-            return next != u64::MAX;
-        }
-        false
-    }
-}
-
-impl Registers for Port<'_> {
-    fn read(&self, offset: usize, width: Width) -> u64 {
-        assert_eq!(width, Width::U32);
-        if self.is_time_to_lie() {
-            let mut input = self.input.borrow_mut();
-            let word = input.word();
-            return [word & 0xFFFF_FFFF, 0xFFFF_FFFF, 0][usize::from(input.byte()) % 3];
-        }
-        let written = self.written.borrow().get(&offset).copied().unwrap_or(0);
-        u64::from(match offset {
-            // Nothing is under way, no reset goes on, no semaphore is taken.
-            0x0 => written & !(1 << 26 | 1 << 3),
-            0x8 | 0x1_0148 => 0,
-            0x1_0140 => written & 2,
-            0x1_0010 => 0x300,
-            0x2F00 => written | 8,
-            0x8D04 => 1,
-            0xA200 => 0x5634_1202,
-            0xA204 => 0x8000_9A78,
-            _ => written,
-        })
-    }
-
-    fn write(&self, offset: usize, width: Width, value: u64) {
-        assert!(width == Width::U32 && offset < 0x2_0000);
-        let value = u32::try_from(value).expect("32 bits");
-        self.written.borrow_mut().insert(offset, value);
-    }
-
-    fn len(&self) -> usize {
-        0x2_0000
-    }
-}
-
-/// All memory that the driver lends to the port.
-struct Memory {
-    receive: Pages,
-    transmit: Pages,
-    head: Pages,
-    buffers: Pages,
-}
-
 fn run(bytes: &[u8]) -> Report {
-    let page = |number: u64, bytes| Pages::new(bytes, 0x4000_0000 + number * 0x10_0000);
-    let memory = Memory {
-        receive: page(0, 16 * N),
-        transmit: page(1, 16 * N),
-        head: page(2, 4096),
-        buffers: page(3, BUFFERS.bytes()),
-    };
     let input = RefCell::new(Input::new(bytes));
-    let port = Port {
-        input: &input,
-        written: RefCell::default(),
-        honest: Cell::new(input.borrow_mut().below(4000)),
-    };
-    let sharing = if input.borrow_mut().byte() & 1 == 0 {
-        Sharing::Queues
-    } else {
-        Sharing::Pools
-    };
+    let port = Port::new(&input);
+    let memory = [0, 1].map(Memory::new);
+    let mut words = [[0; BUFFERS.count as usize]; SEATS];
+    let [first, second] = words.each_mut();
+    let seats = [(&memory[0], first), (&memory[1], second)]
+        .map(|(memory, words)| Seat::new(memory, memory.pool(words)));
     let mut pairs = [Pair::EMPTY; 4];
-    let setup = Setup {
-        sharing,
-        ..Setup::new(Kind::Sfp, &mut pairs)
-    };
+    let setup = setup(&mut pairs, &mut input.borrow_mut());
     let mut report = Report::default();
     let device = Device::bring_up(&port, &mut Clock::default(), setup);
     report.note("brought up", device.is_ok());
     if let Ok(device) = device {
-        use_rings(&port, &memory, &input, &mut report);
-        use_device(device, &memory, &input, &mut report);
+        port.choose_distance(&[300, 30, 8, 2000]);
+        let (mut filters, mut entries) = ([Filter::UNUSED; 4], [Entry::UNUSED; 4]);
+        let run = Run {
+            port: &port,
+            device,
+            filters: Filters::new(&mut filters, 0).with_director(&mut entries),
+            seats,
+            input: &input,
+            report: &mut report,
+            now: Instant::default(),
+            is_in_service: true,
+        };
+        run.drive();
     }
     report
 }
 
-/// Operations in any order, each polled to its end.
-fn use_device(
-    mut device: Device<'_, &Port<'_>>,
-    memory: &Memory,
-    input: &RefCell<Input<'_>>,
-    report: &mut Report,
-) {
-    let [receive, transmit] = [&memory.receive, &memory.transmit].map(ring_block);
-    let rings = PairRings {
-        receive: ReceiveRing::new(&receive, 1024).expect("a ring"),
-        transmit: TransmitRing::new(&transmit, &memory.head.block()).expect("a ring"),
+fn setup<'a>(pairs: &'a mut [Pair], input: &mut Input<'_>) -> Setup<'a> {
+    let choice = input.byte();
+    let director = Config {
+        capacity: Capacity::Small,
+        masks: Masks::CONNECTION,
     };
-    let mut now = Instant::default();
-    for _ in 0..64 {
-        if input.borrow().is_empty() {
+    Setup {
+        sharing: if choice & 1 == 0 {
+            Sharing::Queues
+        } else {
+            Sharing::Pools
+        },
+        max_frame: if choice & 2 == 0 { 1514 } else { 9014 },
+        director: (choice & 5 == 4).then_some(director),
+        ..Setup::new(Kind::Sfp, pairs)
+    }
+}
+
+/// A port in service, and who uses it.
+struct Run<'a, 'r> {
+    port: &'a Port<'a>,
+    device: Device<'a, &'a Port<'a>>,
+    filters: Filters<'a>,
+    seats: [Seat<'a>; SEATS],
+    input: &'a RefCell<Input<'a>>,
+    report: &'r mut Report,
+    now: Instant,
+    /// Not after a reset that failed.
+    is_in_service: bool,
+}
+
+impl Run<'_, '_> {
+    fn drive(mut self) {
+        for _ in 0..OPERATIONS {
+            if self.input.borrow().is_empty() {
+                break;
+            }
+            let choice = self.input.borrow_mut().byte();
+            // Mostly a pair that has a seat, now and then one that is not there.
+            let pair = [0, 1, 0, 1, 0, 1, 2, 15][usize::from(choice >> 5)];
+            match choice & 31 {
+                0..4 => self.claim(pair),
+                4..14 => self.work(usize::from(pair) % SEATS),
+                14..17 => self.release(pair),
+                17..21 => self.steer(choice >> 4),
+                21..23 => self.ask(choice >> 4),
+                23..26 => self.set(choice >> 4),
+                26..28 => self.use_pools(choice >> 4),
+                28..30 => any_answer(self.device.poll_drain(pair)),
+                30 => any_answer(self.device.pair_state(pair)),
+                _ => self.reset(),
+            }
+        }
+        self.end();
+    }
+
+    fn claim(&mut self, pair: u8) {
+        let metadata = self
+            .input
+            .borrow_mut()
+            .choose(&[Metadata::Header, Metadata::None]);
+        let before = self.device.pair_state(pair);
+        let Some(seat) = self.seats.get_mut(usize::from(pair)) else {
+            assert_eq!(before.is_some(), pair < self.device.pairs());
+            return;
+        };
+        if seat.is_taken() {
+            // Nothing is lent twice.
+            let is_claimable = before == Some(PairState::Free) && self.is_in_service;
+            assert!(!is_claimable, "the port has the memory still");
             return;
         }
-        let choice = input.borrow_mut().byte();
-        let pair = choice >> 5;
-        match choice & 15 {
-            0..=3 => {
-                let begun = device
-                    .begin_claim(pair, rings, Vector::new(pair), now)
-                    .is_ok();
-                let is_claimed =
-                    begun && until(&mut now, |now| device.poll_claim(pair, now)).is_ok();
-                report.note("claim", is_claimed);
+        let rings = seat.rings();
+        let begun = self
+            .device
+            .begin_claim(pair, rings, Vector::new(pair), self.now);
+        let is_right = before == Some(PairState::Free) && self.is_in_service;
+        assert_eq!(begun.is_ok(), is_right, "{before:?}");
+        if begun.is_err() {
+            return;
+        }
+        seat.prepare(self.port, pair, metadata);
+        let device = &mut self.device;
+        let claimed = until(&mut self.now, |now| device.poll_claim(pair, now));
+        self.report.note("claim", claimed.is_ok());
+        let state = self.device.pair_state(pair);
+        match claimed {
+            Ok(()) => {
+                assert_eq!(state, Some(PairState::Active));
+                seat.arm();
             }
-            4..=6 if device.begin_release(pair, now).is_ok() => {
-                let result = until(&mut now, |now| device.poll_release(pair, now));
-                report.note("release", result.is_ok());
+            Err(_) => assert_ne!(state, Some(PairState::Free)),
+        }
+    }
+
+    fn work(&mut self, seat: usize) {
+        let is_active = u8::try_from(seat)
+            .is_ok_and(|pair| self.device.pair_state(pair) == Some(PairState::Active));
+        if is_active {
+            self.seats[seat].work(&mut self.input.borrow_mut(), self.report);
+        }
+    }
+
+    fn release(&mut self, pair: u8) {
+        let before = self.device.pair_state(pair);
+        let begun = self.device.begin_release(pair, self.now);
+        assert_eq!(
+            begun.is_ok(),
+            before == Some(PairState::Active),
+            "{before:?}"
+        );
+        if begun.is_err() {
+            return;
+        }
+        let device = &mut self.device;
+        let released = until(&mut self.now, |now| device.poll_release(pair, now));
+        self.report.note("release", released.is_ok());
+        let is_free = self.device.pair_state(pair) == Some(PairState::Free);
+        assert_eq!(is_free, released.is_ok(), "{released:?}");
+        if let (Ok(()), Some(seat)) = (released, self.seats.get_mut(usize::from(pair))) {
+            seat.bury();
+        }
+    }
+
+    /// After a reset that succeeded nobody has anything, and the port has let go of everything.
+    fn reset(&mut self) {
+        self.device.begin_reset(self.now);
+        let device = &mut self.device;
+        let reset = until(&mut self.now, |now| device.poll_reset(now));
+        self.report.note("reset", reset.is_ok());
+        self.is_in_service = reset.is_ok();
+        if reset.is_ok() {
+            let mut pairs = 0..self.device.pairs();
+            assert!(pairs.all(|pair| self.device.pair_state(pair) == Some(PairState::Free)));
+            self.seats.iter_mut().for_each(Seat::bury);
+            self.filters.restore(&self.device);
+            let restored = self.await_filters();
+            self.report.note("rules again", restored.is_ok());
+        }
+    }
+
+    fn await_filters(&mut self) -> Result<(), SteerError> {
+        let (filters, device) = (&mut self.filters, &self.device);
+        until(&mut self.now, |now| filters.poll(device, now))
+    }
+
+    fn steer(&mut self, choice: u8) {
+        let number = self.input.borrow_mut().byte();
+        let rule = RuleId::new(u32::from(number & 7), 0);
+        let change = if choice & 8 == 0 {
+            let matches = matches(self.device.mac(), &mut self.input.borrow_mut());
+            let queue = QueueIndex::new((self.input.borrow_mut().byte() & 7).into());
+            any_answer(Filters::can_express(&self.device, &matches));
+            Change::Add {
+                rule,
+                matches,
+                queue,
             }
-            7 => any_answer(device.poll_drain(pair)),
-            8 => {
-                device.begin_reset(now);
-                report.note(
-                    "reset",
-                    until(&mut now, |now| device.poll_reset(now)).is_ok(),
-                );
+        } else {
+            Change::Remove { rule }
+        };
+        let begun = self.filters.change(&self.device, change);
+        let changed = begun.and_then(|()| self.await_filters());
+        self.report.note("rule", changed.is_ok());
+    }
+
+    /// What the port says of itself.
+    fn ask(&mut self, choice: u8) {
+        let device = &self.device;
+        match choice {
+            0 => any_answer((device.link(), device.has_module(), device.take_cause())),
+            1..4 => device.add_statistics(choice, &mut QueueStatistics::default()),
+            4 => any_answer((device.director_room(), device.is_promiscuous())),
+            5 => any_answer((device.is_gone(), device.mac())),
+            6 => device.flush(),
+            _ => any_answer((device.take_missed(), device.sides(choice))),
+        }
+    }
+
+    /// What is set for the whole port.
+    fn set(&mut self, choice: u8) {
+        let device = &self.device;
+        // The port has choices to make meanwhile.
+        let choices: [u8; 12] = self.input.borrow_mut().bytes();
+        let mut input = Input::new(&choices);
+        match choice {
+            0 => device.set_reach(input.choose(&[Reach::Own, Reach::AllGroups, Reach::Everything])),
+            1 => any_answer(device.set_groups(&[Mac(input.bytes())])),
+            2 => any_answer(device.spread(&[input.byte(); 40], &[input.byte() & 31; 128])),
+            3 => any_answer(vlan(&mut input).map(|vlan| device.set_vlan(vlan, true))),
+            4 => {
+                let number = input.byte();
+                if let Some(vector) = Vector::new(number) {
+                    device.set_interval(vector, Duration::from_micros(input.word()));
+                    device.arm(vector);
+                    device.mask(vector);
+                }
             }
-            9 => any_answer((device.link(), device.has_module(), device.take_cause())),
-            10 => device.add_statistics(pair, &mut QueueStatistics::default()),
-            11 => any_answer(device.open_pool(pair, names(input))),
-            12 => any_answer(device.close_pool(pair)),
-            13 => any_answer(device.set_rate(pair, Some(choice.into()), 10_000)),
-            _ => any_answer(device.take_missed()),
+            5 => device.set_counter(input.byte(), input.byte()),
+            6 => device.watch_port(),
+            _ => {
+                let rule = (0x8800 | u16::from(input.byte()), input.byte());
+                any_answer(set_ether_type(device, choice, Some(rule)));
+            }
+        }
+    }
+
+    fn use_pools(&mut self, pool: u8) {
+        let device = &self.device;
+        let choices: [u8; 4] = self.input.borrow_mut().bytes();
+        let mut input = Input::new(&choices);
+        match input.byte() & 3 {
+            0 | 1 => {
+                let names = PoolNames {
+                    mac: Mac([2, 0, 0, 0, 0, 9]),
+                    vlan: vlan(&mut input),
+                };
+                any_answer(device.open_pool(pool, names));
+            }
+            2 => any_answer(device.close_pool(pool)),
+            _ => any_answer(device.set_rate(pool, Some(input.byte().into()), 10_000)),
+        }
+    }
+
+    /// The port is left as it is, or made to forget all: then everybody has everything back.
+    fn end(mut self) {
+        let shut = self.device.shut_down(&mut Clock::default());
+        self.report.note("shut down", shut.is_ok());
+        if shut.is_ok() {
+            self.seats.iter_mut().for_each(Seat::bury);
         }
     }
 }
 
-fn names(input: &RefCell<Input<'_>>) -> PoolNames {
-    let number = input.borrow_mut().below(4096);
-    PoolNames {
-        mac: Mac([2, 0, 0, 0, 0, 9]),
-        vlan: parakernel_core::steering::Vlan::new(u16::try_from(number).unwrap_or(0)),
+fn vlan(input: &mut Input<'_>) -> Option<Vlan> {
+    let number = input.below(4096);
+    Vlan::new(u16::try_from(number).unwrap_or(0))
+}
+
+/// A rule of a few kinds, most of which some filter can express.
+fn matches(mac: Mac, input: &mut Input<'_>) -> Matches {
+    let host = |last| Some(IpPrefix::V4(Ipv4Prefix::host([10, 0, 0, last].into())));
+    let mut matches = Matches::to(mac, IpPrefix::V4(Ipv4Prefix::host([10, 0, 0, 1].into())));
+    matches.address = host(input.byte() & 3);
+    matches.protocol = input.choose(&[None, Some(Protocol::Udp), Some(Protocol::Tcp)]);
+    if input.one_in(4) {
+        matches.source = host(9);
     }
+    let port = u16::from(input.byte());
+    let last = port + u16::from(input.one_in(16));
+    if matches.protocol.is_some()
+        && let Some(range) = PortRange::new(port, last)
+    {
+        matches.ports = range;
+        if input.one_in(2) {
+            matches.source_ports = range;
+        }
+    }
+    matches
 }
 
 /// Polls until it is ready, which it must be some time.
@@ -233,73 +359,4 @@ fn until<T>(now: &mut Instant, mut poll: impl FnMut(Instant) -> Poll<T>) -> T {
         *now = now.saturating_add(Duration::from_micros(100));
     }
     panic!("an operation without an end");
-}
-
-/// The part of a page that a ring takes.
-fn ring_block(pages: &Pages) -> parakernel_core::memory::DmaBlock<'_> {
-    pages
-        .block()
-        .split_at(16 * N)
-        .expect("longer than a ring")
-        .0
-}
-
-/// Frames there and back, over rings that anything is written into.
-fn use_rings(port: &Port<'_>, memory: &Memory, input: &RefCell<Input<'_>>, report: &mut Report) {
-    let metadata = [Metadata::None, Metadata::Header][usize::from(input.borrow_mut().byte() & 1)];
-    let bell = |offset| Tail::new(port, offset, RingSize::new(16).expect("a size"));
-    let (ring, arena) = (memory.receive.shared(), memory.buffers.arena(BUFFERS));
-    let mut words = [0; BUFFERS.count as usize];
-    let mut pool = Pool::new(arena, &mut words);
-    let rx = Receiver::<_, N>::new(ring, ring, bell(0x1018), &BUFFERS, metadata);
-    let arena = pool.arena().again();
-    let (ring, head) = (memory.transmit.shared(), memory.head.shared());
-    let tx = Sender::<_, N>::new(ring, head, bell(0x6018), arena, metadata);
-    let (mut rx, mut tx) = (rx.expect("rings"), tx.expect("rings"));
-    rx.arm(&mut pool);
-    let mut list = [0; 24];
-    let mut frames = SegmentList::new(&mut list);
-    for _ in 0..24 {
-        lie(memory, &mut input.borrow_mut());
-        let received = rx.poll(&mut pool, &mut frames, 8);
-        report.note("receive", received.is_ok());
-        assert!(
-            frames
-                .iter()
-                .all(|segment| (1..=1024).contains(&segment.len()))
-        );
-        any_answer(tx.submit(&mut frames));
-        frames.clear_into(&mut pool);
-        let reclaimed = tx.reclaim(&mut pool);
-        report.note("reclaim", reclaimed.is_ok());
-        if received.is_err() || reclaimed.is_err() {
-            break;
-        }
-    }
-    rx.dismantle(&mut pool);
-    tx.dismantle(&mut pool);
-    assert_eq!(
-        pool.free(),
-        usize::from(BUFFERS.count),
-        "a buffer was lost or doubled"
-    );
-}
-
-/// The port writes some descriptors and a head, mostly such as it may.
-fn lie(memory: &Memory, input: &mut Input<'_>) {
-    for _ in 0..input.below(4) {
-        let slot = usize::from(input.byte()) % N;
-        let len = 17 + input.below(1000);
-        let ends = u64::from(!input.one_in(4)) << 1;
-        let status = if input.one_in(32) {
-            input.word()
-        } else {
-            1 | ends | len << 32
-        };
-        memory.receive.store(2 * slot, input.byte().into());
-        memory.receive.store(2 * slot + 1, status);
-    }
-    if input.one_in(8) {
-        memory.head.store(0, input.below(20));
-    }
 }
