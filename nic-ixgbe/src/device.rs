@@ -22,10 +22,12 @@ use crate::{
 
 mod claim;
 mod configure;
+mod halves;
 mod pair;
 mod ring;
 mod start;
 
+pub use halves::Halves;
 pub(crate) use pair::Queues;
 pub use pair::{GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, Sides, Vector};
 pub use ring::{ReceiveRing, Tags, TransmitRing};

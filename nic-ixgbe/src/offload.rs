@@ -3,6 +3,8 @@
 //! An arena whose layout has a header of [`HEADER_LEN`] bytes carries it: a receive queue writes there what the device
 //! found, a transmit queue reads there what the device is to do. Without it, frames are only moved, which is faster.
 
+use parakernel_core::memory::ArenaLayout;
+
 use crate::descriptor::{Classification, Completion, Context, Headers, Offloads, RawDescriptor};
 
 /// Bytes of the header.
@@ -16,6 +18,25 @@ pub enum Metadata {
     None,
     /// In the arena's header, of [`HEADER_LEN`] bytes.
     Header,
+}
+
+impl Metadata {
+    /// A layout for `count` buffers of 2 KiB for frames, with room for the header or without it.
+    #[must_use]
+    pub const fn layout(self, count: u16) -> ArenaLayout {
+        #[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
+        let header = match self {
+            Self::None => 0,
+            Self::Header => HEADER_LEN as u32,
+        };
+        ArenaLayout {
+            // An odd number of cache lines.
+            stride: 2112,
+            headroom: 64,
+            header,
+            count,
+        }
+    }
 }
 
 /// What the device found in a received frame.

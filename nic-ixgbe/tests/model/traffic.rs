@@ -5,6 +5,7 @@ use core::time::Duration;
 use parakernel_core::{
     device::QueueIndex,
     handle::RuleId,
+    memory::{ArenaLayout, Pool},
     queue::TxQueue,
     steering::{Change, IpPrefix, Ipv4Prefix, Matches},
 };
@@ -18,7 +19,7 @@ use parakernel_nic_ixgbe::{
 };
 
 use crate::rig::{
-    JUMBO, LAYOUT, MAC, Machine, N, QUEUES, checksum, claim, poll, receive, release, udp,
+    DEVICE, JUMBO, LAYOUT, MAC, Machine, N, QUEUES, checksum, claim, poll, receive, release, udp,
 };
 
 #[test]
@@ -113,6 +114,39 @@ fn all_pairs_have_owners_and_pass_their_own_frames() {
     }
     machine.settle();
     machine.assert_clean();
+}
+
+/// An owner of a pair with nobody in between has both data halves from the control half.
+#[test]
+fn queues_come_with_memory_that_fits() {
+    let machine = Machine::new(10);
+    let mut pairs = [Pair::EMPTY; 1];
+    let device = machine.with_link(QUEUES, &mut pairs);
+    let lend = |len: usize| {
+        let block = machine.memory.lend(DEVICE, 4096, Lease(1)).unwrap();
+        block.split_at(len).unwrap().0
+    };
+    let pool_of = |layout: ArenaLayout| {
+        let arena = machine.memory.lend_arena(DEVICE, layout, Lease(1)).unwrap();
+        Pool::new(arena, vec![0; layout.count.into()].leak())
+    };
+    let pool = pool_of(Metadata::None.layout(96));
+    let small = ArenaLayout {
+        stride: 1024,
+        ..Metadata::None.layout(96)
+    };
+    let is_made = |pair, lens: [usize; 3], pool: &Pool<'_>| {
+        device.queues::<N>(pair, &lens.map(lend), pool).is_some()
+    };
+    assert!(is_made(0, [16 * N, 16 * N, 4], &pool));
+    assert!(is_made(127, [16 * N, 16 * N, 4], &pool));
+    assert!(!is_made(128, [16 * N, 16 * N, 4], &pool));
+    for lens in [[32 * N, 16 * N, 4], [16 * N, 8 * N, 4], [16 * N, 16 * N, 0]] {
+        assert!(!is_made(0, lens, &pool), "{lens:?}");
+    }
+    assert!(!is_made(0, [16 * N, 16 * N, 4], &pool_of(small)));
+    let own = Metadata::Header.layout(96);
+    assert_eq!((own.header, own.is_valid()), (16, true));
 }
 
 /// Frames for a process arrive while its queue is taken back: once it is, the card leaves its memory alone, and another

@@ -35,12 +35,11 @@ use parakernel_mock_hw::{
 use parakernel_nic_ixgbe::{
     checked::{CheckedReceiver, CheckedSender, FrameMemory, GrantedSource, Heads, Progress},
     device::{
-        Device, GRACE, Pair, PairRings, PairState, QUEUE_LIMIT, ReceiveRing, Setup, TransmitRing,
-        Vector as CardVector,
+        Device, GRACE, Halves, Pair, PairRings, PairState, QUEUE_LIMIT, ReceiveRing, Setup,
+        TransmitRing, Vector as CardVector,
     },
     doorbell::Tail,
     id::Kind,
-    offload::Metadata,
     rx::{Receiver, buffer_size},
     steering::{FILTERS, Filter, Filters},
     tx::Sender,
@@ -115,6 +114,8 @@ struct Place {
     is_fenced: bool,
 }
 
+type Port = Device<'static, Bar>;
+
 /// The kernel's own pair, nobody between it and the card.
 struct Own {
     rx: Receiver<'static, Tail<Bar>, N>,
@@ -127,28 +128,18 @@ struct Own {
 
 impl Own {
     /// Buffers and empty rings, of which the card knows nothing yet.
-    fn new(model: &Ixgbe, ram: &'static Memory) -> Self {
+    fn new(port: &Port, ram: &'static Memory) -> Self {
         let memory = [16 * N, 16 * N, 64].map(|len| {
             let block = ram.lend(DEVICE, PAGE, KERNEL).unwrap();
             block.split_at(len).unwrap().0
         });
         let arena = ram.lend_arena(DEVICE, LAYOUT, KERNEL).unwrap();
         let pool = Pool::new(arena, leak(LAYOUT.count.into(), || 0));
-        Self::with(model, memory, pool)
+        Self::with(port, memory, pool)
     }
 
-    fn with(model: &Ixgbe, memory: [DmaBlock<'static>; 3], pool: Pool<'static>) -> Self {
-        let [receive, transmit, head] = &memory;
-        let rx_bell = bell(model, Device::<Bar>::receive_tail(KERNEL_PAIR), N);
-        let tx_bell = bell(model, Device::<Bar>::transmit_tail(KERNEL_PAIR), N);
-        let (ring, word) = (receive.memory(), head.memory());
-        let rx = Receiver::new(ring, ring, rx_bell, &LAYOUT, Metadata::Header).unwrap();
-        let (ring, arena) = (transmit.memory(), pool.arena().again());
-        let tx = Sender::new(ring, word, tx_bell, arena, Metadata::Header).unwrap();
-        let rings = PairRings {
-            receive: ReceiveRing::new(receive, rx.posted()).unwrap(),
-            transmit: TransmitRing::new(transmit, head).unwrap(),
-        };
+    fn with(port: &Port, memory: [DmaBlock<'static>; 3], pool: Pool<'static>) -> Self {
+        let Halves { rings, rx, tx } = port.queues(KERNEL_PAIR, &memory, &pool).unwrap();
         Self {
             rx,
             tx,
@@ -159,7 +150,7 @@ impl Own {
     }
 
     /// The same pair with rings that begin anew: the card has let go of all that it had.
-    fn renewed(self, model: &Ixgbe, ram: &'static Memory) -> Self {
+    fn renewed(self, port: &Port, ram: &'static Memory) -> Self {
         let Self {
             rx,
             tx,
@@ -174,7 +165,7 @@ impl Own {
             let len = block.len();
             ram.fill(Range { start, len }, 0);
         }
-        Self::with(model, memory, pool)
+        Self::with(port, memory, pool)
     }
 }
 
@@ -182,7 +173,7 @@ pub(crate) struct Card {
     pub(crate) model: Ixgbe,
     pub(crate) wire: Wire,
     world: &'static World,
-    device: Device<'static, Bar>,
+    device: Port,
     filters: Filters<'static>,
     ram: &'static Memory,
     own: Option<Own>,
@@ -200,7 +191,7 @@ impl Card {
         model.config_space().enable();
         let setup = Setup::new(Kind::Sfp, vec![Pair::EMPTY; pairs].leak());
         let mut device = Device::bring_up(model.bar0(), &mut world.clone(), setup).unwrap();
-        let mut own = Own::new(&model, ram);
+        let mut own = Own::new(&device, ram);
         start(world, &mut device, own.rings);
         own.rx.arm(&mut own.pool);
         let card = Self {
@@ -370,7 +361,7 @@ impl Card {
             place.rings = None;
         }
         let own = self.own.take().unwrap();
-        let own = self.own.insert(own.renewed(&self.model, self.ram));
+        let own = self.own.insert(own.renewed(&self.device, self.ram));
         start(self.world, &mut self.device, own.rings);
         own.rx.arm(&mut own.pool);
     }
@@ -480,7 +471,7 @@ fn bell(model: &Ixgbe, offset: Option<usize>, entries: usize) -> Tail<Bar> {
 }
 
 /// Has the kernel's pair made.
-fn start(world: &World, device: &mut Device<'static, Bar>, rings: PairRings) {
+fn start(world: &World, device: &mut Port, rings: PairRings) {
     device
         .begin_claim(KERNEL_PAIR, rings, None, world.now())
         .unwrap();
