@@ -8,6 +8,7 @@
 //! difference in items. What is done once, such as the first touch of a table, cancels.
 
 mod control;
+mod ixgbe_control;
 mod memory;
 mod nic_ixgbe;
 mod nic_virtio;
@@ -15,6 +16,7 @@ mod nothing;
 mod nvme;
 mod peer;
 pub mod phases;
+mod steering;
 
 use core::time::Duration;
 use std::time::Instant;
@@ -29,6 +31,12 @@ pub trait Phase: Sized {
 
     /// Works on up to `batch` items and returns how many it were.
     fn measured(&mut self, batch: usize) -> usize;
+
+    /// What is not counted but known: by its name and in its own unit.
+    #[must_use]
+    fn figures() -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
 }
 
 /// The function that instructions are counted in.
@@ -44,6 +52,8 @@ pub struct Entry {
     pub name: &'static str,
     /// Runs so many rounds of so many items; returns the items done and the time spent in the counted half.
     pub run: fn(batch: usize, rounds: usize) -> (usize, Duration),
+    /// What is not counted but known: by its name and in its own unit.
+    pub figures: fn() -> Vec<(&'static str, f64)>,
 }
 
 /// The entry of a phase.
@@ -52,6 +62,7 @@ pub const fn entry<P: Phase>(name: &'static str) -> Entry {
     Entry {
         name,
         run: run::<P>,
+        figures: P::figures,
     }
 }
 

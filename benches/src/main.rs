@@ -1,9 +1,10 @@
-//! `parakernel-bench list`, `parakernel-bench run NAME BATCH ROUNDS`: what `cargo xtask bench` counts and times.
+//! `parakernel-bench list`, `parakernel-bench run NAME BATCH ROUNDS`, `parakernel-bench figures NAME`:
+//! what `cargo xtask bench` counts and times.
 
 use parakernel_bench::phases::{PHASES, find};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: parakernel-bench list | parakernel-bench run NAME BATCH ROUNDS";
+const USAGE: &str = "usage: parakernel-bench list | run NAME BATCH ROUNDS | figures NAME";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +36,12 @@ fn perform(words: &[&str]) -> Result<String, String> {
             };
             let (items, spent) = (entry.run)(number(batch)?, number(rounds)?);
             Ok(format!("items {items}\nnanoseconds {}", spent.as_nanos()))
+        }
+        ["figures", name] => {
+            let entry = find(name).ok_or_else(|| format!("there is no phase `{name}`"))?;
+            let lines = (entry.figures)().into_iter();
+            let lines = lines.map(|(name, value)| format!("{name} {value}"));
+            Ok(lines.collect::<Vec<_>>().join("\n"))
         }
         _ => Err(USAGE.to_owned()),
     }

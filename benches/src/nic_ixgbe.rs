@@ -27,8 +27,8 @@ use crate::{
     memory::{IOVA, leak, pool, regions},
 };
 
-const N: usize = 512;
-const LAYOUT: ArenaLayout = ArenaLayout {
+pub(crate) const N: usize = 512;
+pub(crate) const LAYOUT: ArenaLayout = ArenaLayout {
     stride: 2112,
     headroom: 64,
     header: 0,
@@ -38,7 +38,7 @@ const LAYOUT: ArenaLayout = ArenaLayout {
 type Bell = MappedTail;
 
 /// A tail register and the doorbell that writes it.
-fn bell() -> (&'static MappedRegisters, Bell) {
+pub(crate) fn bell() -> (&'static MappedRegisters, Bell) {
     let (_, page) = leak(PAGE_SIZE);
     // SAFETY: leaked, aligned, and used as registers only.
     let registers = Box::leak(Box::new(unsafe { MappedRegisters::new(page, PAGE_SIZE) }));

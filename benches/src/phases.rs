@@ -1,6 +1,9 @@
 //! All phases by name.
 
-use crate::{Entry, control::Control, entry, nic_ixgbe, nic_virtio, nothing::Nothing, nvme, peer};
+use crate::{
+    Entry, control::Control, entry, ixgbe_control, nic_ixgbe, nic_virtio, nothing::Nothing, nvme,
+    peer, steering,
+};
 
 /// Every phase, in the order of the report.
 pub const PHASES: &[Entry] = &[
@@ -11,6 +14,10 @@ pub const PHASES: &[Entry] = &[
     entry::<nic_ixgbe::SendOnly>("nic-ixgbe/tx"),
     entry::<nic_ixgbe::ValidateReceive>("nic-ixgbe/validate-rx"),
     entry::<nic_ixgbe::ValidateTransmit>("nic-ixgbe/validate-tx"),
+    entry::<ixgbe_control::Claim>("nic-ixgbe/claim"),
+    entry::<ixgbe_control::Steer>("nic-ixgbe/rule"),
+    entry::<steering::Insert<0>>("core/rule"),
+    entry::<steering::Insert<4096>>("core/rule-among-4096"),
     entry::<nic_virtio::Forward>("nic-virtio/split-forward"),
     entry::<nic_virtio::ValidateReceive>("nic-virtio/validate-rx"),
     entry::<nic_virtio::ValidateTransmit>("nic-virtio/validate-tx"),

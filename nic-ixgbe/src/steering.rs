@@ -59,6 +59,9 @@ impl Filter {
 #[derive(Debug)]
 pub struct Filters<'a> {
     filters: &'a mut [Filter],
+    /// Which of them are unused, and which are those of rules that were removed: a bit for each.
+    unused: u128,
+    removed: u128,
     director: Director<'a>,
     /// The queue of [`QueueIndex`](parakernel_core::device::QueueIndex) 0.
     first: u8,
@@ -82,6 +85,8 @@ impl<'a> Filters<'a> {
         let count = filters.len().min(FILTERS);
         Self {
             filters: filters.get_mut(..count).unwrap_or_default(),
+            unused: (0..count).fold(0, |bits, index| bits | 1 << index),
+            removed: 0,
             director: Director::new(&mut []),
             first,
         }
@@ -162,9 +167,9 @@ impl<'a> Filters<'a> {
     /// [polled](Self::poll) until it is done, before anything is received for a process.
     pub fn restore<R: Registers>(&mut self, device: &Device<'_, R>) {
         self.director.begin_restore();
-        for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
-            if let State::InForce(_, matches) | State::Removed(matches) = filter.0 {
-                filter.0 = retire(device, index, matches);
+        for index in 0..self.filters.len() {
+            if let Some(State::InForce(_, matches) | State::Removed(matches)) = self.state(index) {
+                self.set(index, retire(device, index, matches));
             }
         }
     }
@@ -202,9 +207,7 @@ impl<'a> Filters<'a> {
         (rule, matches): (RuleId, Matches),
         (index, tuple, queue): (usize, Tuple, u8),
     ) -> Result<(), SteerError> {
-        let filter = self.filters.get_mut(index).ok_or(SteerError::Full)?;
-        filter.0 = State::InForce(rule, matches);
-        let index = u8::try_from(index).map_err(|_| SteerError::Full)?;
+        self.set(index, State::InForce(rule, matches));
         write(device, index, &tuple, (queue, IN_FORCE));
         self.release_covered(device, &matches);
         Ok(())
@@ -213,19 +216,17 @@ impl<'a> Filters<'a> {
     /// The filter of the same flow that was removed, else an unused one, else any that was removed, unless the Flow Director
     /// may have room: the frames of that one then go to the kernel's queue, as those of no rule do.
     fn place_for(&self, matches: &Matches, has_other: bool) -> Option<usize> {
-        let find = |wanted: &dyn Fn(&State) -> bool| {
-            self.filters.iter().position(|filter| wanted(&filter.0))
-        };
-        find(&|state| matches!(state, State::Removed(other) if other == matches))
-            .or_else(|| find(&|state| *state == State::Unused))
-            .or_else(|| find(&|state| !has_other && matches!(state, State::Removed(_))))
+        let is_same = |&index: &usize| self.state(index) == Some(State::Removed(*matches));
+        let same = bits(self.removed).find(is_same);
+        let other = bits(self.removed).find(|_| !has_other);
+        same.or_else(|| bits(self.unused).next()).or(other)
     }
 
     /// Filters of removed rules that the new one speaks about are of no more use.
     fn release_covered<R: Registers>(&mut self, device: &Device<'_, R>, matches: &Matches) {
-        for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
-            if matches!(filter.0, State::Removed(other) if other.overlaps(matches)) {
-                filter.0 = State::Unused;
+        for index in bits(self.removed) {
+            if matches!(self.state(index), Some(State::Removed(other)) if other.overlaps(matches)) {
+                self.set(index, State::Unused);
                 switch_off(device, index);
             }
         }
@@ -233,18 +234,43 @@ impl<'a> Filters<'a> {
 
     /// Leads the frames of a rule to the drop queue; one that is not known is out already.
     fn remove<R: Registers>(&mut self, device: &Device<'_, R>, rule: RuleId) {
-        for (index, filter) in (0_u8..).zip(self.filters.iter_mut()) {
-            if let State::InForce(id, matches) = filter.0
+        for index in 0..self.filters.len() {
+            if let Some(State::InForce(id, matches)) = self.state(index)
                 && id == rule
             {
-                filter.0 = retire(device, index, matches);
+                self.set(index, retire(device, index, matches));
             }
         }
     }
+
+    /// What is known of a filter.
+    fn state(&self, index: usize) -> Option<State> {
+        self.filters.get(index).map(|filter| filter.0)
+    }
+
+    fn set(&mut self, index: usize, state: State) {
+        let Some(filter) = self.filters.get_mut(index) else {
+            return;
+        };
+        filter.0 = state;
+        let bit = 1 << index;
+        let only_if = |is_so: bool| if is_so { bit } else { 0 };
+        self.unused = self.unused & !bit | only_if(state == State::Unused);
+        self.removed = self.removed & !bit | only_if(matches!(state, State::Removed(_)));
+    }
+}
+
+/// The numbers of the bits that are set.
+fn bits(mut set: u128) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = set.trailing_zeros();
+        set &= set.checked_sub(1)?;
+        Some(lowest as usize)
+    })
 }
 
 /// Leads the frames of a filter to the drop queue, or with those of no rule to the kernel's where there is none.
-fn retire<R: Registers>(device: &Device<'_, R>, index: u8, matches: Matches) -> State {
+fn retire<R: Registers>(device: &Device<'_, R>, index: usize, matches: Matches) -> State {
     match (device.drop_queue(), tuple_of(&matches)) {
         (Some(queue), Some(tuple)) => {
             write(device, index, &tuple, (queue, REMOVED));
@@ -371,14 +397,19 @@ fn port(range: PortRange) -> Option<Option<u16>> {
     }
 }
 
+/// Where the registers of a filter are.
+fn place(index: usize) -> Option<usize> {
+    FiveTupleBlock::base(u8::try_from(index).ok()?)
+}
+
 /// Writes a filter, on as its last step. One that is on already is off in between: its frames go to the kernel's queue.
 fn write<R: Registers>(
     device: &Device<'_, R>,
-    index: u8,
+    index: usize,
     tuple: &Tuple,
     (queue, priority): (u8, u64),
 ) {
-    let Some(base) = FiveTupleBlock::base(index) else {
+    let Some(base) = place(index) else {
         return;
     };
     let row = device.row::<FiveTupleBlock>(base);
@@ -403,8 +434,8 @@ fn write<R: Registers>(
     row.write(on);
 }
 
-fn switch_off<R: Registers>(device: &Device<'_, R>, index: u8) {
-    if let Some(base) = FiveTupleBlock::base(index) {
+fn switch_off<R: Registers>(device: &Device<'_, R>, index: usize) {
+    if let Some(base) = place(index) {
         device.row::<FiveTupleBlock>(base).write(Ftqf::default());
     }
 }

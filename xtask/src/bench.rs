@@ -54,7 +54,7 @@ pub(crate) struct Options {
 pub(crate) struct Figure {
     name: String,
     batch: u32,
-    /// Per item.
+    /// Per item; a figure that is not counted is in its own unit.
     instructions: f64,
     budget: Option<f64>,
 }
@@ -85,17 +85,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let names: Vec<_> = list.lines().filter(|name| name.contains(filter)).collect();
     for name in &names {
         for batch in BATCHES {
-            for (name, instructions) in count(&program, &disassembly, &scratch, name, batch)? {
-                let budget = budgets.of(&name, batch);
-                let figure = Figure {
-                    name,
-                    batch,
-                    instructions,
-                    budget,
-                };
-                println!("{}", row(&figure));
-                figures.push(figure);
+            for (name, value) in count(&program, &disassembly, &scratch, name, batch)? {
+                figures.push(figure(&budgets, name, batch, value));
             }
+        }
+        for (name, value) in known(&program, name)? {
+            figures.push(figure(&budgets, name, 1, value));
         }
     }
     if let Some(path) = &options.json {
@@ -105,6 +100,31 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     times::compare(&program, &names)?;
     println!("Time goals against peers that no registry installs: not measured in this run.");
     judge(&figures, &budgets)
+}
+
+fn figure(budgets: &Budgets, name: String, batch: u32, instructions: f64) -> Figure {
+    let budget = budgets.of(&name, batch);
+    let figure = Figure {
+        name,
+        batch,
+        instructions,
+        budget,
+    };
+    println!("{}", row(&figure));
+    figure
+}
+
+/// What a phase knows without being counted: registers written, bytes of memory.
+fn known(program: &Path, name: &str) -> Result<Vec<(String, f64)>> {
+    let said = process::read(Command::new(program).args(["figures", name]))?;
+    let parse = |line: &str| {
+        let (what, value) = line.split_once(' ').context("no value")?;
+        Ok((format!("{name}:{what}"), value.parse()?))
+    };
+    said.lines()
+        .filter(|line| !line.is_empty())
+        .map(parse)
+        .collect()
 }
 
 fn judge(figures: &[Figure], budgets: &Budgets) -> Result<ExitCode> {

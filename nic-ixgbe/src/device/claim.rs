@@ -150,6 +150,13 @@ impl<R: Registers> Device<'_, R> {
         queues(&self.registers, pair).map_or(off, |queues| queues.sides())
     }
 
+    /// What is the same for whoever uses the queues, for all of them.
+    pub(super) fn keep_order(&self) {
+        for queues in (0..self.pairs()).filter_map(|pair| queues(&self.registers, pair)) {
+            queues.keep_order();
+        }
+    }
+
     /// The state of a pair, and its registers.
     fn slot(&mut self, pair: u8) -> Result<(&mut Pair, Queues<'_, R>), PairError> {
         let missing = PairError::NoSuchPair(pair);

@@ -42,6 +42,7 @@ impl<R: Registers> Device<'_, R> {
         self.clear_filters();
         self.set_up_receive()?;
         self.set_up_transmit();
+        self.keep_order();
         if self.sharing == Sharing::Pools {
             self.set_up_pools();
         }

@@ -280,12 +280,6 @@ impl<R: Registers> Queues<'_, R> {
                 .with(Srrctl::DESCTYPE, 1)
                 .with(Srrctl::DROP_EN, 1),
         );
-        queue.modify(|dca: DcaRxctrl| {
-            dca.with(DcaRxctrl::RESERVED_12, 0)
-                .with(DcaRxctrl::RX_DESC_READ_RO_EN, 0)
-                .with(DcaRxctrl::RX_DATA_WRITE_RO_EN, 0)
-                .with(DcaRxctrl::RX_REP_HEADER_RO_EN, 0)
-        });
         let strip = u64::from(ring.tags == Tags::Stripped);
         queue.modify(|it: Rxdctl| it.with(Rxdctl::VME, strip).with(Rxdctl::ENABLE, 1));
     }
@@ -308,17 +302,27 @@ impl<R: Registers> Queues<'_, R> {
         unsafe { queue.write_address(head_low) };
         // SAFETY: as above.
         unsafe { queue.write_address(Tdwbah::from_bits(head_high)) };
-        queue.modify(|dca: DcaTxctrl| {
-            dca.with(DcaTxctrl::TX_DESC_READ_RO_EN, 0)
-                .with(DcaTxctrl::TX_DESC_WB_RO_EN, 0)
-                .with(DcaTxctrl::TX_DATA_READ_RO_EN, 0)
-        });
         // Fetched ahead by lines; with head write-back nothing is written back by number (§7.2.3.5.2).
         let txdctl = Txdctl::default()
             .with(Txdctl::PTHRESH, 36)
             .with(Txdctl::HTHRESH, 8)
             .with(Txdctl::WTHRESH, 0);
         queue.write(txdctl.with(Txdctl::ENABLE, 1));
+    }
+
+    /// What is the same for whoever uses the queues, so once after a reset: no relaxed order (§8.2.3.11.1, §8.2.3.11.2).
+    pub(crate) fn keep_order(&self) {
+        self.receive.modify(|dca: DcaRxctrl| {
+            dca.with(DcaRxctrl::RESERVED_12, 0)
+                .with(DcaRxctrl::RX_DESC_READ_RO_EN, 0)
+                .with(DcaRxctrl::RX_DATA_WRITE_RO_EN, 0)
+                .with(DcaRxctrl::RX_REP_HEADER_RO_EN, 0)
+        });
+        self.transmit.modify(|dca: DcaTxctrl| {
+            dca.with(DcaTxctrl::TX_DESC_READ_RO_EN, 0)
+                .with(DcaTxctrl::TX_DESC_WB_RO_EN, 0)
+                .with(DcaTxctrl::TX_DATA_READ_RO_EN, 0)
+        });
     }
 }
 

@@ -63,10 +63,14 @@ impl<R: Registers> Function<'_, R> {
         if !self.start.is_done() {
             return Err(PairError::WrongState);
         }
-        if self.pair_state(pair) == Some(PairState::Free) {
+        let is_free = self.pair_state(pair) == Some(PairState::Free);
+        if is_free {
             self.set_vector(pair, vector);
         }
         let (slot, queues) = self.slot(pair)?;
+        if is_free {
+            queues.keep_order();
+        }
         slot.begin_claim(&queues, &rings, now)
     }
 

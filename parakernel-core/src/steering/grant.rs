@@ -42,6 +42,7 @@ impl NameGrant {
     }
 
     /// Whether all packets that a rule would match are covered.
+    #[inline]
     #[must_use]
     pub fn covers(&self, matches: &Matches) -> bool {
         let addresses = match matches.address {

@@ -178,7 +178,9 @@ impl<'a, S> RuleTable<'a, S> {
         rule: FlowRule,
         state: S,
     ) -> Result<RuleId, RuleError> {
-        if let Some(other) = self.conflict(device, &rule.matches) {
+        let shape = Shape::of(&rule.matches);
+        let place = place(self.buckets.len(), device, shape, &rule.matches);
+        if let Some(other) = self.conflict(device, &rule.matches, (shape, place)) {
             return Err(RuleError::Conflict { other });
         }
         let installed = InstalledRule {
@@ -186,14 +188,12 @@ impl<'a, S> RuleTable<'a, S> {
             rule,
             state,
         };
-        let shape = Shape::of(&rule.matches);
-        let bucket = self.bucket(device, shape, &rule.matches);
         let entry = RuleEntry {
             installed,
-            next: bucket.map_or(Link::END, |bucket| bucket.0),
+            next: self.first(place),
         };
         let id = self.rules.insert(entry).map_err(|_| RuleError::Full)?;
-        if let Some(bucket) = self.bucket_mut(device, shape, &rule.matches) {
+        if let Some(bucket) = place.and_then(|place| self.buckets.get_mut(place)) {
             bucket.0 = Link::to(id);
         }
         self.counts[shape.index()] += 1;
@@ -210,7 +210,8 @@ impl<'a, S> RuleTable<'a, S> {
         if self.counts[shape.index()] == 0 {
             self.shapes &= !shape.bit();
         }
-        self.unlink(installed.device, shape, matches, (Link::to(id), next));
+        let place = place(self.buckets.len(), installed.device, shape, matches);
+        self.unlink(place, Link::to(id), next);
         Some(installed)
     }
 
@@ -256,9 +257,13 @@ impl<'a, S> RuleTable<'a, S> {
         self.rules.is_empty()
     }
 
-    /// A rule that a frame could match too.
-    fn conflict(&self, device: DeviceId, matches: &Matches) -> Option<RuleId> {
-        let shape = Shape::of(matches);
+    /// A rule that a frame could match too, where rules of that shape with these values have that place.
+    fn conflict(
+        &self,
+        device: DeviceId,
+        matches: &Matches,
+        (shape, own): (Shape, Option<usize>),
+    ) -> Option<RuleId> {
         let clashes = |other: &InstalledRule<S>| {
             other.device == device && other.rule.matches.overlaps(matches)
         };
@@ -266,11 +271,23 @@ impl<'a, S> RuleTable<'a, S> {
         if is_wider || self.buckets.is_empty() {
             return self.iter().find(|(_, it)| clashes(it)).map(|(id, _)| id);
         }
+        let place_of = |other| {
+            if other == shape {
+                own
+            } else {
+                place(self.buckets.len(), device, other, matches)
+            }
+        };
         Shape::in_set(self.shapes)
-            .filter_map(|other| self.bucket(device, other, matches))
-            .flat_map(|bucket| self.chain(bucket.0))
+            .flat_map(|other| self.chain(self.first(place_of(other))))
             .find(|(_, entry)| clashes(&entry.installed))
             .map(|(id, _)| id)
+    }
+
+    /// The first rule at a place.
+    fn first(&self, place: Option<usize>) -> Link {
+        let bucket = place.and_then(|place| self.buckets.get(place));
+        bucket.map_or(Link::END, |bucket| bucket.0)
     }
 
     /// The rules from `link` on.
@@ -282,43 +299,20 @@ impl<'a, S> RuleTable<'a, S> {
         })
     }
 
-    /// Makes what leads to `gone` lead to `next`.
-    fn unlink(
-        &mut self,
-        device: DeviceId,
-        shape: Shape,
-        matches: &Matches,
-        (gone, next): (Link, Link),
-    ) {
-        let Some(bucket) = self.bucket_mut(device, shape, matches) else {
-            return;
-        };
-        if bucket.0 == gone {
-            bucket.0 = next;
+    /// Makes what leads to `gone`, in the chain at a place, lead to `next`.
+    fn unlink(&mut self, place: Option<usize>, gone: Link, next: Link) {
+        let first = self.first(place);
+        if first == gone {
+            if let Some(bucket) = place.and_then(|place| self.buckets.get_mut(place)) {
+                bucket.0 = next;
+            }
             return;
         }
-        let first = bucket.0;
         let before = self.chain(first).find(|(_, entry)| entry.next == gone);
         let before = before.map(|(id, _)| id);
         if let Some(entry) = before.and_then(|id| self.rules.get_mut(id)) {
             entry.next = next;
         }
-    }
-
-    /// The bucket of rules of a shape that agree with `matches` in all that is exact there.
-    fn bucket(&self, device: DeviceId, shape: Shape, matches: &Matches) -> Option<RuleBucket> {
-        let index = place(self.buckets.len(), device, shape, matches)?;
-        self.buckets.get(index).copied()
-    }
-
-    fn bucket_mut(
-        &mut self,
-        device: DeviceId,
-        shape: Shape,
-        matches: &Matches,
-    ) -> Option<&mut RuleBucket> {
-        let index = place(self.buckets.len(), device, shape, matches)?;
-        self.buckets.get_mut(index)
     }
 }
 
