@@ -10,6 +10,7 @@ mod controller;
 mod engine;
 mod events;
 mod features;
+mod format;
 mod identify;
 mod io;
 mod log;

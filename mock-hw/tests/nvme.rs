@@ -335,6 +335,77 @@ fn namespace_changes_are_told_and_listed() {
     assert_eq!(host.log_page(4, 4096)[..4], [0; 4]);
 }
 
+fn format(host: &mut Host, namespace: u32, dword: u32) -> u32 {
+    host.call(0, 0x80, namespace, |command| command[10] = dword)
+}
+
+#[test]
+fn a_format_that_there_is_not_is_refused_and_changes_nothing() {
+    let mut host = ready(13, host::config());
+    assert_eq!(host.write(1, 8, &pattern(1, 4096), 0), 0);
+    let metadata = 1 | 1 << 4;
+    let cryptographic_erase = 1 | 2 << 9;
+    for (namespace, dword, status) in [
+        (1, 2, 0x10a),
+        (1, metadata, 0x10a),
+        (1, cryptographic_erase, 0x02),
+        (2, 1, 0x0b),
+    ] {
+        assert_eq!(format(&mut host, namespace, dword), status, "{dword:#x}");
+    }
+    assert_eq!(host.nvme.read_blocks(1, 8, 8).unwrap(), pattern(1, 4096));
+}
+
+#[test]
+fn a_format_changes_the_blocks_and_leaves_nothing_in_them() {
+    let mut host = ready(14, host::config());
+    assert_eq!(host.identify(1, 0)[256] & 2, 2);
+    assert_eq!(host.write(1, 8, &pattern(1, 4096), 0), 0);
+    assert_eq!(format(&mut host, 1, 1), 0);
+    let namespace = host.identify(0, 1);
+    assert_eq!(namespace[..8], 8192_u64.to_le_bytes());
+    assert_eq!((namespace[26], namespace[134]), (1, 12));
+    assert_eq!(host.nvme.read_blocks(1, 1, 1).unwrap(), [0; 4096]);
+    let page = host.page();
+    for (block, status) in [(8191, 0), (8192, 0x80)] {
+        let written = host.io(0x01, 1, |command| {
+            command[6..8].copy_from_slice(&host::two(page));
+            command[10] = block;
+        });
+        assert_eq!(written, status, "block {block}");
+    }
+    // All namespaces, user data erased, back to small blocks.
+    assert_eq!(format(&mut host, u32::MAX, 1 << 9), 0);
+    assert_eq!(host.identify(0, 1)[..8], 65_536_u64.to_le_bytes());
+    assert_eq!(host.nvme.read_blocks(1, 65_528, 8).unwrap(), [0; 4096]);
+}
+
+#[test]
+fn a_namespace_with_commands_in_flight_is_not_formatted() {
+    let mut refused = 0;
+    for seed in 0..40 {
+        let mut host = ready(seed, host::config());
+        let (page, bytes) = (host.page(), pattern(3, 4096));
+        host.poke(page, &bytes);
+        let write = host.begin(1, 0x01, 1, |command| {
+            command[6..8].copy_from_slice(&host::two(page));
+            command[12] = 7;
+        });
+        let formatted = host.call(0, 0x80, 1, |command| command[10] = 0);
+        let (id, written, _) = host.wait(1);
+        assert_eq!((id, written), (write, 0), "seed {seed}");
+        match formatted {
+            0x0c => {
+                refused += 1;
+                let kept = host.nvme.read_blocks(1, 0, 8).unwrap();
+                assert_eq!(kept, bytes, "seed {seed}");
+            }
+            status => assert_eq!(status, 0, "seed {seed}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
 #[test]
 fn shadow_doorbells_replace_the_registers() {
     let mut host = ready(12, host::config());

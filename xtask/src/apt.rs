@@ -28,7 +28,10 @@ pub(crate) struct Wanted {
 pub(crate) fn fetch(workspace: &Workspace, wanted: Wanted) -> Result<PathBuf> {
     let folder = workspace.target.join("xtask").join(wanted.folder);
     let tree = folder.join("tree");
-    if folder.join("complete").exists() {
+    // What was fetched for an older list lacks something.
+    let complete = folder.join("complete");
+    let list = wanted.packages.join("\n") + "\n";
+    if fs::read_to_string(&complete).is_ok_and(|fetched| fetched == list) {
         return Ok(tree);
     }
     for tool in ["apt-get", "dpkg"] {
@@ -51,7 +54,7 @@ pub(crate) fn fetch(workspace: &Workspace, wanted: Wanted) -> Result<PathBuf> {
         }
     }
     tried.with_context(|| format!("{} could not be fetched", wanted.what))?;
-    fs::write(folder.join("complete"), [])?;
+    fs::write(complete, list)?;
     Ok(tree)
 }
 

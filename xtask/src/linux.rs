@@ -100,7 +100,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let amount = guest::Amount {
         mebibytes: if options.full { 1024 } else { 64 },
         reloads: if options.full { 100 } else { 5 },
-        patience: Duration::from_secs(120),
+        patience: Duration::from_secs(if options.full { 300 } else { 120 }),
         only: options.only.clone(),
     };
     let trial = Trial {

@@ -29,6 +29,7 @@ impl Controller {
             0x09 => self.set_feature(command).and_then(done),
             0x0a => self.get_feature(command).and_then(done),
             0x0c => self.hold_request(command.id()).map(|()| Work::Hold),
+            0x80 => self.format(command).and_then(done),
             0x7c if self.config.options.has_shadow_doorbells() => {
                 self.configure_shadow(command).and_then(done)
             }

@@ -24,8 +24,8 @@ impl Controller {
         let config = &self.config;
         let options = config.options;
         let last = self.namespaces.last_key_value().map_or(1, |(id, _)| *id);
-        // OACS bit 8: Doorbell Buffer Config.
-        let admin = u16::from(options.has_shadow_doorbells()) << 8;
+        // OACS: Format NVM (bit 1), Doorbell Buffer Config (bit 8).
+        let admin = 2 | u16::from(options.has_shadow_doorbells()) << 8;
         // ELPE, counted from zero.
         let failures = u8::try_from(Log::FAILURES - 1).unwrap_or(0);
         // VWC: a cache (bit 0); Flush takes the id FFFFFFFFh (bits 2:1).

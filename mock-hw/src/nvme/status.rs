@@ -48,6 +48,7 @@ impl Status {
     pub(super) const EVENT_LIMIT: Self = Self::specific(0x05);
     pub(super) const INVALID_VECTOR: Self = Self::specific(0x08);
     pub(super) const INVALID_LOG_PAGE: Self = Self::specific(0x09);
+    pub(super) const INVALID_FORMAT: Self = Self::specific(0x0a);
     pub(super) const INVALID_QUEUE_DELETION: Self = Self::specific(0x0c);
     pub(super) const COMPARE_FAILURE: Self = Self {
         kind: 2,

@@ -265,22 +265,34 @@ impl Host {
         panic!("no completion in queue {queue}");
     }
 
-    fn call(
+    /// Gives a command to the controller; its id.
+    pub(crate) fn begin(
         &mut self,
         queue: u16,
         opcode: u32,
         namespace: u32,
         fill: impl FnOnce(&mut [u32; 16]),
-    ) -> u32 {
+    ) -> u16 {
         self.next_id = self.next_id % 50 + 1;
         let mut command = [0; 16];
         command[0] = opcode | u32::from(self.next_id) << 16;
         command[1] = namespace;
         fill(&mut command);
         self.submit(queue, command, true);
+        self.next_id
+    }
+
+    pub(crate) fn call(
+        &mut self,
+        queue: u16,
+        opcode: u32,
+        namespace: u32,
+        fill: impl FnOnce(&mut [u32; 16]),
+    ) -> u32 {
+        let own = self.begin(queue, opcode, namespace, fill);
         loop {
             let (id, status, result) = self.wait(queue);
-            if id == self.next_id {
+            if id == own {
                 self.last_result = result;
                 return status;
             }

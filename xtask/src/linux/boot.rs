@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How long a guest may say nothing: every wait of its checks is shorter.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(400);
 
 /// How often the console is looked at.
 const POLL: Duration = Duration::from_millis(20);

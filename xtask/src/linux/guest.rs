@@ -29,6 +29,7 @@ const WANTED: Wanted = Wanted {
         "iputils-ping",
         "e2fsprogs",
         "fio",
+        "nvme-cli",
     ],
 };
 
@@ -89,7 +90,7 @@ impl Device {
     const fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Ixgbe | Self::VirtioNet => &["ethtool", "ip", "ping"],
-            Self::Nvme => &["mkfs.ext4", "e2fsck", "fio"],
+            Self::Nvme => &["mkfs.ext4", "e2fsck", "fio", "nvme"],
         }
     }
 

@@ -54,6 +54,43 @@ discard() {
     dd if=$DISK bs=1M count=1 iflag=direct | cmp -n 1048576 - /dev/zero
 }
 
+# block_size BYTES FORMAT: the disk in this format has blocks of so many bytes, nothing in them, and works.
+block_size() {
+    nvme format $DISK --lbaf="$2" --force && within 20 has_blocks "$1" || return 1
+    dd if=$DISK bs=1M count=4 iflag=direct | cmp -n $((4 << 20)) - /dev/zero || return 1
+    move 32
+}
+
+has_blocks() {
+    [ "$(blockdev --getss $DISK)" = "$1" ]
+}
+
+format() {
+    move 32 && block_size 4096 1 && block_size 512 0
+}
+
+errors() {
+    nvme smart-log /dev/nvme0 | sed -n 's/^num_err_log_entries[^:]*: //p'
+}
+
+# What the newest entry of the error log says of a field.
+newest() {
+    nvme error-log /dev/nvme0 --log-entries=1 | sed -n "s/^$1[[:space:]]*: *//p"
+}
+
+# A command that has to fail leaves an entry in the error log, and is counted.
+error_log() {
+    before=$(errors)
+    ! nvme read $DISK --start-block=305419896 --data-size=512 --data=/tmp/got || return 1
+    nvme error-log /dev/nvme0 --log-entries=1
+    [ "$(errors)" = $((before + 1)) ] && [ "$(newest lba)" = 0x12345678 ] && [ "$(newest nsid)" = 0x1 ] || return 1
+    newest status_field | grep -q "LBA_RANGE\|0x80\|LBA Out"
+}
+
+identify() {
+    nvme id-ctrl /dev/nvme0 | grep -q "^mn .*Parakernel mock NVMe" && [ "$(nvme list-ns /dev/nvme0 | grep -c ']:0x1')" = 1 ]
+}
+
 reset() {
     echo 1 > /sys/class/nvme/nvme0/reset_controller && within 20 grep -q live /sys/class/nvme/nvme0/state && move 32
 }
@@ -83,6 +120,9 @@ check partition partition
 check file-system file_system
 check verify verify
 check discard discard
+check format format
+check identify identify
+check error-log error_log
 check reset reset
 check reload reload "$RELOADS"
 finish
