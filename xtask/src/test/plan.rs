@@ -179,6 +179,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: early_free,
     },
     Stage {
+        name: "early-free-ixgbe",
+        about: "the same with the model of the 82599, which writes on",
+        when: When::Usual,
+        limit: Duration::from_secs(120),
+        plan: early_free_ixgbe,
+    },
+    Stage {
         name: "pairs",
         about: "one process with 200 NVMe queue pairs",
         when: When::Usual,
@@ -191,6 +198,13 @@ pub(crate) const STAGES: &[Stage] = &[
         when: When::Usual,
         limit: Duration::from_secs(720),
         plan: attacks,
+    },
+    Stage {
+        name: "attacks-ixgbe-few",
+        about: "attacks on the 82599's descriptors succeed without the check against them",
+        when: When::Usual,
+        limit: Duration::from_secs(400),
+        plan: attacks_ixgbe_few,
     },
     Stage {
         name: "linux",
@@ -704,6 +718,10 @@ fn early_free(workspace: &Workspace) -> Result<Plan> {
     boot(workspace, &["qemu", "--early-free"])
 }
 
+fn early_free_ixgbe(workspace: &Workspace) -> Result<Plan> {
+    on_models(workspace, &[&["qemu", "--nic", "ixgbe", "--early-free"]])
+}
+
 fn restarts_long(workspace: &Workspace) -> Result<Plan> {
     boot(
         workspace,
@@ -726,6 +744,21 @@ fn restarts_ixgbe(workspace: &Workspace) -> Result<Plan> {
             &["qemu", "--nic", "ixgbe", "--self-test"],
         ],
     )
+}
+
+/// One for each kind of check: bits, lengths of headers, limits, names.
+fn attacks_ixgbe_few(workspace: &Workspace) -> Result<Plan> {
+    let mut words = vec!["attack", "--nic", "ixgbe"];
+    for name in [
+        "legacy-descriptor",
+        "header-lies",
+        "tiny-segments",
+        "endless-packet",
+        "foreign-arp",
+    ] {
+        words.extend(["--only", name]);
+    }
+    on_models(workspace, &[&words])
 }
 
 fn attacks_ixgbe(workspace: &Workspace) -> Result<Plan> {
