@@ -12,6 +12,7 @@ mod bring_up;
 mod checked;
 mod director;
 mod faults;
+mod outcomes;
 mod packets;
 mod properties;
 mod rig;
