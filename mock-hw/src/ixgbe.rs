@@ -241,6 +241,13 @@ impl Ixgbe {
         lock(&self.device).link.up
     }
 
+    /// Whether a frame from the wire reaches a queue now: link up, receive unit on, a queue enabled.
+    #[must_use]
+    pub fn takes_frames(&self) -> bool {
+        let device = lock(&self.device);
+        device.link.up && device.hears() && device.receiving() > 0
+    }
+
     /// Whether a driver says that it is there (`CTRL_EXT.DRV_LOAD`).
     #[must_use]
     pub fn is_driven(&self) -> bool {

@@ -1,7 +1,9 @@
-//! Where the wire of a served device leads: a tap, datagrams, another model, itself; and a capture of all frames.
+//! Where the wire of a served device leads: a tap, datagrams, a capture file, another model, itself; and a capture of all
+//! frames.
 
 mod capture;
 mod datagram;
+mod replay;
 mod tap;
 
 use core::fmt;
@@ -9,6 +11,7 @@ use std::{io, os::fd::BorrowedFd};
 
 pub use capture::Capture;
 pub use datagram::{Datagrams, remove_socket};
+pub use replay::{Recorded, RecordedFrame, Replay};
 pub use tap::Tap;
 
 use crate::wire::Wire;

@@ -20,7 +20,10 @@ use core::time::Duration;
 use driver::{Context, Driver, LEASE, RING, rx, tx};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanSlice};
 use parakernel_core::mmio::Registers;
-use parakernel_mock_hw::fault::{Fault, When};
+use parakernel_mock_hw::{
+    fault::{Fault, When},
+    wire::Wire,
+};
 
 const HERE: [u8; 6] = [0x02, 0x1b, 0x21, 0, 0, 1];
 const THERE: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
@@ -500,6 +503,28 @@ fn without_descriptors_a_queue_waits_or_drops() {
     assert_eq!(driver.receive(&mut second).len(), RING - 1);
     assert_eq!(driver.read(0x1430), 5);
     driver.world.trace().assert_clean();
+}
+
+/// Two cards of two worlds, joined by a wire.
+#[test]
+fn what_one_card_sends_the_other_gets() {
+    let (one, other) = (Driver::new(47), Driver::new(48));
+    Wire::connect(&one.wire, &other.wire);
+    assert!(!other.card.takes_frames());
+    let (mut tx, mut rx) = (one.tx_queue(3), other.rx_queue(5));
+    assert!(other.card.takes_frames());
+    // The other card hashes nothing: all goes to queue 0.
+    let mut first = other.rx_queue(0);
+    for len in [60, 1514] {
+        let frame = udp([7, 9], len - 42);
+        one.send(&mut tx, &frame);
+        other.settle();
+        let got = other.receive(&mut first);
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0].bytes, frame);
+    }
+    assert!(other.receive(&mut rx).is_empty());
+    assert_eq!(one.wire.take(), None);
 }
 
 #[test]

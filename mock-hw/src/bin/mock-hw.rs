@@ -14,7 +14,7 @@ use parakernel_mock_hw::{
     memory::RequesterId,
     nvme,
     pci::Endpoint,
-    plug::{Capture, Datagrams, Plug, Plugs, Tap, remove_socket},
+    plug::{Capture, Datagrams, Plug, Plugs, Recorded, Replay, Tap, remove_socket},
     vfio_user::{Guest, Server},
     virtio_net,
     wire::Wire,
@@ -43,8 +43,9 @@ struct Serve {
     #[arg(long, value_name = "PATH", required = true)]
     socket: Vec<PathBuf>,
     /// Where the wire of each network device leads, in their order: `tap=NAME`, `unix=LOCAL,REMOTE` or
-    /// `udp=LOCAL,REMOTE` (datagrams as QEMU's `-netdev dgram`), `device=NUMBER` (another one here, counted from 1),
-    /// `loop` (back) or `none`
+    /// `udp=LOCAL,REMOTE` (datagrams as QEMU's `-netdev dgram`), `pcap=IN[,OUT]` (the frames of a capture, with their
+    /// gaps, once the device takes frames; what it sends goes to OUT), `device=NUMBER` (another one here, counted from
+    /// 1), `loop` (back) or `none`
     #[arg(long, value_name = "WHERE")]
     wire: Vec<WireTo>,
     /// Address of the first network device, six bytes in hexadecimal with colons between them
@@ -110,6 +111,7 @@ enum WireTo {
     Tap(String),
     Unix(PathBuf, PathBuf),
     Udp(SocketAddr, SocketAddr),
+    Pcap(PathBuf, Option<PathBuf>),
     Device(usize),
     Loop,
     Nowhere,
@@ -134,6 +136,10 @@ impl FromStr for WireTo {
                 let (local, remote) = two()?;
                 Self::Udp(local.parse()?, remote.parse()?)
             }
+            "pcap" => match rest.split_once(',') {
+                Some((from, to)) => Self::Pcap(from.into(), Some(to.into())),
+                None => Self::Pcap(rest.into(), None),
+            },
             "device" => Self::Device(rest.parse()?),
             "loop" => Self::Loop,
             "none" => Self::Nowhere,
@@ -153,9 +159,9 @@ fn serve(options: &Serve) -> Result<()> {
         bail!("each `--device` needs a `--socket`, in the same order");
     }
     let world = World::new(options.seed);
-    let made = make_all(options, &world)?;
-    let wires: Vec<Wire> = made.iter().filter_map(|made| made.wire.clone()).collect();
-    let mut server = Server::new(&world, plugs(options, &wires)?);
+    let mut made = make_all(options, &world)?;
+    let ends: Vec<End> = made.iter_mut().filter_map(|made| made.end.take()).collect();
+    let mut server = Server::new(&world, plugs(options, ends)?);
     let mut sockets = Vec::new();
     for (made, path) in made.into_iter().zip(&options.socket) {
         let listener = listen(path)?;
@@ -177,7 +183,14 @@ struct Made {
     endpoint: Endpoint,
     guest: Guest,
     /// If it is one for the network, and the first one of its card.
-    wire: Option<Wire>,
+    end: Option<End>,
+}
+
+/// A network device's end of its wire.
+struct End {
+    wire: Wire,
+    /// Whether its driver takes frames.
+    is_open: Box<dyn Fn() -> bool + Send>,
 }
 
 /// Makes all devices, in their order.
@@ -241,7 +254,7 @@ fn make_nvme(options: &Serve, number: u8, world: &World) -> Made {
         requester,
         endpoint: Nvme::new(world, &memory, requester, config).endpoint(),
         guest,
-        wire: None,
+        end: None,
     }
 }
 
@@ -261,7 +274,10 @@ fn make_virtio_net(options: &Serve, number: u8, world: &World) -> Made {
         requester,
         endpoint: net.endpoint(),
         guest,
-        wire: Some(net.wire()),
+        end: Some(End {
+            wire: net.wire(),
+            is_open: Box::new(move || net.counts().receiving > 0),
+        }),
     }
 }
 
@@ -299,65 +315,79 @@ fn make_card(
         Some((RequesterId(requester.0 + 128 + 2 * n), endpoint))
     });
     let functions = iter::once(first).chain(others).zip(guests);
-    let mut wire = Some(card.wire());
+    let own = card.clone();
+    let mut end = Some(End {
+        wire: card.wire(),
+        is_open: Box::new(move || own.takes_frames()),
+    });
     let made = functions.skip(1 - physical).map(|(function, guest)| Made {
         requester: function.0,
         endpoint: function.1,
         guest,
-        wire: wire.take(),
+        end: end.take(),
     });
     Ok(made.collect())
 }
 
 /// Plugs the wires in where they lead to.
-fn plugs(options: &Serve, wires: &[Wire]) -> Result<Plugs> {
-    if options.wire.len() > wires.len() {
+fn plugs(options: &Serve, ends: Vec<End>) -> Result<Plugs> {
+    if options.wire.len() > ends.len() {
         bail!("there are more `--wire` than network devices");
     }
-    let mut capture = options
-        .pcap
-        .as_deref()
-        .map(|path| {
-            Capture::create(path).with_context(|| format!("cannot write {}", path.display()))
-        })
-        .transpose()?;
+    let mut capture = options.pcap.as_deref().map(record).transpose()?;
     let mut plugs = Plugs::default();
+    let wires: Vec<Wire> = ends.iter().map(|end| end.wire.clone()).collect();
     let places = options.wire.iter().chain(iter::repeat(&WireTo::Nowhere));
-    for (wire, to) in wires.iter().zip(places) {
-        let plug: Option<Box<dyn Plug>> = match to {
-            WireTo::Tap(name) => {
-                let tap = Tap::open(name);
-                Some(Box::new(
-                    tap.with_context(|| format!("cannot open the tap `{name}`"))?,
-                ))
-            }
-            WireTo::Unix(local, remote) => {
-                let made = Datagrams::unix(local, remote);
-                let made = made.with_context(|| format!("cannot make {}", local.display()))?;
-                Some(Box::new(made))
-            }
-            WireTo::Udp(local, remote) => {
-                let made = Datagrams::udp(*local, *remote);
-                Some(Box::new(
-                    made.with_context(|| format!("cannot use {local}"))?,
-                ))
-            }
-            WireTo::Device(number) => {
-                let other = number.checked_sub(1).and_then(|index| wires.get(index));
-                let other =
-                    other.with_context(|| format!("there is no network device {number}"))?;
-                Wire::connect(wire, other);
-                None
-            }
-            WireTo::Loop => {
-                wire.loop_back();
-                None
-            }
-            WireTo::Nowhere => None,
-        };
-        plugs.add(wire.clone(), plug, capture.take());
+    for (end, to) in ends.into_iter().zip(places) {
+        let wire = end.wire.clone();
+        plugs.add(wire, plug(end, to, &wires)?, capture.take());
     }
     Ok(plugs)
+}
+
+/// The plug for a wire that leads out of here; the others are connected.
+fn plug(end: End, to: &WireTo, wires: &[Wire]) -> Result<Option<Box<dyn Plug>>> {
+    Ok(match to {
+        WireTo::Tap(name) => {
+            let tap = Tap::open(name);
+            let tap = tap.with_context(|| format!("cannot open the tap `{name}`"))?;
+            Some(Box::new(tap))
+        }
+        WireTo::Unix(local, remote) => {
+            let made = Datagrams::unix(local, remote);
+            let made = made.with_context(|| format!("cannot make {}", local.display()))?;
+            Some(Box::new(made))
+        }
+        WireTo::Udp(local, remote) => {
+            let made = Datagrams::udp(*local, *remote);
+            let made = made.with_context(|| format!("cannot use {local}"))?;
+            Some(Box::new(made))
+        }
+        WireTo::Pcap(from, to) => {
+            let shown = from.display();
+            let replay = Recorded::open(from).and_then(|recorded| {
+                let capture = to.as_deref().map(Capture::create).transpose()?;
+                Replay::new(Some(recorded), capture, end.is_open)
+            });
+            let replay = replay.with_context(|| format!("cannot replay {shown}"))?;
+            Some(Box::new(replay))
+        }
+        WireTo::Device(number) => {
+            let other = number.checked_sub(1).and_then(|index| wires.get(index));
+            let other = other.with_context(|| format!("there is no network device {number}"))?;
+            Wire::connect(&end.wire, other);
+            None
+        }
+        WireTo::Loop => {
+            end.wire.loop_back();
+            None
+        }
+        WireTo::Nowhere => None,
+    })
+}
+
+fn record(path: &Path) -> Result<Capture> {
+    Capture::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A socket that is removed at the end.

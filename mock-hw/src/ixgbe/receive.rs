@@ -179,14 +179,18 @@ impl Device {
         true
     }
 
+    /// Whether the receive unit is on, and its path open.
+    pub(super) fn hears(&self) -> bool {
+        self.regs.word(RXCTRL) & 1 != 0 && self.regs.word(SECRXCTRL) & 2 == 0
+    }
+
     /// A frame comes from the wire, or back from the transmitter.
     pub(super) fn arrive(&mut self, mut frame: Vec<u8>) {
         // A shorter one does not exist on a wire.
         if frame.len() < 60 {
             frame.resize(60, 0);
         }
-        let on = self.regs.word(RXCTRL) & 1 != 0 && self.regs.word(SECRXCTRL) & 2 == 0;
-        if !on || self.swallow_pause(&frame) {
+        if !self.hears() || self.swallow_pause(&frame) {
             return;
         }
         let packet = Packet::parse(&frame, self.vlan_ether_type());
