@@ -142,9 +142,9 @@ pub struct RuleEntry<S = ()> {
 /// All rules; no frame can match two on one NIC.
 ///
 /// Rules are found by what they are exact about. A rule can only contradict one that agrees with it where both are exact;
-/// so among those that are exact about nothing more than the new one is, looking into one bucket for each such
-/// [`Shape`] is enough: that takes the same time however many rules there are. Only a rule that is wider than some in the
-/// table is compared with all.
+/// so among those that are exact about nothing more than the new one is, looking into one bucket for each combination of
+/// exact fields is enough: that takes the same time however many rules there are. Only a rule that is wider than some in
+/// the table is compared with all.
 #[derive(Debug)]
 pub struct RuleTable<'a, S = ()> {
     rules: HandleTable<'a, RuleId, RuleEntry<S>>,
