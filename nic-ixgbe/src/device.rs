@@ -7,6 +7,7 @@ use core::{task::Poll, time::Duration};
 
 use embedded_hal::delay::DelayNs;
 use parakernel_core::{
+    address::NodeId,
     mmio::{Register, Registers, Window},
     steering::Mac,
     time::Instant,
@@ -59,6 +60,8 @@ pub struct Setup<'a> {
     pub max_frame: u16,
     /// How queues are shared out.
     pub sharing: Sharing,
+    /// The NUMA node that the port hangs on, as the platform says: memory for its queues is to come from there.
+    pub node: NodeId,
     /// How many of the first pools are virtual functions', up to 63; only with pools. That they exist is for the PCI
     /// configuration to say: [`SrIov`](parakernel_core::pci::SrIov).
     pub functions: u8,
@@ -67,7 +70,7 @@ pub struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    /// A port of this kind with room for these pairs: frames of up to 1,514 bytes, no pools, no Flow Director.
+    /// A port of this kind with room for these pairs: frames of up to 1,514 bytes, no pools, no Flow Director, on node 0.
     #[must_use]
     pub const fn new(kind: Kind, pairs: &'a mut [Pair]) -> Self {
         Self {
@@ -75,6 +78,7 @@ impl<'a> Setup<'a> {
             pairs,
             max_frame: 1514,
             sharing: Sharing::Queues,
+            node: NodeId::new(0),
             functions: 0,
             director: None,
         }
@@ -89,6 +93,7 @@ pub struct Device<'a, R> {
     pairs: &'a mut [Pair],
     max_frame: u16,
     sharing: Sharing,
+    node: NodeId,
     pub(crate) functions: u8,
     director: Option<director::Config>,
     mac: Mac,
@@ -114,6 +119,7 @@ impl<'a, R: Registers> Device<'a, R> {
             pairs: setup.pairs,
             max_frame: setup.max_frame,
             sharing: setup.sharing,
+            node: setup.node,
             functions: setup.functions,
             director: setup.director,
             mac: Mac([0; 6]),
@@ -183,6 +189,12 @@ impl<'a, R: Registers> Device<'a, R> {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The NUMA node that the port hangs on.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
     }
 
     /// The longest frame, its CRC not counted.

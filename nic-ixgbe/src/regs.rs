@@ -5,6 +5,7 @@
 
 use parakernel_core::registers;
 
+pub mod counter;
 pub mod director;
 pub mod function;
 mod queue;

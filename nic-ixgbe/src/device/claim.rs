@@ -157,6 +157,13 @@ impl<R: Registers> Device<'_, R> {
         }
     }
 
+    /// Head and tail of a pair's transmit queue; `None` where there is no such pair, or the port is gone.
+    pub(crate) fn transmit_positions(&self, pair: u8) -> Option<(u64, u64)> {
+        let queues = queues(&self.registers, pair)?;
+        let positions = queues.positions();
+        (!self.is_gone()).then_some(positions)
+    }
+
     /// The state of a pair, and its registers.
     fn slot(&mut self, pair: u8) -> Result<(&mut Pair, Queues<'_, R>), PairError> {
         let missing = PairError::NoSuchPair(pair);

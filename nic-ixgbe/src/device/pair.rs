@@ -251,8 +251,15 @@ impl<R: Registers> Queues<'_, R> {
         }
     }
 
+    /// Head and tail of the transmit queue.
+    pub(crate) fn positions(&self) -> (u64, u64) {
+        let head = self.transmit.read::<Tdh>().bits();
+        (head, self.transmit.read::<Tdt>().bits())
+    }
+
     pub(crate) fn is_drained(&self) -> bool {
-        self.transmit.read::<Tdh>().bits() == self.transmit.read::<Tdt>().bits()
+        let (head, tail) = self.positions();
+        head == tail
     }
 
     pub(crate) fn stop(&self) {

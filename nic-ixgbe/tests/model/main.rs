@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod bring_up;
+mod care;
 mod checked;
 mod director;
 mod faults;

@@ -81,6 +81,7 @@ impl IxgbeNet {
             .place_slice(node, DROP_QUEUE.into(), Pair::EMPTY)?;
         let setup = Setup {
             max_frame: MAX_FRAME,
+            node,
             ..Setup::new(Kind::of(function.identity.device)?, pairs)
         };
         let card = Device::bring_up(registers, &mut time::Spin, setup)
