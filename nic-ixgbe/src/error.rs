@@ -96,6 +96,15 @@ pub enum InitError {
     Eeprom(Timeout),
     /// There is no EEPROM, or none that is valid.
     NoEeprom,
+    /// The EEPROM's words do not add up.
+    Checksum {
+        /// What it says.
+        stored: u16,
+        /// What they need.
+        computed: u16,
+    },
+    /// The EEPROM has a section where no word can be read, at this word.
+    EepromSection(u16),
     /// The firmware found the EEPROM, or itself, at fault.
     Firmware {
         /// What it says, §8.2.3.4.10.
@@ -132,7 +141,10 @@ impl InitError {
             | Self::Semaphore(_)
             | Self::ReceivePath(_)
             | Self::Director(_) => ErrorKind::Timeout,
-            Self::NoEeprom | Self::Firmware { .. } => ErrorKind::Device,
+            Self::NoEeprom
+            | Self::Firmware { .. }
+            | Self::Checksum { .. }
+            | Self::EepromSection(_) => ErrorKind::Device,
             Self::Mac(_) => ErrorKind::Protocol,
             Self::MaxFrame(_) | Self::Masks | Self::Functions(_) => ErrorKind::InvalidArgument,
         }
@@ -147,6 +159,13 @@ impl fmt::Display for InitError {
             Self::Reset(timeout) => write!(f, "the port did not come out of reset: {timeout}"),
             Self::Eeprom(timeout) => write!(f, "the EEPROM was not read: {timeout}"),
             Self::NoEeprom => f.write_str("there is no valid EEPROM"),
+            Self::Checksum { stored, computed } => write!(
+                f,
+                "the EEPROM's checksum is {stored:#06x} and should be {computed:#06x}"
+            ),
+            Self::EepromSection(word) => {
+                write!(f, "the EEPROM cannot have a section at {word:#06x}")
+            }
             Self::Firmware { code } => write!(f, "the firmware reports error {code:#x}"),
             Self::Dma(timeout) => write!(f, "DMA was not initialised: {timeout}"),
             Self::Semaphore(timeout) => write!(f, "the firmware keeps the MAC: {timeout}"),
@@ -235,6 +254,73 @@ impl fmt::Display for VfError {
 }
 
 error!(VfError);
+
+/// Why a module was not identified, or is none for the port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ModuleError {
+    /// The port has no cage.
+    NoCage,
+    /// There is no module in the cage.
+    Missing,
+    /// The firmware did not give the module's bus away, or back.
+    Semaphore(Timeout),
+    /// The module, or something else on the bus, holds the clock down.
+    Stuck,
+    /// Nobody on the bus answers.
+    NoAnswer,
+    /// It is no SFP+ module; its identifier by SFF-8024.
+    NotSfp(u8),
+    /// What it says of itself does not add up.
+    Checksum,
+    /// It is for nothing that the port's link can be: 10GBASE-SR, 10GBASE-LR, and copper cables, passive or limiting.
+    Unsupported {
+        /// Which 10 Gb/s media it is for, byte 3 by SFF-8472.
+        ten_gigabit: u8,
+        /// Which 1 Gb/s media, byte 6.
+        one_gigabit: u8,
+        /// What cable it is, byte 8.
+        cable: u8,
+    },
+}
+
+impl ModuleError {
+    /// The class of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoCage | Self::NotSfp(_) | Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Missing => ErrorKind::Removed,
+            Self::Semaphore(_) => ErrorKind::Timeout,
+            Self::Stuck | Self::NoAnswer => ErrorKind::Device,
+            Self::Checksum => ErrorKind::Protocol,
+        }
+    }
+}
+
+impl fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCage => f.write_str("the port has no cage for a module"),
+            Self::Missing => f.write_str("there is no module"),
+            Self::Semaphore(timeout) => write!(f, "the firmware keeps the module: {timeout}"),
+            Self::Stuck => f.write_str("the module's bus is stuck"),
+            Self::NoAnswer => f.write_str("the module does not answer"),
+            Self::NotSfp(identifier) => write!(f, "a module of kind {identifier:#04x} is no SFP+"),
+            Self::Checksum => f.write_str("what the module says of itself does not add up"),
+            Self::Unsupported {
+                ten_gigabit,
+                one_gigabit,
+                cable,
+            } => write!(
+                f,
+                "the module is not supported: 10 Gb/s {ten_gigabit:#04x}, 1 Gb/s {one_gigabit:#04x}, cable {cable:#04x}"
+            ),
+        }
+    }
+}
+
+error!(ModuleError);
 
 /// Why a queue pair could not be claimed or released.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

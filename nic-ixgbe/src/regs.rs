@@ -67,6 +67,18 @@ registers! {
         SDP3_DATA: bit 3,
     }
 
+    /// I2C Control, §8.2.3.1: the two wires of the module's bus.
+    pub I2cctl: u32 @ 0x0_0028, read_write {
+        /// The clock as it is; the module may hold it down.
+        CLK_IN: bit 0,
+        /// Lets the clock go, else pulls it down.
+        CLK_OUT: bit 1,
+        /// The data as it is.
+        DATA_IN: bit 2,
+        /// Lets the data go, else pulls it down.
+        DATA_OUT: bit 3,
+    }
+
     /// Extended Interrupt Cause, §8.2.3.5.1; the bits of [`Eims`].
     pub Eicr: u32 @ 0x0_0800, read_write {
         /// Flow Director: its table is filling up.
@@ -384,6 +396,18 @@ registers! {
         AUTO_RD: bit 9,
     }
 
+    /// EEPROM Read, §8.2.3.2.
+    pub Eerd: u32 @ 0x1_0014, read_write {
+        /// Begins to read a word.
+        START: bit 0,
+        /// It was read.
+        DONE: bit 1,
+        /// Which word.
+        ADDR: bits 2..=15,
+        /// The word.
+        DATA: bits 16..=31,
+    }
+
     /// Software Semaphore, §8.2.3.4.
     pub Swsm: u32 @ 0x1_0140, read_write {
         /// Between drivers: taken by a read that finds 0.
@@ -400,9 +424,17 @@ registers! {
 
     /// Software-Firmware Synchronization, §8.2.3.4.
     pub SwFwSync: u32 @ 0x1_0160, read_write {
+        /// Software has the bus of the first port's module.
+        SW_PHY_SM0: bit 1,
+        /// Software has the bus of the second port's module.
+        SW_PHY_SM1: bit 2,
         /// Software has the MAC's shared registers.
         SW_MAC_CSR_SM: bit 3,
-        /// Firmware has them.
+        /// Firmware has the bus of the first port's module.
+        FW_PHY_SM0: bit 6,
+        /// Firmware has the bus of the second port's module.
+        FW_PHY_SM1: bit 7,
+        /// Firmware has the MAC's shared registers.
         FW_MAC_CSR_SM: bit 8,
     }
 

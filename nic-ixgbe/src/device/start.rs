@@ -9,6 +9,7 @@ use parakernel_core::{
 
 use super::{Device, Pair};
 use crate::{
+    eeprom::Check,
     error::InitError,
     regs::{
         Ctrl, CtrlExt, Eec, Eimc, Fwsm, GcrExt, Hlreg0, Rdrxctl, Rxctrl, Secrxctrl, Secrxstat,
@@ -29,6 +30,8 @@ const RESET_LIMIT: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(10);
 /// The EEPROM was read within it. The datasheet names no limit.
 const EEPROM_LIMIT: Duration = Duration::from_secs(1);
+/// The EEPROM's words were read within it: a thousand of them, and each takes drivers some 20 µs.
+const CHECKSUM_LIMIT: Duration = Duration::from_secs(2);
 /// DMA is initialised within it. The datasheet names no limit.
 const DMA_LIMIT: Duration = Duration::from_secs(1);
 /// The firmware gives shared registers back within it: it holds none for longer (§10.5.4).
@@ -58,6 +61,8 @@ enum Step {
         again: bool,
     },
     Eeprom,
+    /// That a word of the EEPROM was read, to check their sum.
+    Checksum(Check),
     Dma,
     /// That the firmware leaves the MAC's registers alone.
     Semaphore,
@@ -95,6 +100,7 @@ impl Start {
         matches!(
             self.step,
             Step::Eeprom
+                | Step::Checksum(_)
                 | Step::Dma
                 | Step::Semaphore
                 | Step::Release
@@ -177,8 +183,10 @@ impl<R: Registers> Device<'_, R> {
             }
             Step::Eeprom if self.is_eeprom_read() => {
                 self.check_eeprom()?;
-                self.wait(Step::Dma, DMA_LIMIT, now);
+                self.begin_word(Check::NEW.address());
+                self.wait(Step::Checksum(Check::NEW), CHECKSUM_LIMIT, now);
             }
+            Step::Checksum(check) => return self.check_word(check, late, now),
             Step::Dma if self.is_dma_ready() => {
                 self.wait(Step::Semaphore, SEMAPHORE_LIMIT, now);
             }
@@ -208,7 +216,7 @@ impl<R: Registers> Device<'_, R> {
     fn is_in_time(step: Step, late: Option<Timeout>) -> Result<(), InitError> {
         let Some(timeout) = late else { return Ok(()) };
         Err(match step {
-            Step::Eeprom => InitError::Eeprom(timeout),
+            Step::Eeprom | Step::Checksum(_) => InitError::Eeprom(timeout),
             Step::Dma => InitError::Dma(timeout),
             Step::Semaphore | Step::Release => InitError::Semaphore(timeout),
             Step::Director => InitError::Director(timeout),
@@ -297,6 +305,26 @@ impl<R: Registers> Device<'_, R> {
         Ok(())
     }
 
+    /// Goes on with the next word, or with what comes after the last.
+    fn check_word(
+        &mut self,
+        mut check: Check,
+        late: Option<Timeout>,
+        now: Instant,
+    ) -> Result<(), InitError> {
+        let Some(word) = self.word() else {
+            return Self::is_in_time(self.start.step, late);
+        };
+        if check.take(word)? {
+            self.begin_word(check.address());
+            self.start.step = Step::Checksum(check);
+            // Words that are read do not make it endless.
+            return Self::is_in_time(self.start.step, late);
+        }
+        self.wait(Step::Dma, DMA_LIMIT, now);
+        Ok(())
+    }
+
     fn is_dma_ready(&self) -> bool {
         self.port().read::<Rdrxctl>().is_set(Rdrxctl::DMAIDONE)
     }
@@ -317,7 +345,7 @@ impl<R: Registers> Device<'_, R> {
     }
 
     /// Changes who has which shared registers, while nobody else does (§10.5.4); whether it was changed.
-    fn change_owners(&self, change: impl FnOnce(SwFwSync) -> Option<SwFwSync>) -> bool {
+    pub(crate) fn change_owners(&self, change: impl FnOnce(SwFwSync) -> Option<SwFwSync>) -> bool {
         let port = self.port();
         if port.read::<Swsm>().is_set(Swsm::SMBI) {
             return false;

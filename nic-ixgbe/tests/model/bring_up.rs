@@ -4,7 +4,11 @@ use core::time::Duration;
 
 use parakernel_core::steering::Mac;
 use parakernel_mock_hw::fault::{Fault, When};
-use parakernel_nic_ixgbe::{device::Pair, error::InitError};
+use parakernel_nic_ixgbe::{
+    device::Pair,
+    error::{InitError, ModuleError},
+    module::Module,
+};
 
 use crate::rig::{JUMBO, MAC, Machine, POOLS, QUEUES, poll};
 
@@ -19,6 +23,35 @@ fn a_port_comes_up_with_its_link() {
         assert_eq!(device.has_module(), Some(true));
         machine.assert_clean();
     }
+}
+
+/// The module says what it is, over its two wires.
+#[test]
+fn a_module_is_identified() {
+    let machine = Machine::new(5);
+    let mut pairs = [Pair::EMPTY; 1];
+    let device = machine.bring_up(QUEUES, &mut pairs).unwrap();
+    let identify = || device.identify_module(&mut machine.world.clone());
+    assert_eq!(identify(), Ok(Module::ShortRange));
+    assert_eq!(identify(), Ok(Module::ShortRange));
+    machine.card.set_module(false);
+    assert_eq!(identify(), Err(ModuleError::Missing));
+    machine.card.set_module(true);
+    assert_eq!(identify(), Ok(Module::ShortRange));
+    machine.assert_clean();
+}
+
+/// An EEPROM that gives no word, or is slow to.
+#[test]
+fn an_eeprom_that_is_not_read_is_said() {
+    let machine = Machine::new(6);
+    machine
+        .card
+        .faults()
+        .inject(Fault::AdminTimeout, When::Always);
+    let mut pairs = [Pair::EMPTY; 1];
+    let result = machine.bring_up(QUEUES, &mut pairs).map(|_| ());
+    assert!(matches!(result, Err(InitError::Eeprom(_))), "{result:?}");
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub(crate) enum Fault {
     StuckReset,
     NoEeprom,
     EepromNotRead,
+    /// Its words do not add up.
+    BadChecksum,
+    /// It gives no word.
+    StuckWords,
+    /// A module that acknowledges nothing; without it, the clock of its bus is held down.
+    SilentModule,
     BadFirmware,
     StuckDma,
     /// The firmware keeps the MAC's registers.
@@ -157,12 +163,20 @@ impl Port {
             }
             0x8 => {
                 let is_quiet = self.peek(0x0) & 1 << 2 != 0 && fault != Fault::BusyMaster;
-                if is_quiet { 0 } else { 1 << 19 }
+                u32::from(!is_quiet) << 19 | stored & 3 << 2
             }
             0x1_0010 => {
                 let is_read = self.since_reset() >= EEPROM_NS && fault != Fault::EepromNotRead;
                 u32::from(is_read) << 9 | u32::from(fault != Fault::NoEeprom) << 8
             }
+            0x1_0014 => match (stored >> 2 & 0x3FFF, fault) {
+                (_, Fault::StuckWords) => 0,
+                (0x3F, Fault::BadChecksum) => 0xBABB << 16 | 2,
+                (0x3F, _) => 0xBABA << 16 | 2,
+                _ => 2,
+            },
+            // The lines are as they are let go.
+            0x28 if fault == Fault::SilentModule => stored | stored >> 1 & 5,
             0x1_0148 => u32::from(fault == Fault::BadFirmware) << 19,
             0x2F00 => stored | u32::from(fault != Fault::StuckDma) << 3,
             0x1_0140 => {

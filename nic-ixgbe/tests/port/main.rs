@@ -12,5 +12,6 @@
 mod bring_up;
 mod director;
 mod fake;
+mod module;
 mod pairs;
 mod rules;
