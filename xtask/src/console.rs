@@ -39,6 +39,8 @@ pub(crate) enum Message {
     Attack(Attack),
     /// Frames dropped so far.
     Drops(Drops),
+    /// What a card itself has counted so far.
+    Card(Card),
     /// Resources after restarts, compared with before.
     Leaks(Leaks),
     /// How a self-test ended.
@@ -134,6 +136,26 @@ pub(crate) struct Attack {
     /// How many milliseconds it took to take back what its process had.
     #[serde(default, skip_serializing)]
     pub(crate) ms: u64,
+}
+
+/// What a card itself says of its link and its traffic so far.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Card {
+    /// The node that it hangs on.
+    pub(crate) node: u32,
+    /// 0 where the link is down.
+    pub(crate) link_mbps: u32,
+    /// How often the link has gone down.
+    pub(crate) link_losses: u32,
+    /// Frames to and from processes' queues.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    /// The same of the kernel's own.
+    pub(crate) kernel_received: u64,
+    pub(crate) kernel_sent: u64,
+    /// Frames for which a queue had no buffer, and for which the card itself had no room.
+    pub(crate) dropped: u64,
+    pub(crate) missed: u64,
 }
 
 /// Frames dropped so far.

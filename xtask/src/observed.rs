@@ -1,7 +1,8 @@
 //! What the kernel has said so far in a boot, and a picture of it.
 
 use crate::console::{
-    Attack, Attempt, Boot, Drops, Leaks, Line, Message, ProcessState, SelfTest, State, Verdict,
+    Attack, Attempt, Boot, Card, Drops, Leaks, Line, Message, ProcessState, SelfTest, State,
+    Verdict,
 };
 use core::fmt::Write as _;
 use std::{collections::BTreeMap, time::Instant};
@@ -25,6 +26,8 @@ pub(crate) struct Observed {
     pub(crate) told: Vec<String>,
     /// Drop counters, first and last.
     pub(crate) drops: Option<(Drops, Drops)>,
+    /// What the card itself said last, where it counts.
+    pub(crate) card: Option<Card>,
     pub(crate) leaks: Option<Leaks>,
     pub(crate) selftests: Vec<SelfTest>,
     pub(crate) verdict: Option<Verdict>,
@@ -76,6 +79,7 @@ impl Observed {
             Message::Drops(drops) => {
                 self.drops = Some((self.drops.map_or(drops, |(first, _)| first), drops));
             }
+            Message::Card(card) => self.card = Some(card),
             Message::Leaks(leaks) => self.leaks = Some(leaks),
             Message::Selftest(test) => {
                 let text = test.to_string();

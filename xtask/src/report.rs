@@ -2,14 +2,12 @@
 
 mod stops;
 
-#[cfg(test)]
-pub(crate) use stops::IXGBE;
-pub(crate) use stops::{ATTACKS, NO_STOP};
+pub(crate) use stops::{ATTACKS, IXGBE, NO_STOP};
 
 use crate::{
     capture::Analysis,
     cast::{Cast, Process, ROGUE},
-    console::{Attack, ProcessState},
+    console::{Attack, Card, ProcessState},
     disk,
     observed::Observed,
     qemu::run::Ended,
@@ -57,6 +55,9 @@ pub(crate) struct Report {
     blocks: Blocks,
     processes: Vec<ProcessState>,
     attacks: Vec<Attack>,
+    /// What the card itself says, if it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card: Option<Card>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -122,6 +123,7 @@ impl Report {
                 .cloned()
                 .collect(),
             attacks: evidence.outcome.observed.attacks.clone(),
+            card: evidence.outcome.observed.card,
         })
     }
 
@@ -157,6 +159,19 @@ impl Report {
         println!("requests  {sent} sent, {verified} verified, {lost} lost");
         println!("latency   {p50} us median, {p99} us 99 %, {p999} us 99.9 %, {max} us longest");
         println!("blocks    {written} written, {good} verified, {bad} bad");
+        if let Some(card) = &self.card {
+            let Card {
+                received,
+                sent,
+                dropped,
+                missed,
+                ..
+            } = card;
+            let (speed, losses) = (card.link_mbps, card.link_losses);
+            println!(
+                "card      {received} received, {sent} sent by its own count, {dropped} without a buffer, {missed} without room; link {speed} Mb/s, lost {losses} times"
+            );
+        }
         let stopped = self.attacks.iter().filter(|attack| attack.stopped).count();
         println!("attacks   {} tried, {stopped} stopped", self.attacks.len());
         for failure in &self.failures {
@@ -173,6 +188,7 @@ impl Evidence<'_> {
         self.judge_machine(&mut failures);
         self.judge_traffic(total, &mut failures);
         self.judge_counters(&mut failures);
+        self.judge_card_counters(total, &mut failures);
         self.judge_capture(&mut failures);
         self.judge_disk(&mut failures);
         self.judge_processes(&mut failures);
@@ -224,6 +240,24 @@ impl Evidence<'_> {
             }
             Some(_) => {}
             None => failures.push("the kernel told no drop counters".into()),
+        }
+    }
+
+    /// What an 82599 has counted is no less than what the host knows to have passed by it.
+    fn judge_card_counters(&self, total: &Tally, failures: &mut Vec<String>) {
+        let observed = &self.outcome.observed;
+        let is_there = observed.boot.as_ref().is_some_and(|boot| boot.nic == IXGBE);
+        let known = total.verified;
+        match observed.card {
+            _ if !is_there || !self.multi_queue => {}
+            None => failures.push("the card told no counters".into()),
+            Some(card) if card.link_mbps == 0 => failures.push("the link is down".into()),
+            Some(Card { received, sent, .. }) if received < known || sent < known => {
+                failures.push(format!(
+                    "the card counts {received} frames received and {sent} sent, and {known} requests were answered"
+                ));
+            }
+            Some(_) => {}
         }
     }
 
@@ -520,6 +554,39 @@ mod tests {
         attacks.retain(|attack| attack.device != NIC);
         assert_eq!(case.report_over(true).failures.len(), 12);
         assert!(case.report_over(false).passed());
+    }
+
+    #[test]
+    fn what_an_82599_counts_is_no_less_than_what_was_answered() {
+        let failures = |card: Option<Card>| {
+            let mut case = Case::good();
+            let observed = &mut case.outcome.observed;
+            observed.boot.as_mut().unwrap().nic = IXGBE.into();
+            observed.attacks = stops::tests::stopped_with(IXGBE);
+            observed.card = card;
+            case.report().failures.len()
+        };
+        let card = Card {
+            link_mbps: 10_000,
+            received: 10,
+            sent: 10,
+            ..Card::default()
+        };
+        assert_eq!(failures(Some(card)), 0);
+        assert_eq!(failures(None), 1);
+        for spoiled in [
+            Card {
+                received: 9,
+                ..card
+            },
+            Card { sent: 9, ..card },
+            Card {
+                link_mbps: 0,
+                ..card
+            },
+        ] {
+            assert_eq!(failures(Some(spoiled)), 1);
+        }
     }
 
     #[test]

@@ -262,7 +262,7 @@ impl Control {
         }
     }
 
-    /// Says how many frames the kernel and the virtual queues had no room for.
+    /// Says how many frames the kernel and the virtual queues had no room for, and what cards themselves have counted.
     pub(crate) fn report_drops(&mut self) {
         let seats = &self.plane.platform().kernel.seats;
         let rings = (0..seats.len()).filter_map(|index| seats.by_index(index));
@@ -270,6 +270,13 @@ impl Control {
             .map(|seat| seat.queues.pass().counters().dropped)
             .sum();
         report::drops(self.dropped(), ring);
+        for device in &mut *self.plane.platform_mut().devices {
+            if let Device::Net(card) = &mut **device
+                && let Some(card) = card.counters()
+            {
+                report::card(&card);
+            }
+        }
     }
 
     /// The driver of a card, by its name.

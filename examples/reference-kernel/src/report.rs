@@ -3,6 +3,7 @@
 use core::fmt;
 
 use kernel_formats::json::Quoted;
+use parakernel_core::address::NodeId;
 use parakernel_core::control::Quarantine;
 
 use crate::print;
@@ -118,6 +119,25 @@ pub(crate) struct Leaks {
     pub(crate) damaged: u64,
 }
 
+/// What a card itself says. Of two numbers the first is the kernel's pair's, and the second that of all processes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Card {
+    /// The node that it hangs on.
+    pub(crate) node: NodeId,
+    /// Speed of the link in Mb/s, 0 where it is down.
+    pub(crate) link_mbps: u32,
+    /// How often the link has gone down.
+    pub(crate) link_losses: u32,
+    /// Frames that reached memory.
+    pub(crate) received: [u64; 2],
+    /// Frames that left.
+    pub(crate) sent: [u64; 2],
+    /// Frames for which a queue had no buffer.
+    pub(crate) dropped: u64,
+    /// Frames for which the card itself had no room.
+    pub(crate) missed: u64,
+}
+
 /// Prints an object with one key.
 fn line(key: &str, value: fmt::Arguments<'_>) {
     print!("@ {{\"{key}\":{value}}}\n");
@@ -230,6 +250,28 @@ pub(crate) fn drops(device: u64, ring: u64) {
     line(
         "drops",
         format_args!("{{\"device\":{device},\"ring\":{ring}}}"),
+    );
+}
+
+/// Shows what a card itself says.
+pub(crate) fn card(card: &Card) {
+    let Card {
+        node,
+        link_mbps,
+        link_losses,
+        received: [kernel_received, received],
+        sent: [kernel_sent, sent],
+        dropped,
+        missed,
+    } = card;
+    let node = node.index();
+    line(
+        "card",
+        format_args!(
+            "{{\"node\":{node},\"link_mbps\":{link_mbps},\"link_losses\":{link_losses},\
+             \"received\":{received},\"sent\":{sent},\"kernel_received\":{kernel_received},\
+             \"kernel_sent\":{kernel_sent},\"dropped\":{dropped},\"missed\":{missed}}}"
+        ),
     );
 }
 

@@ -14,13 +14,15 @@ use parakernel_core::time::Instant;
 use parakernel_nic_ixgbe::device::{Device, GRACE, Pair, PairRings, QUEUE_LIMIT, Setup, Vector};
 use parakernel_nic_ixgbe::id::{Kind, VENDOR};
 use parakernel_nic_ixgbe::interrupt::Alarm;
+use parakernel_nic_ixgbe::link::Link;
+use parakernel_nic_ixgbe::stats::QueueStatistics;
 use parakernel_nic_ixgbe::steering::{DROP_QUEUE, FILTERS, Filter, Filters};
 
 use crate::boot::Kernel;
 use crate::pci::Function;
 use crate::pci::msix::MsiX;
 use crate::queues::network::ENTRIES;
-use crate::{capacity, devices, print, time};
+use crate::{capacity, devices, print, report, time};
 
 /// The kernel's own pair: what no filter leads anywhere comes to queue 0.
 pub(crate) const KERNEL_PAIR: u8 = 0;
@@ -30,6 +32,18 @@ const MAX_FRAME: u16 = 1514;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A reset with all its steps: the sum of the limits in the driver, each of a second or less.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often counters are read: they stop after 2³² frames.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// The port's counters that are used.
+const OF_KERNEL: u8 = 0;
+const OF_PROCESSES: u8 = 1;
+
+/// The link before the first look.
+const DOWN: Link = Link {
+    is_up: false,
+    speed_mbps: None,
+};
 
 type Registers = &'static MappedRegisters;
 type Card = Device<'static, Registers>;
@@ -53,6 +67,15 @@ pub(crate) struct IxgbeNet {
     node: NodeId,
     /// When it is looked at next.
     look_at: Instant,
+    /// When its counters are, which stop at their end.
+    count_at: Instant,
+    /// The link at the last look, and how often it has gone down since it was up first.
+    link: Link,
+    link_losses: u32,
+    /// What the port counted: of the kernel's pair, and of processes'.
+    counted: [QueueStatistics; 2],
+    /// Frames for which the port itself had no room.
+    missed: u64,
     /// How many resets have been begun.
     resets: u32,
 }
@@ -93,7 +116,7 @@ impl IxgbeNet {
         let filters = frames.place_slice(node, FILTERS, Filter::UNUSED)?;
         let offered = usize::from(pairs - 1);
         let places = frames.place_slice(node, offered, Place::default());
-        Some(Self {
+        let port = Self {
             card,
             function,
             registers,
@@ -102,8 +125,27 @@ impl IxgbeNet {
             filters: Filters::new(filters, KERNEL_PAIR + 1),
             node,
             look_at: time::now(),
+            count_at: time::now(),
+            link: DOWN,
+            link_losses: 0,
+            counted: [QueueStatistics::default(); 2],
+            missed: 0,
             resets: 0,
-        })
+        };
+        port.share_counters();
+        Some(port)
+    }
+
+    /// Has the port count what it does for processes apart from what it does for the kernel.
+    fn share_counters(&self) {
+        for queue in 0..self.card.pairs() {
+            let counter = if queue == KERNEL_PAIR {
+                OF_KERNEL
+            } else {
+                OF_PROCESSES
+            };
+            self.card.set_counter(queue, counter);
+        }
     }
 
     /// The node that it hangs on.
@@ -181,13 +223,57 @@ impl IxgbeNet {
         begun.is_ok() && outcome == Some(true)
     }
 
-    /// Whether the port has failed.
+    /// Looks at link and counters; whether the port has failed.
     pub(super) fn turn(&mut self, now: Instant) -> bool {
         if now < self.look_at {
             return false;
         }
         self.look_at = now.saturating_add(LOOK_INTERVAL);
+        self.watch_link();
+        if now >= self.count_at {
+            self.count_at = now.saturating_add(COUNT_INTERVAL);
+            self.count();
+        }
         self.card.is_gone()
+    }
+
+    /// Says where the link has changed. The port goes on by itself when it is back: what it was given to send waits for that, and
+    /// queues that are taken back meanwhile do not (their limit is that of draining).
+    fn watch_link(&mut self) {
+        let link = self.card.link();
+        if link == self.link {
+            return;
+        }
+        let address = self.function.address;
+        match link.speed_mbps {
+            Some(speed) => print!("ixgbe {address}: link up, {speed} Mb/s\n"),
+            None if link.is_up => print!("ixgbe {address}: link up\n"),
+            None => print!("ixgbe {address}: link down\n"),
+        }
+        self.link_losses += u32::from(self.link.is_up && !link.is_up);
+        self.link = link;
+    }
+
+    fn count(&mut self) {
+        for (counter, sum) in [OF_KERNEL, OF_PROCESSES].into_iter().zip(&mut self.counted) {
+            self.card.add_statistics(counter, sum);
+        }
+        self.missed += self.card.take_missed();
+    }
+
+    /// What the port itself says of its link and its traffic.
+    pub(super) fn counters(&mut self) -> report::Card {
+        self.count();
+        let [kernel, processes] = self.counted;
+        report::Card {
+            node: self.node,
+            link_mbps: self.link.speed_mbps.unwrap_or(0),
+            link_losses: self.link_losses,
+            received: [kernel.received, processes.received],
+            sent: [kernel.transmitted, processes.transmitted],
+            dropped: kernel.dropped + processes.dropped,
+            missed: self.missed,
+        }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -286,6 +372,7 @@ impl IxgbeNet {
         if let Poll::Ready(Ok(())) = reset {
             self.places.fill(Place::default());
             self.filters.restore(&self.card);
+            self.share_counters();
         }
         reset.map(|result| result.map_err(|error| error.kind()))
     }

@@ -16,6 +16,7 @@ use super::ixgbe::IxgbeNet;
 use super::virtio::VirtioNet;
 use crate::pci::msix::MsiX;
 use crate::queues::network::NetworkQueue;
+use crate::report;
 
 /// A network card.
 #[expect(
@@ -66,6 +67,14 @@ impl NetDevice {
     /// Its interrupt table.
     pub(crate) const fn interrupts(&mut self) -> Option<&mut MsiX> {
         each!(self, card => card.interrupts())
+    }
+
+    /// What the card itself says of its link and its traffic, if it counts.
+    pub(crate) fn counters(&mut self) -> Option<report::Card> {
+        match self {
+            Self::Virtio(_) => None,
+            Self::Ixgbe(card) => Some(card.counters()),
+        }
     }
 
     /// How many resets of the card have been begun since it was brought up.
