@@ -17,6 +17,7 @@ use crate::{
     director,
     error::InitError,
     id::Kind,
+    pause::Pauses,
     pool::POOLS,
     regs::{BAR_LEN, PortBlock, Status},
 };
@@ -62,6 +63,8 @@ pub struct Setup<'a> {
     pub sharing: Sharing,
     /// The NUMA node that the port hangs on, as the platform says: memory for its queues is to come from there.
     pub node: NodeId,
+    /// Which pauses of the link there are; on a backplane, which are offered.
+    pub pauses: Pauses,
     /// How many of the first pools are virtual functions', up to 63; only with pools. That they exist is for the PCI
     /// configuration to say: [`SrIov`](parakernel_core::pci::SrIov).
     pub functions: u8,
@@ -79,6 +82,7 @@ impl<'a> Setup<'a> {
             max_frame: 1514,
             sharing: Sharing::Queues,
             node: NodeId::new(0),
+            pauses: Pauses::None,
             functions: 0,
             director: None,
         }
@@ -94,6 +98,7 @@ pub struct Device<'a, R> {
     max_frame: u16,
     sharing: Sharing,
     node: NodeId,
+    pauses: Pauses,
     pub(crate) functions: u8,
     director: Option<director::Config>,
     mac: Mac,
@@ -120,6 +125,7 @@ impl<'a, R: Registers> Device<'a, R> {
             max_frame: setup.max_frame,
             sharing: setup.sharing,
             node: setup.node,
+            pauses: setup.pauses,
             functions: setup.functions,
             director: setup.director,
             mac: Mac([0; 6]),
@@ -207,6 +213,12 @@ impl<'a, R: Registers> Device<'a, R> {
     #[must_use]
     pub const fn sharing(&self) -> Sharing {
         self.sharing
+    }
+
+    /// Which pauses of the link were asked for at bring-up.
+    #[must_use]
+    pub const fn wanted_pauses(&self) -> Pauses {
+        self.pauses
     }
 
     /// What the Flow Director compares, where there is one.

@@ -19,6 +19,7 @@ pub mod link;
 mod message;
 pub mod module;
 pub mod offload;
+pub mod pause;
 pub mod pool;
 pub mod regs;
 pub mod rx;

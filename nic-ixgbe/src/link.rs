@@ -55,6 +55,8 @@ impl<R: Registers> Device<'_, R> {
             port.modify(|autoc2: Autoc2| autoc2.with(Autoc2::PMA_PMD_10G_SERIAL, PMA_PMD_SFI));
             port.modify(|esdp: Esdp| esdp.with(Esdp::SDP3_DATA, 0));
             port.modify(|autoc: Autoc| autoc.with(Autoc::LMS, LMS_10G_SERIAL));
+        } else {
+            port.modify(|autoc: Autoc| self.offer_pauses(autoc));
         }
         port.modify(|autoc: Autoc| autoc.with(Autoc::RESTART_AN, 1));
     }

@@ -181,6 +181,12 @@ registers! {
         RXEN: bit 0,
     }
 
+    /// Flow Control Refresh Threshold, §8.2.3.3.5.
+    pub Fcrtv: u32 @ 0x0_32A0, read_write {
+        /// A pause is asked for again when so much of the last one is left, in units of 512 bits.
+        FC_REFRESH_TH: bits 0..=15,
+    }
+
     /// Flow Control Configuration, §8.2.3.3.7.
     pub Fccfg: u32 @ 0x0_3D00, read_write {
         /// Transmit Flow Control: 0 off, 1 link flow control (802.3x), 2 priority flow control.
@@ -227,6 +233,10 @@ registers! {
         PMA_PMD_1G: bit 9,
         /// Begin again with the link; clears itself.
         RESTART_AN: bit 12,
+        /// Offers pauses in both directions.
+        SYM_PAUSE: bit 28,
+        /// Offers pauses in one direction.
+        ASM_PAUSE: bit 29,
         /// Link Mode Select: 0 is 1 Gb/s, 3 is 10 Gb/s serial (SFI), both without negotiation.
         LMS: bits 13..=15,
     }
@@ -237,6 +247,16 @@ registers! {
         LINK_SPEED: bits 28..=29,
         /// The link is up.
         LINK_UP: bit 30,
+        /// Negotiation on a backplane is done.
+        KX_AN_COMP: bit 31,
+    }
+
+    /// Auto-Negotiation Link Partner Base Page, lower part, §8.2.3.22: what the peer offers.
+    pub Anlp1: u32 @ 0x0_42B0, read_only {
+        /// Pauses in both directions.
+        SYM_PAUSE: bit 10,
+        /// Pauses in one direction.
+        ASM_PAUSE: bit 11,
     }
 
     /// Auto-Negotiation Control 2, §8.2.3.22.22.

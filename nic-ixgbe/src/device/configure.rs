@@ -9,14 +9,13 @@ use super::{Device, Sharing};
 use crate::{
     error::InitError,
     regs::{
-        CtrlExt, Dmatxctl, Dtxmxszrq, Fccfg, Fctrl, GcrExt, Hlreg0, Maxfrs, Mcstctrl, Mflcn, Mrqc,
-        Mtqc, Pfdtxgswc, Pfqde, Pfvtctl, QUEUES, Rdrxctl, Rfctl, Rttdcs, Rttdqsel, Rttdt1c, Rxcsum,
+        CtrlExt, Dmatxctl, Dtxmxszrq, Fctrl, GcrExt, Hlreg0, Maxfrs, Mcstctrl, Mrqc, Mtqc,
+        Pfdtxgswc, Pfqde, Pfvtctl, QUEUES, Rdrxctl, Rfctl, Rttdcs, Rttdqsel, Rttdt1c, Rxcsum,
         Vlnctrl,
         table::{
-            BitTableBlock, EtherTypeBlock, Etqf, Etqs, Fcrth, Fcrtl, FiveTupleBlock, Ftqf,
-            MpsarHigh, MpsarLow, Mta, Pfuta, Pfvfre, Pfvfte, Pfvlvf, Pfvlvfb, PoolBlock,
-            PoolMaskBlock, Rah, Ral, ReceiveAddressBlock, Rxpbsize, TrafficClassBlock, Txpbsize,
-            Txpbthresh, Vfta,
+            BitTableBlock, EtherTypeBlock, Etqf, Etqs, FiveTupleBlock, Ftqf, MpsarHigh, MpsarLow,
+            Mta, Pfuta, Pfvfre, Pfvfte, Pfvlvf, Pfvlvfb, PoolBlock, PoolMaskBlock, Rah, Ral,
+            ReceiveAddressBlock, Rxpbsize, TrafficClassBlock, Txpbsize, Txpbthresh, Vfta,
         },
     },
 };
@@ -38,7 +37,7 @@ impl<R: Registers> Device<'_, R> {
     pub(super) fn configure(&mut self) -> Result<(), InitError> {
         self.mac = self.read_mac()?;
         self.set_up_general();
-        self.set_up_flow_control();
+        self.set_up_pauses();
         self.clear_filters();
         self.set_up_receive()?;
         self.set_up_transmit();
@@ -82,25 +81,11 @@ impl<R: Registers> Device<'_, R> {
         RX_BUFFER_KIB - u64::from(taken)
     }
 
-    /// Off: a process whose ring is full must not make the peer pause for all. The high water mark is set regardless
-    /// (§4.6.3.2).
-    fn set_up_flow_control(&self) {
-        let port = self.port();
-        port.modify(|mflcn: Mflcn| mflcn.with(Mflcn::RFCE, 0).with(Mflcn::DPF, 1));
-        port.write(Fccfg::default());
-        for class in 0..TrafficClassBlock::COUNT {
-            let Some(base) = TrafficClassBlock::base(class) else {
-                continue;
-            };
-            let row = self.row(base);
-            row.write(Fcrtl::default());
-            let mark = if class == 0 {
-                (self.receive_buffer_kib() * 1024 - RX_HEADROOM) / 32
-            } else {
-                0
-            };
-            row.write(Fcrth::default().with(Fcrth::RTH, mark));
-        }
+    /// The high water mark of the receive packet buffer, in bytes (§4.6.3.2): above it is room for what is on its way when the
+    /// peer is told to pause, with jumbo frames one more in each direction.
+    pub(crate) fn high_mark(&self) -> u64 {
+        let jumbo = u64::from(self.max_frame).saturating_sub(1514);
+        self.receive_buffer_kib() * 1024 - RX_HEADROOM - 2 * jumbo
     }
 
     /// §4.6.7: all tables that have no value after a reset.

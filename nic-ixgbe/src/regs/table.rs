@@ -35,6 +35,10 @@ row! {
     TrafficClassBlock, 8 blocks of 4 bytes
 }
 row! {
+    /// Pause times: of two traffic classes in each, §8.2.3.3.2.
+    PauseTimeBlock, 4 blocks of 4 bytes
+}
+row! {
     /// Receive addresses and the pools that get their frames.
     ReceiveAddressBlock, 128 blocks of 8 bytes
 }
@@ -185,6 +189,18 @@ registers! {
     pub Txpbsize: u32 @ 0xCC00, read_write {
         /// In units of 1 KiB.
         SIZE: bits 10..=19,
+    }
+}
+
+registers! {
+    in PauseTimeBlock;
+
+    /// Flow Control Transmit Timer Value, §8.2.3.3.2: how long a pause is, in units of 512 bits.
+    pub Fcttv: u32 @ 0x3200, read_write {
+        /// Of class 2n.
+        TTV_0: bits 0..=15,
+        /// Of class 2n + 1.
+        TTV_1: bits 16..=31,
     }
 }
 

@@ -19,6 +19,7 @@ use parakernel_nic_ixgbe::{
     hang::{Remedy, STILL_LIMIT, Watch},
     id::Kind,
     offload::Metadata,
+    pause::Pauses,
     stats::PortStatistics,
 };
 
@@ -227,4 +228,36 @@ fn a_port_says_which_node_it_hangs_on() {
     let device = Device::bring_up(machine.card.bar0(), &mut machine.world.clone(), setup).unwrap();
     assert_eq!(device.node(), NodeId::new(3));
     assert_eq!(device.registers().read(0x8, Width::U32) >> 2 & 3, 0);
+}
+
+/// A pause holds back what is sent, where pauses are obeyed; and no frame of it reaches a queue.
+#[test]
+fn a_pause_is_obeyed_where_it_is_wanted() {
+    for pauses in [Pauses::None, Pauses::Obeyed] {
+        let machine = Machine::new(57);
+        let setup = Setup {
+            pauses,
+            ..Setup::new(Kind::Sfp, vec![Pair::EMPTY; 1].leak())
+        };
+        let mut device =
+            Device::bring_up(machine.card.bar0(), &mut machine.world.clone(), setup).unwrap();
+        machine.world.run_for(Duration::from_millis(200));
+        let mut owned = claim(&machine, &mut device, 0, (Lease(1), Metadata::None)).unwrap();
+        let mut pause = vec![0; 60];
+        pause[..6].copy_from_slice(&[0x01, 0x80, 0xC2, 0, 0, 1]);
+        pause[12..18].copy_from_slice(&[0x88, 0x08, 0, 1, 0xFF, 0xFF]);
+        machine.wire.send(&pause);
+        machine.world.run_for(Duration::from_micros(100));
+        let frame = udp(MAC, FROM, TO, 100);
+        assert!(owned.send(&frame, 200).unwrap());
+        machine.world.run_for(Duration::from_micros(500));
+        let sent = machine.wire.take_all().len();
+        machine.world.run_for(Duration::from_millis(5));
+        let later = machine.wire.take_all().len();
+        let expected = if pauses.are_obeyed() { (0, 1) } else { (1, 0) };
+        assert_eq!((sent, later), expected);
+        assert_eq!(device.take_pauses(), u64::from(pauses.are_obeyed()));
+        assert_eq!(owned.receive().unwrap(), Vec::<Vec<u8>>::new());
+        machine.assert_clean();
+    }
 }

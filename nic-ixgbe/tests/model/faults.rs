@@ -26,7 +26,7 @@ enum Stage {
 
 const STAGES: [Stage; 4] = [Stage::BringUp, Stage::Claim, Stage::Load, Stage::Release];
 
-/// The faults that the model of this card has, but for an EEPROM read that never ends: the driver reads no word of it.
+/// The faults that the model of this card has, but for an EEPROM read that never ends, with which nothing begins.
 pub(crate) const FAULTS: [Fault; 9] = [
     Fault::LinkFlap,
     Fault::StuckQueue(0),

@@ -14,4 +14,5 @@ mod director;
 mod fake;
 mod module;
 mod pairs;
+mod pause;
 mod rules;
