@@ -21,6 +21,7 @@ use parakernel_nic_ixgbe::{
     director::{Capacity, Config, Entry, Masks},
     error::SteerError,
     filter::Reach,
+    functions::{Event, Function, Functions, Grant, Groups},
     id::Kind,
     offload::Metadata,
     pool::PoolNames,
@@ -47,6 +48,11 @@ const LONGEST: u64 = 5_000_000_000;
 /// Operations after bring-up.
 const OPERATIONS: usize = 64;
 
+/// Virtual functions of a port with pools, at times.
+const FUNCTIONS: u8 = 4;
+/// The address of pools that the kernel opens itself.
+const POOL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
 /// A clock that runs only while somebody waits.
 #[derive(Debug, Default)]
 struct Clock(u64);
@@ -66,7 +72,7 @@ fn run(bytes: &[u8]) -> Report {
     let [first, second] = words.each_mut();
     let seats = [(&memory[0], first), (&memory[1], second)]
         .map(|(memory, words)| Seat::new(memory, memory.pool(words)));
-    let mut pairs = [Pair::EMPTY; 4];
+    let mut pairs = [Pair::EMPTY; 12];
     let setup = setup(&mut pairs, &mut input.borrow_mut());
     let mut report = Report::default();
     let device = Device::bring_up(&port, &mut Clock::default(), setup);
@@ -74,7 +80,10 @@ fn run(bytes: &[u8]) -> Report {
     if let Ok(device) = device {
         port.choose_distance(&[300, 30, 8, 2000]);
         let (mut filters, mut entries) = ([Filter::UNUSED; 4], [Entry::UNUSED; 4]);
+        let mut functions = [Function::EMPTY; FUNCTIONS as usize];
         let run = Run {
+            functions: Functions::new(&mut functions),
+            granted: [false; FUNCTIONS as usize],
             port: &port,
             device,
             filters: Filters::new(&mut filters, 0).with_director(&mut entries),
@@ -102,6 +111,7 @@ fn setup<'a>(pairs: &'a mut [Pair], input: &mut Input<'_>) -> Setup<'a> {
             Sharing::Pools
         },
         max_frame: if choice & 2 == 0 { 1514 } else { 9014 },
+        functions: if choice & 9 == 9 { FUNCTIONS } else { 0 },
         director: (choice & 5 == 4).then_some(director),
         ..Setup::new(Kind::Sfp, pairs)
     }
@@ -112,6 +122,9 @@ struct Run<'a, 'r> {
     port: &'a Port<'a>,
     device: Device<'a, &'a Port<'a>>,
     filters: Filters<'a>,
+    functions: Functions<'a>,
+    /// Which functions may have their address.
+    granted: [bool; FUNCTIONS as usize],
     seats: [Seat<'a>; SEATS],
     input: &'a RefCell<Input<'a>>,
     report: &'r mut Report,
@@ -128,21 +141,27 @@ impl Run<'_, '_> {
             }
             let choice = self.input.borrow_mut().byte();
             // Mostly a pair that has a seat, now and then one that is not there.
-            let pair = [0, 1, 0, 1, 0, 1, 2, 15][usize::from(choice >> 5)];
+            let seat = [0, 1, 0, 1, 0, 1, 2, 15][usize::from(choice >> 5)];
+            let pair = self.first_pair() + seat;
             match choice & 31 {
                 0..4 => self.claim(pair),
-                4..14 => self.work(usize::from(pair) % SEATS),
+                4..14 => self.work(seat % 2),
                 14..17 => self.release(pair),
                 17..21 => self.steer(choice >> 4),
                 21..23 => self.ask(choice >> 4),
                 23..26 => self.set(choice >> 4),
-                26..28 => self.use_pools(choice >> 4),
+                26 => self.use_pools(choice >> 4),
+                27 | 30 => self.serve_functions(choice >> 5),
                 28..30 => any_answer(self.device.poll_drain(pair)),
-                30 => any_answer(self.device.pair_state(pair)),
                 _ => self.reset(),
             }
         }
         self.end();
+    }
+
+    /// The first pair that is not a virtual function's.
+    const fn first_pair(&self) -> u8 {
+        2 * self.device.functions()
     }
 
     fn claim(&mut self, pair: u8) {
@@ -151,8 +170,9 @@ impl Run<'_, '_> {
             .borrow_mut()
             .choose(&[Metadata::Header, Metadata::None]);
         let before = self.device.pair_state(pair);
-        let Some(seat) = self.seats.get_mut(usize::from(pair)) else {
-            assert_eq!(before.is_some(), pair < self.device.pairs());
+        let seat = usize::from(pair - self.first_pair());
+        let Some(seat) = self.seats.get_mut(seat) else {
+            assert!(before.is_none() || pair < self.device.pairs());
             return;
         };
         if seat.is_taken() {
@@ -184,11 +204,10 @@ impl Run<'_, '_> {
         }
     }
 
-    fn work(&mut self, seat: usize) {
-        let is_active = u8::try_from(seat)
-            .is_ok_and(|pair| self.device.pair_state(pair) == Some(PairState::Active));
-        if is_active {
-            self.seats[seat].work(&mut self.input.borrow_mut(), self.report);
+    fn work(&mut self, seat: u8) {
+        let state = self.device.pair_state(self.first_pair() + seat);
+        if state == Some(PairState::Active) {
+            self.seats[usize::from(seat)].work(&mut self.input.borrow_mut(), self.report);
         }
     }
 
@@ -208,7 +227,8 @@ impl Run<'_, '_> {
         self.report.note("release", released.is_ok());
         let is_free = self.device.pair_state(pair) == Some(PairState::Free);
         assert_eq!(is_free, released.is_ok(), "{released:?}");
-        if let (Ok(()), Some(seat)) = (released, self.seats.get_mut(usize::from(pair))) {
+        let seat = usize::from(pair - self.first_pair());
+        if let (Ok(()), Some(seat)) = (released, self.seats.get_mut(seat)) {
             seat.bury();
         }
     }
@@ -221,10 +241,12 @@ impl Run<'_, '_> {
         self.report.note("reset", reset.is_ok());
         self.is_in_service = reset.is_ok();
         if reset.is_ok() {
-            let mut pairs = 0..self.device.pairs();
+            let mut pairs = self.first_pair()..self.device.pairs();
             assert!(pairs.all(|pair| self.device.pair_state(pair) == Some(PairState::Free)));
             self.seats.iter_mut().for_each(Seat::bury);
             self.filters.restore(&self.device);
+            self.functions.restore(&self.device);
+            self.check_addresses();
             let restored = self.await_filters();
             self.report.note("rules again", restored.is_ok());
         }
@@ -303,13 +325,62 @@ impl Run<'_, '_> {
         match input.byte() & 3 {
             0 | 1 => {
                 let names = PoolNames {
-                    mac: Mac([2, 0, 0, 0, 0, 9]),
+                    mac: Mac(POOL_MAC),
                     vlan: vlan(&mut input),
                 };
                 any_answer(device.open_pool(pool, names));
             }
             2 => any_answer(device.close_pool(pool)),
             _ => any_answer(device.set_rate(pool, Some(input.byte().into()), 10_000)),
+        }
+    }
+
+    /// Functions ask for what they like: none gets an address that is not its own.
+    fn serve_functions(&mut self, choice: u8) {
+        let number = self.input.borrow_mut().byte() % (FUNCTIONS + 1);
+        let device = &self.device;
+        match choice {
+            0..3 => {
+                let choices: [u8; 4] = self.input.borrow_mut().bytes();
+                let mut input = Input::new(&choices);
+                let grant = Grant {
+                    mac: Mac(function_mac(number)),
+                    vlan: vlan(&mut input).filter(|_| choices[3] & 1 == 0),
+                    groups: input.choose(&[Groups::None, Groups::Broadcasts, Groups::Multicasts]),
+                };
+                let granted = self.functions.grant(device, number, grant).is_ok();
+                assert_eq!(granted, number < device.functions(), "function {number}");
+                if let (true, Some(it)) = (granted, self.granted.get_mut(usize::from(number))) {
+                    *it = true;
+                }
+            }
+            3 => {
+                let revoked = self.functions.revoke(device, number);
+                if let (Ok(()), Some(it)) = (revoked, self.granted.get_mut(usize::from(number))) {
+                    *it = false;
+                }
+            }
+            4 => self.functions.tell_all(device),
+            _ => {
+                let report = &mut *self.report;
+                self.functions.serve(device, |_, event| {
+                    if event != Event::Reset {
+                        report.note("function's request", event == Event::Begun);
+                    }
+                });
+            }
+        }
+        self.check_addresses();
+    }
+
+    /// Frames come in to the port's address, to those of the kernel's pools, and to granted ones.
+    fn check_addresses(&self) {
+        for address in self.port.addresses() {
+            let mut functions = (0..FUNCTIONS).zip(self.granted);
+            let is_granted =
+                functions.any(|(number, granted)| granted && address == function_mac(number));
+            let is_known = address == POOL_MAC || address == self.device.mac().0;
+            assert!(is_known || is_granted, "{address:x?} is let in");
         }
     }
 
@@ -321,6 +392,11 @@ impl Run<'_, '_> {
             self.seats.iter_mut().for_each(Seat::bury);
         }
     }
+}
+
+/// The address of a virtual function.
+const fn function_mac(number: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, number]
 }
 
 fn vlan(input: &mut Input<'_>) -> Option<Vlan> {

@@ -40,6 +40,43 @@ impl<'a> Port<'a> {
         self.honest.set(input.below(self.distance.get()));
     }
 
+    /// The addresses that let frames in (receive addresses whose valid bit is set).
+    pub(super) fn addresses(&self) -> impl Iterator<Item = [u8; 6]> {
+        (0..128).filter_map(|index| {
+            let row = 0xA200 + 8 * index;
+            let [low, high] = [self.written(row), self.written(row + 4)];
+            let [a, b, c, d] = low.to_le_bytes();
+            let [e, f, ..] = high.to_le_bytes();
+            (high >> 31 == 1).then_some([a, b, c, d, e, f])
+        })
+    }
+
+    /// What virtual functions write and ask for, which is anything: their words, and who was reset or has written.
+    fn message(&self, offset: usize) -> Option<u32> {
+        if !matches!(offset, 0x1_3000..0x1_4000 | 0x600 | 0x1C0 | 0x710..0x720) {
+            return None;
+        }
+        let mut input = self.input.borrow_mut();
+        if input.is_empty() {
+            return Some(0);
+        }
+        Some(match offset {
+            0x1_3000..0x1_4000 if offset.is_multiple_of(64) => {
+                let [kind, info, rare] = input.bytes();
+                let flags = if rare == 0xFF { 1 << 31 } else { 0 };
+                let kind = [1, 1, 1, 2, 3, 4, 5, 8, 9, 1, 3, kind][usize::from(kind) % 12];
+                u32::from(kind) | u32::from(info) << 16 | flags
+            }
+            // The first function's own address, lengths, numbers of VLANs; else anything.
+            0x1_3000..0x1_4000 => match input.byte() {
+                byte @ 0..32 => u32::from(byte),
+                32..128 => input.choose(&[2, 1, 1 << 8 | 1, 1518, 5]),
+                _ => u32::from_le_bytes(input.bytes()),
+            },
+            _ => u32::from(input.byte()),
+        })
+    }
+
     /// What the driver wrote last.
     fn written(&self, offset: usize) -> u32 {
         self.written.borrow()[offset / 4]
@@ -116,6 +153,9 @@ impl<'a> Port<'a> {
 impl Registers for Port<'_> {
     fn read(&self, offset: usize, width: Width) -> u64 {
         assert!(width == Width::U32 && offset < 0x2_0000);
+        if let Some(word) = self.message(offset) {
+            return word.into();
+        }
         if self.is_time_to_lie() {
             let mut input = self.input.borrow_mut();
             let word = u32::from_le_bytes(input.bytes());
