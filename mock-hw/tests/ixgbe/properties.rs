@@ -3,12 +3,15 @@
 use core::time::Duration;
 
 use parakernel_core::mmio::Registers;
-use parakernel_mock_hw::memory::Escapes;
+use parakernel_mock_hw::{
+    fault::{Fault, When},
+    memory::Escapes,
+};
 use proptest::prelude::*;
 
 use super::{
     between,
-    driver::{Driver, RING, rx, tx},
+    driver::{Driver, LEASE, RING, rx, tx},
     udp,
 };
 
@@ -35,7 +38,144 @@ fn value() -> impl Strategy<Value = u32> {
     ]
 }
 
+/// How a driver, or its machine, stops a card in full flight.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// The enable bits of the queues, and the time that a receive queue may still write (4.6.7.1.2).
+    Queues,
+    /// CTRL.RST, until it is over.
+    Reset,
+    FunctionReset,
+    BusMaster,
+    Sleep,
+    Removal,
+}
+
+fn stop(driver: &Driver, how: Stop) {
+    let space = driver.card.config_space();
+    match how {
+        Stop::Queues => {
+            for n in 0..4 {
+                driver.write(tx(n) + 0x28, 0);
+                driver.write(rx(n) + 0x28, 0);
+                driver.wait(rx(n) + 0x28, |control| control & 1 << 25 == 0);
+            }
+            driver.world.run_for(Duration::from_micros(100));
+        }
+        Stop::Reset => {
+            driver.write(0, 1 << 2);
+            driver.wait(0x0008, |status| status & 1 << 19 == 0);
+            driver.write(0, 1 << 2 | 1 << 26);
+            driver.wait(0, |ctrl| ctrl & 1 << 26 == 0);
+        }
+        // Device control of the PCI Express capability, power management's control, and Command.
+        Stop::FunctionReset => space.write16(0xa8, 0x8000),
+        Stop::Sleep => space.write16(0x44, 3),
+        Stop::BusMaster => space.write16(0x04, 2),
+        Stop::Removal => driver.card.remove(),
+    }
+}
+
+/// A card in full flight: queues of both directions with work for them, and frames on the wire.
+fn in_flight(driver: &Driver, frames: u16) {
+    let receive = [0, 1, 2, 3].map(|n| driver.rx_queue(n));
+    // All queues hash: RETA spreads over four of them.
+    driver.write(0x5818, 1 | 0x0033 << 16);
+    for n in 0..32 {
+        driver.write(0x5c00 + 4 * n, 0x0302_0100);
+    }
+    for n in 0..10 {
+        driver.write(0x5c80 + 4 * n, 0x9e37_79b9 ^ n as u32);
+    }
+    for queue in receive.iter().map(|queue| queue.n) {
+        let mut transmit = driver.tx_queue(queue);
+        let frame = udp([queue as u16, 9], 1000);
+        driver.poke(transmit.buffers, &frame);
+        for _ in 0..RING - 1 {
+            let buffer = transmit.buffers;
+            let high = frame.len() as u64 | 0x2b30_0000 | (frame.len() as u64) << 46;
+            driver.put(&mut transmit, buffer, high);
+        }
+        driver.ring(&transmit);
+    }
+    for n in 0..frames {
+        driver.wire.send(&udp([n, 53], 900));
+    }
+}
+
 proptest! {
+    /// "However and whenever a card is stopped: once that is confirmed, no memory is touched any more."
+    #[test]
+    fn after_a_stop_nothing_is_transferred(
+        seed in any::<u64>(),
+        frames in 0..60_u16,
+        steps in 0..300_u32,
+        how in prop_oneof![
+            Just(Stop::Queues), Just(Stop::Reset), Just(Stop::FunctionReset), Just(Stop::BusMaster),
+            Just(Stop::Sleep), Just(Stop::Removal),
+        ],
+    ) {
+        let driver = Driver::new(seed);
+        in_flight(&driver, frames);
+        for _ in 0..steps {
+            driver.world.step();
+        }
+        stop(&driver, how);
+        driver.memory.end(LEASE);
+        driver.wire.send(&udp([1, 53], 900));
+        driver.world.run_for(Duration::from_millis(2));
+        if matches!(how, Stop::FunctionReset | Stop::Reset) {
+            // Nor does anything come back with the card.
+            driver.card.config_space().enable();
+            driver.world.run_for(Duration::from_millis(50));
+            driver.write(0x3000, 1);
+            driver.write(0x4a80, 1);
+            driver.wire.send(&udp([1, 53], 900));
+            driver.settle();
+        }
+        prop_assert_eq!(driver.memory.escapes(), []);
+    }
+
+    /// A card that lies, or fails, still only reaches what it was lent, and its model never panics.
+    #[test]
+    fn lies_and_faults_do_not_reach_beyond_the_lease(
+        seed in any::<u64>(),
+        lies in prop::collection::vec(any::<u8>(), 0..200),
+        faults in prop::collection::vec((0..Fault::ALL.len(), 0..60_u64), 0..4),
+        frames in 0..40_u16,
+    ) {
+        let driver = Driver::new(seed);
+        // Whoever sets a card up by what it says may be misled; here the lies begin after that.
+        in_flight(&driver, frames);
+        let device = driver.card.faults();
+        device.lie(lies);
+        for (fault, after) in faults {
+            device.inject(Fault::ALL[fault], When::After(after));
+        }
+        driver.settle();
+        for offset in (0..0x2000).step_by(4) {
+            driver.read(offset);
+        }
+        driver.world.run_for(Duration::from_millis(3));
+        prop_assert_eq!(driver.memory.escapes(), []);
+    }
+
+    /// "The same seed and the same driver: the same transfers, in the same order, at the same times."
+    #[test]
+    fn a_seed_replays_every_transfer(seed in any::<u64>(), frames in 1..30_u16) {
+        let run = |seed| {
+            let driver = Driver::new(seed);
+            in_flight(&driver, frames);
+            driver.settle();
+            let log = driver.memory.log();
+            let transfers: Vec<_> = log.iter().map(|dma| (dma.at, dma.address, dma.len)).collect();
+            (transfers, driver.wire.take_all())
+        };
+        let first = run(seed);
+        prop_assert!(first == run(seed));
+        prop_assert!(first.0 != run(seed ^ 1).0);
+    }
+
     /// "Nothing that a driver writes, to registers or to descriptors, makes the model panic, hang, or reach for memory
     /// that it was not lent."
     #[test]
