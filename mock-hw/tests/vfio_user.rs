@@ -7,7 +7,7 @@
     reason = "a test"
 )]
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, time::Duration};
 use std::{
     fs::File,
     io::{self, IoSlice, Read as _, Write as _},
@@ -17,10 +17,11 @@ use std::{
     },
     path::PathBuf,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use parakernel_mock_hw::{
-    Nvme, World,
+    Ixgbe, Nvme, World, ixgbe,
     memory::RequesterId,
     nvme::Config,
     plug::Plugs,
@@ -84,6 +85,12 @@ impl Served {
     /// A client that has greeted.
     fn greeted(name: &str) -> Self {
         let mut served = Self::new(name);
+        served.greet();
+        served
+    }
+
+    fn greet(&mut self) {
+        let served = self;
         let answer = served.ask(VERSION, &version(0, 1)).unwrap();
         assert_eq!(answer[..4], [0, 0, 1, 0]);
         assert!(
@@ -91,7 +98,79 @@ impl Served {
                 .unwrap()
                 .contains("max_msg_fds")
         );
-        served
+    }
+
+    /// Two virtual functions of one card whose physical function stays with the server, each a client of its own; the
+    /// first one has the server's thread.
+    fn functions(name: &str) -> [Self; 2] {
+        let paths = [1, 2].map(|n| {
+            let file = format!("mock-hw-{name}-{n}-{}", std::process::id());
+            let path = std::env::temp_dir().join(file);
+            drop(std::fs::remove_file(&path));
+            path
+        });
+        let listeners = paths
+            .each_ref()
+            .map(|path| UnixListener::bind(path).unwrap());
+        let thread = thread::spawn(move || {
+            let world = World::new(1);
+            let card = RequesterId(0x0100);
+            let guests = [Guest::default(), Guest::default()];
+            let nobody = world.host_memory(Guest::default().memory());
+            let config = ixgbe::Config {
+                virtual_functions: 2,
+                ..ixgbe::Config::default()
+            };
+            let ixgbe = Ixgbe::with_memories(&world, &nobody, card, config, |function| {
+                let n = usize::from(function.0 - 0x0180) / 2;
+                world.host_memory(guests[n].memory())
+            });
+            ixgbe.host_virtual_functions(&world);
+            ixgbe.keep_virtual_functions();
+            let mut server = Server::new(&world, Plugs::default());
+            for (n, (guest, listener)) in (0_u16..).zip(guests.into_iter().zip(listeners)) {
+                let endpoint = ixgbe.virtual_function(n.into()).unwrap();
+                server.add(RequesterId(0x0180 + 2 * n), endpoint, guest, listener)?;
+            }
+            server.serve()
+        });
+        let mut thread = Some(thread);
+        paths.map(|path| {
+            let mut served = Self {
+                stream: UnixStream::connect(&path).unwrap(),
+                thread: thread.take(),
+                path,
+                remote: vec![0; 1 << 16],
+            };
+            served.greet();
+            served.write(CONFIG_SPACE, 4, &6_u16.to_le_bytes()).unwrap();
+            served
+        })
+    }
+
+    fn set(&mut self, offset: u64, value: u32) {
+        self.write(0, offset, &value.to_le_bytes()).unwrap();
+    }
+
+    /// Asks the mailbox for its reset; the address that the function gets.
+    fn begin(&mut self) -> [u8; 6] {
+        self.wait(0x02fc, 1 << 7);
+        self.set(0x02fc, 4);
+        self.set(0x0200, 1);
+        self.set(0x02fc, 1);
+        self.wait(0x02fc, 0x10);
+        assert_eq!(self.register(0x0200), 1 << 31 | 1);
+        let [a, b, c, d] = self.register(0x0204).to_le_bytes();
+        let [e, f, ..] = self.register(0x0208).to_le_bytes();
+        self.set(0x02fc, 2);
+        [a, b, c, d, e, f]
+    }
+
+    fn wait(&mut self, offset: u64, bits: u32) {
+        let began = Instant::now();
+        while self.register(offset) & bits == 0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "{offset:#x}");
+        }
     }
 
     fn send(&self, command: u16, flags: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
@@ -414,6 +493,68 @@ fn accesses_outside_of_a_region_are_refused() {
     assert_eq!(served.ask(6, &[]), Err(95));
     served.ask(RESET, &[]).unwrap();
     assert!(matches!(served.leave(), Ok(())));
+}
+
+/// What one function sends to the other goes from the first one's memory to the second one's, and a client that is left
+/// takes nobody with it.
+#[test]
+fn functions_of_one_card_have_each_its_own_memory_and_client() {
+    const BASE: u64 = 1 << 20;
+
+    let [mut one, mut two] = Served::functions("functions");
+    assert_eq!(
+        one.read(CONFIG_SPACE, 0, 4),
+        Ok(vec![0x86, 0x80, 0xed, 0x10])
+    );
+    let memory = [(); 2].map(|()| File::from(memfd(1 << 16, SealFlags::SHRINK)));
+    for (served, file) in [&mut one, &mut two].into_iter().zip(&memory) {
+        let body = map(0, BASE, 1 << 16);
+        served.ask_with(DMA_MAP, &body, &[file.as_fd()]).unwrap();
+    }
+    let (from, to) = (one.begin(), two.begin());
+    // A receive queue of the second, with its ring at 0 and a buffer at 4,096.
+    memory[1]
+        .write_all_at(&(BASE + 4096).to_le_bytes(), 0)
+        .unwrap();
+    for (offset, value) in [
+        (0x1000, 1 << 20),
+        (0x1008, 128),
+        (0x1014, 1 << 25 | 2),
+        (0x1028, 1 << 25),
+        (0x1018, 1),
+    ] {
+        two.set(offset, value);
+    }
+    // A transmit queue of the first, with a frame at the same addresses.
+    let mut frame = [to, from].concat();
+    frame.extend([0x88, 0xb5]);
+    frame.resize(100, 0x5a);
+    memory[0].write_all_at(&frame, 4096).unwrap();
+    let words = [BASE + 4096, 100 << 46 | 0x2b30_0000 | 100].map(u64::to_le_bytes);
+    memory[0].write_all_at(&words.concat(), 0).unwrap();
+    for (offset, value) in [
+        (0x2000, 1 << 20),
+        (0x2008, 128),
+        (0x2028, 1 << 25),
+        (0x2018, 1),
+    ] {
+        one.set(offset, value);
+    }
+    one.wait(0x2010, 1); // The head has moved.
+    let began = Instant::now();
+    let mut got = [0; 100];
+    while got[..] != frame {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        memory[1].read_exact_at(&mut got, 4096).unwrap();
+    }
+    // The first breaks the protocol: it is left, and the second goes on.
+    one.stream.write_all(&header(REGION_READ, 15, 0)).unwrap();
+    let mut end = [0];
+    assert_eq!(one.stream.read(&mut end).unwrap(), 0);
+    assert_eq!(two.register(0x0010) >> 30 & 1, 1);
+    two.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    let result = one.thread.take().unwrap().join().unwrap();
+    assert!(matches!(result, Err(Broken::Protocol(_))), "{result:?}");
 }
 
 #[test]

@@ -33,8 +33,10 @@ struct Slot {
     guest: Guest,
     listener: UnixListener,
     session: Option<Session>,
-    /// A client was there, and went away.
+    /// A client was there, and went away or was left.
     left: bool,
+    /// Why it was left.
+    broken: Option<Broken>,
 }
 
 impl Server {
@@ -78,6 +80,7 @@ impl Server {
             listener,
             session: None,
             left: false,
+            broken: None,
         });
         Ok(())
     }
@@ -85,9 +88,12 @@ impl Server {
     /// Serves until every device had a client and the last one went away. The devices keep their state, so that this
     /// can be called again.
     ///
+    /// A client that breaks the protocol, or whose socket fails, is left at once; the others are served on.
+    ///
     /// # Errors
     ///
-    /// [`Broken`] where a client broke the protocol, or a socket failed; the clients are left.
+    /// [`Broken`] where a client was left, of several the one of the first device; or where what they share failed: all
+    /// are left then.
     pub fn serve(&mut self) -> Result<(), Broken> {
         self.slots.iter_mut().for_each(|slot| slot.left = false);
         let result = loop {
@@ -99,39 +105,34 @@ impl Server {
             }
         };
         self.slots.iter_mut().for_each(|slot| slot.session = None);
-        result
+        let mut broken = self.slots.iter_mut().filter_map(|slot| slot.broken.take());
+        result.and(broken.next().map_or(Ok(()), Err))
     }
 
     /// One round: the devices work, their interrupts and frames leave, then messages are waited for and handled.
     fn turn(&mut self) -> Result<(), Broken> {
         let progress = self.world.follow(self.now(), Self::STEPS);
-        self.interrupt()?;
+        self.interrupt();
         self.plugs.send()?;
         self.report();
         let ready = self.wait(self.patience(progress))?;
         for (slot, ready) in self.slots.iter_mut().zip(ready) {
-            match slot.handle(ready) {
-                Err(Broken::Gone) => {
-                    slot.session = None;
-                    slot.left = true;
-                }
-                other => other?,
-            }
+            let handled = slot.handle(ready);
+            slot.judge(handled);
         }
         self.plugs.receive()?;
         Ok(())
     }
 
-    fn interrupt(&self) -> Result<(), Broken> {
+    fn interrupt(&mut self) {
         for message in self.world.interrupts().take_all() {
-            let mut sessions = self
-                .slots
-                .iter()
-                .filter(|slot| slot.requester == message.requester)
-                .filter_map(|slot| slot.session.as_ref());
-            sessions.try_for_each(|session| session.interrupt(message.vector))?;
+            let slots = self.slots.iter_mut();
+            for slot in slots.filter(|slot| slot.requester == message.requester) {
+                let session = slot.session.as_ref();
+                let signalled = session.map_or(Ok(()), |session| session.interrupt(message.vector));
+                slot.judge(signalled);
+            }
         }
-        Ok(())
     }
 
     /// How long to wait for a message.
@@ -183,6 +184,19 @@ impl Server {
 }
 
 impl Slot {
+    /// Leaves the client where its last message, or its socket, was its end.
+    fn judge(&mut self, result: Result<(), Broken>) {
+        let Err(error) = result else {
+            return;
+        };
+        self.session = None;
+        self.left = true;
+        if !matches!(error, Broken::Gone) {
+            eprintln!("{}: {error}", self.requester);
+            self.broken.get_or_insert(error);
+        }
+    }
+
     /// What to wait for: the client, or for one to come.
     fn file(&self) -> BorrowedFd<'_> {
         match &self.session {
