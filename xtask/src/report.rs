@@ -37,6 +37,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) qemu: &'a str,
     /// Whether the wire has as many queues as the processes need.
     pub(crate) multi_queue: bool,
+    /// Whether the card's cable was pulled now and then.
+    pub(crate) is_unplugged: bool,
     /// Requests wanted over all network processes.
     pub(crate) wanted: u64,
     pub(crate) outcome: &'a Outcome,
@@ -251,7 +253,19 @@ impl Evidence<'_> {
         match observed.card {
             _ if !is_there || !self.multi_queue => {}
             None => failures.push("the card told no counters".into()),
-            Some(card) if card.link_mbps == 0 => failures.push("the link is down".into()),
+            // At the end it may be out.
+            Some(card) if self.is_unplugged && card.link_losses == 0 => {
+                failures.push("the kernel did not see the cable pulled".into());
+            }
+            Some(Card {
+                link_mbps,
+                link_losses,
+                ..
+            }) if !self.is_unplugged && (link_mbps == 0 || link_losses > 0) => {
+                failures.push(format!(
+                    "the link has gone down {link_losses} times, and has {link_mbps} Mb/s"
+                ));
+            }
             Some(Card { received, sent, .. }) if received < known || sent < known => {
                 failures.push(format!(
                     "the card counts {received} frames received and {sent} sent, and {known} requests were answered"
@@ -438,6 +452,7 @@ mod tests {
     struct Case {
         cast: Cast,
         outcome: Outcome,
+        is_unplugged: bool,
     }
 
     impl Case {
@@ -515,7 +530,11 @@ mod tests {
                 disk: disk::Verified::default(),
                 failures: Vec::new(),
             };
-            Self { cast, outcome }
+            Self {
+                cast,
+                outcome,
+                is_unplugged: false,
+            }
         }
 
         fn report(&self) -> Report {
@@ -527,6 +546,7 @@ mod tests {
                 cast: &self.cast,
                 qemu: "7.2",
                 multi_queue,
+                is_unplugged: self.is_unplugged,
                 wanted: 10,
                 outcome: &self.outcome,
             })
@@ -558,8 +578,9 @@ mod tests {
 
     #[test]
     fn what_an_82599_counts_is_no_less_than_what_was_answered() {
-        let failures = |card: Option<Card>| {
+        let judged = |card: Option<Card>, is_unplugged| {
             let mut case = Case::good();
+            case.is_unplugged = is_unplugged;
             let observed = &mut case.outcome.observed;
             observed.boot.as_mut().unwrap().nic = IXGBE.into();
             observed.attacks = stops::tests::stopped_with(IXGBE);
@@ -572,6 +593,7 @@ mod tests {
             sent: 10,
             ..Card::default()
         };
+        let failures = |card| judged(card, false);
         assert_eq!(failures(Some(card)), 0);
         assert_eq!(failures(None), 1);
         for spoiled in [
@@ -584,9 +606,20 @@ mod tests {
                 link_mbps: 0,
                 ..card
             },
+            Card {
+                link_losses: 1,
+                ..card
+            },
         ] {
             assert_eq!(failures(Some(spoiled)), 1);
         }
+        assert_eq!(judged(Some(card), true), 1, "nobody has seen it");
+        let seen = Card {
+            link_losses: 1,
+            link_mbps: 0,
+            ..card
+        };
+        assert_eq!(judged(Some(seen), true), 0);
     }
 
     #[test]

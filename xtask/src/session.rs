@@ -56,6 +56,9 @@ pub(crate) struct BootOptions {
     /// How the machine is connected
     #[arg(long, value_enum, default_value_t = Net::Auto)]
     pub(crate) net: Net,
+    /// Pull the cable of the model of the 82599 every so many seconds, for 300 ms
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) unplug: Option<u64>,
     /// Put an IOMMU into the machine
     #[arg(long)]
     pub(crate) iommu: bool,
@@ -90,6 +93,8 @@ pub(crate) struct Spec {
     ring: Ring,
     /// The program that serves the network card, if that is a model.
     model: Option<PathBuf>,
+    /// How many seconds there are between two times that its cable is pulled, if it is.
+    unplug: Option<u64>,
     policy: String,
     /// Names of the processes to start; all if empty.
     cast: Vec<String>,
@@ -122,6 +127,10 @@ pub(crate) fn run(
         model.is_none() || matches!(wire, Wire::Tap(_)) && options.board == Board::Q35,
         "the model of a card needs a tap, and a board with PCI"
     );
+    ensure!(
+        model.is_some() || options.unplug.is_none(),
+        "only a model's cable can be pulled: `--nic ixgbe`"
+    );
     let spec = Spec {
         build,
         qemu,
@@ -129,6 +138,7 @@ pub(crate) fn run(
         board: options.board,
         ring: options.ring,
         model,
+        unplug: options.unplug,
         policy: options.policy.clone(),
         cast: options.cast.clone(),
         iommu: options.iommu,

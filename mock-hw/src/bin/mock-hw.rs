@@ -1,10 +1,11 @@
 //! `mock-hw serve`: device models as PCI devices of a virtual machine.
 
-use core::{iter, net::SocketAddr, str::FromStr};
+use core::{iter, net::SocketAddr, str::FromStr, time::Duration};
 use std::{
     fs,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +20,9 @@ use parakernel_mock_hw::{
     virtio_net,
     wire::Wire,
 };
+
+/// How long a cable that is pulled stays out.
+const UNPLUGGED: Duration = Duration::from_millis(300);
 
 /// Device models for machines outside of this process.
 #[derive(Debug, Parser)]
@@ -54,6 +58,9 @@ struct Serve {
     /// Write all frames of the first network device to this file
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
+    /// Pull the cable of each 82599 every so many seconds, and plug it in again 300 ms later
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    unplug: Option<u64>,
     /// Serve one machine after another, until interrupted
     #[arg(long)]
     keep: bool,
@@ -307,6 +314,10 @@ fn make_card(
     if physical == 0 {
         card.host_virtual_functions(world);
     }
+    if let Some(seconds) = options.unplug {
+        let card = card.clone();
+        thread::spawn(move || unplug_now_and_then(&card, Duration::from_secs(seconds)));
+    }
     // The machine hides the SR-IOV capability from the physical function's driver, and has all functions from the start.
     card.keep_virtual_functions();
     let first = (requester, card.endpoint());
@@ -327,6 +338,16 @@ fn make_card(
         end: end.take(),
     });
     Ok(made.collect())
+}
+
+/// Until this program ends.
+fn unplug_now_and_then(card: &Ixgbe, every: Duration) {
+    loop {
+        thread::sleep(every);
+        card.set_link(false);
+        thread::sleep(UNPLUGGED);
+        card.set_link(true);
+    }
 }
 
 /// Plugs the wires in where they lead to.

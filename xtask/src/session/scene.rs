@@ -73,7 +73,10 @@ impl Spec {
             "--wire".to_owned(),
             format!("tap={TAP}"),
         ];
-        let words = words.map(OsString::from);
+        let mut words = words.map(OsString::from).to_vec();
+        if let Some(seconds) = self.unplug {
+            words.extend(["--unplug".into(), seconds.to_string().into()]);
+        }
         Serving::start(program, ("ixgbe", 1), &words, &self.folder).map(Some)
     }
 }

@@ -146,6 +146,7 @@ impl Spec {
             qemu: &self.qemu.version,
             multi_queue: matches!(self.wire, Wire::Tap(_)),
             wanted: if serving > 0 { requests } else { 0 },
+            is_unplugged: self.unplug.is_some(),
             outcome: &outcome,
         })?;
         report.print();

@@ -124,7 +124,7 @@ pub(crate) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "demo-ixgbe",
-        about: "everything at once, on the model of the 82599",
+        about: "everything at once, on the model of the 82599, whose cable is pulled now and then",
         when: When::Usual,
         limit: Duration::from_secs(120),
         plan: demo_ixgbe,
@@ -732,7 +732,15 @@ fn restarts_long(workspace: &Workspace) -> Result<Plan> {
 fn demo_ixgbe(workspace: &Workspace) -> Result<Plan> {
     on_models(
         workspace,
-        &[&["demo", "--nic", "ixgbe", "--requests", "4000"]],
+        &[&[
+            "demo",
+            "--nic",
+            "ixgbe",
+            "--requests",
+            "4000",
+            "--unplug",
+            "4",
+        ]],
     )
 }
 
