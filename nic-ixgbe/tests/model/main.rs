@@ -20,5 +20,6 @@ mod rig;
 mod rules;
 mod steps;
 mod traffic;
+mod tshark;
 mod vf;
 mod vlan;
