@@ -279,7 +279,7 @@ impl Device {
     }
 
     /// ANLP1: the state of negotiation, in bits 19 to 16, is not idle in the link modes that negotiate
-    /// (8.2.3.22.25). Nobody answers.
+    /// (8.2.3.22.23). Nobody answers.
     pub(super) fn negotiation(&self) -> u32 {
         let negotiates = self.regs.word(AUTOC) >> 13 & 4 != 0;
         u32::from(negotiates) << 18

@@ -169,7 +169,7 @@ impl Device {
     }
 
     /// How many bits of the hash choose a queue in each pool, as masks of pools for the low bit and the next one: 0, 1 or
-    /// 2, as RQPL in the pool's PSRTYPE says (8.2.3.7.15).
+    /// 2, as RQPL in the pool's PSRTYPE says (8.2.3.7.4).
     fn hash_bits(&self) -> [u64; 2] {
         let bits = |least: u32| {
             (0..64).fold(0, |pools, pool| {

@@ -139,8 +139,9 @@ pub(super) const fn tx(n: usize) -> usize {
     0x0_6000 + 0x40 * n
 }
 
-/// The place of a register that has two: some arrays keep the addresses of an older device for their first entries
-/// (8.2.3.7.8, 8.2.3.8.7, 8.2.3.11.1, 8.2.3.23.71).
+/// The place of a register that has two: some keep the addresses of an older device, arrays for their first entries (CTRL
+/// 8.2.3.1.1, PSRTYPE 8.2.3.7.4, RAL and RAH 8.2.3.7.8, MRQC 8.2.3.7.12, RSSRK 8.2.3.7.14, RETA 8.2.3.7.15, SRRCTL
+/// 8.2.3.8.7, `DCA_RXCTRL` 8.2.3.11.1, QPTC 8.2.3.23.71).
 pub(super) const fn canonical(offset: usize) -> usize {
     match offset {
         0x0_0004 => 0,
@@ -148,6 +149,9 @@ pub(super) const fn canonical(offset: usize) -> usize {
         0x0_2200..0x0_2240 => rx((offset - 0x0_2200) / 4) + 0x0c,
         0x0_5400..0x0_5480 => offset - 0x0_5400 + 0x0_a200,
         0x0_5480..0x0_54c0 => offset - 0x0_5480 + 0x0_ea00,
+        0x0_eb00..0x0_eb80 => offset - 0x0_eb00 + 0x0_5c00,
+        0x0_eb80..0x0_eba8 => offset - 0x0_eb80 + 0x0_5c80,
+        0x0_ec80 => 0x0_5818,
         0x0_8680..0x0_86c0 => tx((offset - 0x0_8680) / 4) + 0x30,
         _ => offset,
     }
@@ -179,6 +183,15 @@ mod tests {
         }
         let (entry, number) = registers.at(canonical(0x0_2100 + 4 * 15)).unwrap();
         assert_eq!((entry.name, number), ("SRRCTL", 15));
+        // Both places of these are in the datasheet.
+        for (offset, name, n) in [
+            (0x0_eb00 + 4 * 31, "RETA", 31),
+            (0x0_eb80 + 4 * 9, "RSSRK", 9),
+            (0x0_ec80, "MRQC", 0),
+        ] {
+            let (entry, number) = registers.at(canonical(offset)).unwrap();
+            assert_eq!((entry.name, number), (name, n));
+        }
     }
 
     /// The table of the documentation, from the one in the code.

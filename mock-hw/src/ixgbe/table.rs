@@ -1,7 +1,7 @@
 //! Every register that the model knows, in the order of the datasheet's chapter 8.2.3, and what it does with it.
 //!
-//! *82599* is the Intel 82599 10 GbE Controller Datasheet, revision 3.0 or later. Offsets and fields were held against
-//! it and against what public drivers write there.
+//! *82599* is the Intel 82599 10 GbE Controller Datasheet, revision 3.0 or later. Offsets were held
+//! against public drivers and their tables of the datasheet: `docs/ixgbe-registers.md` says which.
 
 use super::entry::{
     Act as A,

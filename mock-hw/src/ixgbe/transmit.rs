@@ -115,7 +115,7 @@ impl Device {
         self.tx.iter_mut().for_each(|queue| queue.ready = true);
     }
 
-    /// RTTDQSEL says whose rate this is (8.2.3.10.14).
+    /// RTTDQSEL says whose rate RTTBCNRC is (8.2.3.10.13, 8.2.3.10.16).
     fn selected(&mut self) -> &mut TxQueue {
         let n = (self.regs.word(RTTDQSEL) & 0x7f) as usize;
         &mut self.tx[n]
