@@ -10,6 +10,7 @@ pub const PHASES: &[Entry] = &[
     entry::<Nothing>("harness/nothing"),
     entry::<Control>("harness/control"),
     entry::<nic_ixgbe::Forward>("nic-ixgbe/forward"),
+    entry::<nic_ixgbe::Fixed>("nic-ixgbe/fixed"),
     entry::<nic_ixgbe::ReceiveOnly>("nic-ixgbe/rx"),
     entry::<nic_ixgbe::SendOnly>("nic-ixgbe/tx"),
     entry::<nic_ixgbe::ValidateReceive>("nic-ixgbe/validate-rx"),

@@ -10,6 +10,7 @@ pub mod dump;
 mod eeprom;
 pub mod error;
 pub mod filter;
+pub mod forward;
 pub mod functions;
 pub mod hang;
 pub mod id;

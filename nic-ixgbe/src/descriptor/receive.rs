@@ -118,17 +118,26 @@ impl Completion {
     #[inline]
     #[must_use]
     pub const fn whole_frame(self, posted: u32) -> Option<u32> {
+        match self.whole_frame_over::<1>(posted) {
+            Some(over) => Some(over + 1),
+            None => None,
+        }
+    }
+
+    /// How many bytes it has more than `LEAST`, where the buffer is a whole good frame of `LEAST` to `most` bytes.
+    #[inline]
+    pub(crate) const fn whole_frame_over<const LEAST: u32>(self, most: u32) -> Option<u32> {
         const LOOKED_AT: u64 =
             Completion::DD | Completion::EOP | Completion::RXE | 0xFFFF << Completion::LENGTH;
-        const DONE_BYTE: u64 = Completion::DD | Completion::EOP | 1 << Completion::LENGTH;
-        // One compare for all: of a good frame the lower half becomes 0 and the upper one its length less one; with the
-        // halves exchanged anything else in the lower half, and a length of 0, is a huge number.
+        let least = Self::DD | Self::EOP | (LEAST as u64) << Self::LENGTH;
+        // One compare for all: of a good frame the lower half becomes 0 and the upper one what it has more than `LEAST`; with
+        // the halves exchanged anything else in the lower half, and what is shorter, is a huge number.
         let over = (self.0 & LOOKED_AT)
-            .wrapping_sub(DONE_BYTE)
+            .wrapping_sub(least)
             .rotate_right(Self::LENGTH);
-        if over < posted as u64 {
-            #[expect(clippy::cast_possible_truncation, reason = "below `posted`")]
-            Some(over as u32 + 1)
+        if over < (most + 1 - LEAST) as u64 {
+            #[expect(clippy::cast_possible_truncation, reason = "below `most`")]
+            Some(over as u32)
         } else {
             None
         }

@@ -89,6 +89,12 @@ impl Command {
         Self(len as u64 * Self::UNIT + (Self::FIXED | Self::EOP))
     }
 
+    /// That of a frame of one buffer that is `more` bytes longer.
+    #[inline]
+    pub(crate) const fn lengthened(self, more: u32) -> Self {
+        Self(self.0 + more as u64 * Self::UNIT)
+    }
+
     /// The length of the frame whose descriptor this is, if it is one that [`whole`](Self::whole) makes, whether it asks
     /// for a report or not; else a number beyond all lengths. And what `whole` makes of the length that this one says.
     #[inline]

@@ -17,4 +17,5 @@
 mod card;
 mod checked;
 mod direct;
+mod forward;
 mod rig;

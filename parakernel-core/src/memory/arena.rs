@@ -313,6 +313,27 @@ impl<'a> Arena<'a> {
         Some(unsafe { bytes.as_ref() })
     }
 
+    /// `len` bytes where a frame usually starts in the buffer `offset` bytes behind the first one, to write: for queues
+    /// whose buffers stay with them.
+    ///
+    /// # Safety
+    ///
+    /// `offset` must be a buffer's index times the stride, `len` at most the layout's capacity, and the caller must hold
+    /// that buffer's segment while the bytes are borrowed.
+    #[inline]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "whoever holds the segment has its bytes"
+    )]
+    #[must_use]
+    pub unsafe fn bytes_at(&self, offset: u32, len: u32) -> &mut [u8] {
+        // SAFETY: a buffer of the arena, by the contract, whose headroom lies inside it.
+        let first = unsafe { self.first.add(offset as usize) };
+        let mut bytes = NonNull::slice_from_raw_parts(first, len as usize);
+        // SAFETY: inside the buffer, whose holder alone touches it, by the contract.
+        unsafe { bytes.as_mut() }
+    }
+
     /// The frame's bytes in `segment`, to write.
     ///
     /// # Panics
