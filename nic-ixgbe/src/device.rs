@@ -102,6 +102,8 @@ pub struct Device<'a, R> {
     pub(crate) functions: u8,
     director: Option<director::Config>,
     mac: Mac,
+    /// The EEPROM's checksum is right.
+    has_right_sum: bool,
     start: Start,
 }
 
@@ -129,6 +131,7 @@ impl<'a, R: Registers> Device<'a, R> {
             functions: setup.functions,
             director: setup.director,
             mac: Mac([0; 6]),
+            has_right_sum: false,
             start: Start::DONE,
         };
         device.check_registers()?;

@@ -375,6 +375,8 @@ pub enum PoolError {
     Mac(Mac),
     /// All VLAN filters are in use.
     NoVlanFilter,
+    /// All further addresses are in use.
+    NoAddress,
     /// A rate of nothing, or too far below the link's.
     Rate {
         /// The rate.
@@ -389,7 +391,7 @@ impl PoolError {
         match self {
             Self::NoPools => ErrorKind::Unsupported,
             Self::NoSuchPool(_) | Self::Mac(_) | Self::Rate { .. } => ErrorKind::InvalidArgument,
-            Self::NoVlanFilter => ErrorKind::Exhausted,
+            Self::NoVlanFilter | Self::NoAddress => ErrorKind::Exhausted,
         }
     }
 }
@@ -401,6 +403,7 @@ impl fmt::Display for PoolError {
             Self::NoSuchPool(pool) => write!(f, "there is no pool {pool} to open"),
             Self::Mac(mac) => write!(f, "{mac} is no station's address"),
             Self::NoVlanFilter => f.write_str("all VLAN filters are in use"),
+            Self::NoAddress => f.write_str("all further addresses are in use"),
             Self::Rate { rate_mbps } => write!(f, "{rate_mbps} Mb/s is no rate that can be set"),
         }
     }

@@ -4,13 +4,13 @@
 //! flow rule matches it. So nothing here may be opened further while processes have rules: see [`Device::set_reach`].
 
 use parakernel_core::{
-    mmio::{Register, Registers},
+    mmio::{Field, Register, Registers},
     steering::{Mac, Vlan},
 };
 
 use crate::{
     device::{Device, Sharing},
-    director::Field,
+    director,
     error::SteerError,
     message,
     regs::{
@@ -29,6 +29,49 @@ pub enum Reach {
     AllGroups,
     /// Everything, to look at the wire. No flow rule is exact then.
     Everything,
+}
+
+/// What is hashed of a frame, where it is spread: of several that fit, the one that looks at ports (§7.1.2.8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Hashed(u8);
+
+impl Hashed {
+    /// Addresses of IPv4.
+    pub const IPV4: Self = Self(1 << 0);
+    /// Addresses of IPv6.
+    pub const IPV6: Self = Self(1 << 1);
+    /// Addresses and ports of TCP over IPv4.
+    pub const TCP_IPV4: Self = Self(1 << 2);
+    /// Addresses and ports of TCP over IPv6.
+    pub const TCP_IPV6: Self = Self(1 << 3);
+    /// Addresses and ports of UDP over IPv4. Fragments have none, so they come apart from the others.
+    pub const UDP_IPV4: Self = Self(1 << 4);
+    /// Addresses and ports of UDP over IPv6.
+    pub const UDP_IPV6: Self = Self(1 << 5);
+    /// All of them.
+    pub const ALL: Self = Self(0x3F);
+
+    const FIELDS: [(Self, Field<Mrqc>); 6] = [
+        (Self::IPV4, Mrqc::RSS_IPV4),
+        (Self::IPV6, Mrqc::RSS_IPV6),
+        (Self::TCP_IPV4, Mrqc::RSS_TCP_IPV4),
+        (Self::TCP_IPV6, Mrqc::RSS_TCP_IPV6),
+        (Self::UDP_IPV4, Mrqc::RSS_UDP_IPV4),
+        (Self::UDP_IPV6, Mrqc::RSS_UDP_IPV6),
+    ];
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is hashed.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 /// Bytes of an RSS key.
@@ -95,7 +138,7 @@ impl<R: Registers> Device<'_, R> {
     /// [`SteerError::Masks`] where it does not.
     pub fn set_vlan(&self, vlan: Vlan, is_let_in: bool) -> Result<(), SteerError> {
         let masks = self.director().map(|config| config.masks);
-        if masks.is_none_or(|masks| masks.vlan != Field::Compared) {
+        if masks.is_none_or(|masks| masks.vlan != director::Field::Compared) {
             return Err(SteerError::Masks);
         }
         self.set_vlan_table(vlan.id(), is_let_in);
@@ -109,6 +152,20 @@ impl<R: Registers> Device<'_, R> {
     ///
     /// [`SteerError::Unsupported`] with pools, [`SteerError::NoSuchQueue`] for a queue beyond [`SPREAD_QUEUES`].
     pub fn spread(&self, key: &[u8; KEY_LEN], table: &[u8; TABLE_LEN]) -> Result<(), SteerError> {
+        self.spread_by(Hashed::ALL, key, table)
+    }
+
+    /// The same, by a hash of what is said. What is not hashed goes to queue 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`spread`](Self::spread).
+    pub fn spread_by(
+        &self,
+        hashed: Hashed,
+        key: &[u8; KEY_LEN],
+        table: &[u8; TABLE_LEN],
+    ) -> Result<(), SteerError> {
         if self.sharing() != Sharing::Queues {
             return Err(SteerError::Unsupported);
         }
@@ -129,16 +186,12 @@ impl<R: Registers> Device<'_, R> {
                 self.row(base).write(Reta::from_bits(word.into()));
             }
         }
-        self.port().write(
-            Mrqc::default()
-                .with(Mrqc::MRQE, 1)
-                .with(Mrqc::RSS_TCP_IPV4, 1)
-                .with(Mrqc::RSS_IPV4, 1)
-                .with(Mrqc::RSS_IPV6, 1)
-                .with(Mrqc::RSS_TCP_IPV6, 1)
-                .with(Mrqc::RSS_UDP_IPV4, 1)
-                .with(Mrqc::RSS_UDP_IPV6, 1),
-        );
+        let mrqc = Mrqc::default().with(Mrqc::MRQE, 1);
+        let fields = Hashed::FIELDS.iter();
+        let mrqc = fields.fold(mrqc, |mrqc, (it, field)| {
+            mrqc.with(*field, hashed.contains(*it).into())
+        });
+        self.port().write(mrqc);
         Ok(())
     }
 }

@@ -92,16 +92,44 @@ impl<R: Registers> Device<'_, R> {
         self.check_pool(pool)?;
         self.set_pool_enabled(pool, false);
         if let Some(base) = self.address_of(pool) {
+            self.forget_address(base);
+        }
+        for base in Self::further_addresses() {
             let row = self.row::<ReceiveAddressBlock>(base);
-            row.write(Rah::default());
-            row.write(Ral::default());
-            row.write(MpsarLow::default());
-            row.write(MpsarHigh::default());
+            let (low, high) = (
+                row.read::<MpsarLow>().bits(),
+                row.read::<MpsarHigh>().bits(),
+            );
+            if high << 32 | low == 1 << pool {
+                self.forget_address(base);
+            }
         }
         self.leave_vlans(pool);
         if let Some(base) = PoolBlock::base(pool) {
             self.row(base).write(Pfvml2flt::default());
         }
+        Ok(())
+    }
+
+    /// Gives open pool `pool` another address: frames to it are the pool's too, and may leave from it. There is room for 64 of
+    /// them in all; they go when the pool is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_pool`](Self::open_pool), and [`PoolError::NoAddress`] where all are in use.
+    pub fn add_address(&self, pool: u8, mac: Mac) -> Result<(), PoolError> {
+        self.check_pool(pool)?;
+        if mac.is_group() {
+            return Err(PoolError::Mac(mac));
+        }
+        let is_free = |base: &usize| {
+            !self
+                .row::<ReceiveAddressBlock>(*base)
+                .read::<Rah>()
+                .is_set(Rah::AV)
+        };
+        let base = Self::further_addresses().find(is_free);
+        self.write_address(base.ok_or(PoolError::NoAddress)?, mac, pool);
         Ok(())
     }
 
@@ -183,6 +211,19 @@ impl<R: Registers> Device<'_, R> {
     /// and pool 0 the one of the kernel's number.
     fn address_of(&self, pool: u8) -> Option<usize> {
         ReceiveAddressBlock::base(if pool == 0 { self.kernel_pool() } else { pool })
+    }
+
+    /// Where the receive addresses lie that no pool has by its number.
+    fn further_addresses() -> impl Iterator<Item = usize> {
+        (POOLS..ReceiveAddressBlock::COUNT).filter_map(ReceiveAddressBlock::base)
+    }
+
+    fn forget_address(&self, base: usize) {
+        let row = self.row::<ReceiveAddressBlock>(base);
+        row.write(Rah::default());
+        row.write(Ral::default());
+        row.write(MpsarLow::default());
+        row.write(MpsarHigh::default());
     }
 
     fn write_address(&self, base: usize, mac: Mac, pool: u8) {

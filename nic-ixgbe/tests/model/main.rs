@@ -13,6 +13,7 @@ mod care;
 mod checked;
 mod director;
 mod faults;
+mod names;
 mod outcomes;
 mod packets;
 mod properties;

@@ -12,6 +12,7 @@ use parakernel_core::ring::RingSize;
 use parakernel_core::steering::{Change, Mac, Matches};
 use parakernel_core::time::Instant;
 use parakernel_nic_ixgbe::device::{Device, GRACE, Pair, PairRings, QUEUE_LIMIT, Setup, Vector};
+use parakernel_nic_ixgbe::error::ModuleError;
 use parakernel_nic_ixgbe::id::{Kind, VENDOR};
 use parakernel_nic_ixgbe::interrupt::Alarm;
 use parakernel_nic_ixgbe::link::Link;
@@ -112,6 +113,12 @@ impl IxgbeNet {
             .ok()?;
         let (pairs, mac) = (card.pairs(), card.mac());
         print!("ixgbe {address}: {pairs} queue pairs, {mac}\n");
+        // Without a module, or with one for another link, there will be no link: said, and no reason not to come up.
+        match card.identify_module(&mut time::Spin) {
+            Ok(module) => print!("ixgbe {address}: {module:?}\n"),
+            Err(ModuleError::NoCage) => {}
+            Err(error) => print!("ixgbe {address}: {error}\n"),
+        }
         let frames = &mut kernel.frames;
         let filters = frames.place_slice(node, FILTERS, Filter::UNUSED)?;
         let offered = usize::from(pairs - 1);
