@@ -19,7 +19,7 @@ use crate::{
     serve::{self, Serving},
     workspace::Workspace,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use boot::{Audience, Boot};
 use clap::{Args, ValueEnum};
 use core::{fmt, time::Duration};
@@ -59,6 +59,8 @@ pub(crate) struct Options {
 pub(crate) enum Device {
     /// Intel 82599, driver `ixgbe`
     Ixgbe,
+    /// Virtual functions of an Intel 82599, driver `ixgbevf`
+    Ixgbevf,
     /// virtio-net, driver `virtio_net`
     VirtioNet,
     /// NVMe, driver `nvme`
@@ -66,10 +68,11 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// Its name for `mock-hw serve`, and in messages.
+    /// Its name in messages and files.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ixgbe => "ixgbe",
+            Self::Ixgbevf => "ixgbevf",
             Self::VirtioNet => "virtio-net",
             Self::Nvme => "nvme",
         }
@@ -78,22 +81,35 @@ impl Device {
     /// The shortest frame that it sends: a real card fills up what is shorter than Ethernet allows.
     const fn shortest_frame(self) -> usize {
         match self {
-            Self::Ixgbe => 60,
+            Self::Ixgbe | Self::Ixgbevf => 60,
             Self::VirtioNet | Self::Nvme => 14,
         }
     }
 
-    /// How many of them the guest has.
-    const fn count(self) -> usize {
+    /// What `mock-hw serve` is to be: the guest's slots, in their order. Two cards have a wire between them.
+    const fn slots(self) -> &'static [&'static str] {
         match self {
-            Self::Ixgbe | Self::VirtioNet => 2,
-            Self::Nvme => 1,
+            Self::Ixgbe => &["ixgbe", "ixgbe"],
+            Self::Ixgbevf => &["ixgbe-hosted-vf", "ixgbe-hosted-vf", "ixgbe"],
+            Self::VirtioNet => &["virtio-net", "virtio-net"],
+            Self::Nvme => &["nvme"],
         }
+    }
+
+    const fn has_wire(self) -> bool {
+        !matches!(self, Self::Nvme)
     }
 }
 
 /// Boots the guest and judges what it says.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    for name in &options.only {
+        ensure!(
+            guest::has_check(options.device, name),
+            "{} has no check `{name}`; docs/linux-on-model.md lists the checks",
+            options.device.name()
+        );
+    }
     if options.planted {
         return planted::run(workspace, options);
     }
@@ -151,7 +167,7 @@ impl Trial {
         let place = |suffix: &str| self.folder.join(format!("{}.{suffix}", self.device.name()));
         let (initrd, console) = (place("cpio"), place("log"));
         guest::write(&self.tree, self.device, &self.amount, &initrd)?;
-        let device = (self.device.name(), self.device.count());
+        let device = (self.device.name(), self.device.slots());
         let serving = Serving::start(model, device, &self.words(), &self.folder)?;
         let boot = Boot {
             qemu: &self.qemu,
@@ -199,7 +215,7 @@ impl Trial {
 
     /// What the server is told beside the devices: two cards are connected.
     fn words(&self) -> Vec<OsString> {
-        if self.device.count() < 2 {
+        if !self.device.has_wire() {
             return Vec::new();
         }
         let words = ["--wire", "device=2", "--pcap"].map(OsString::from);
@@ -208,7 +224,7 @@ impl Trial {
 
     /// What was said between two cards.
     fn wire(&self) -> Result<Option<Wire>> {
-        if self.device.count() < 2 {
+        if !self.device.has_wire() {
             return Ok(None);
         }
         Wire::read(&self.capture(), self.device.shortest_frame()).map(Some)

@@ -58,20 +58,20 @@ pub(crate) fn device(socket: &Path, bus: Option<&str>) -> String {
 }
 
 impl Serving {
-    /// Starts it with so many models of `device`, and `more` words; it takes clients when this returns. Sockets and what it
-    /// says go to `folder`.
+    /// Starts it with models of these devices, and `more` words; it takes clients when this returns. Sockets and what it
+    /// says go to `folder`, with `name` in their names.
     pub(crate) fn start(
         program: &Path,
-        (device, count): (&str, usize),
+        (name, devices): (&str, &[&str]),
         more: &[OsString],
         folder: &Path,
     ) -> Result<Self> {
-        let socket = |n: usize| folder.join(format!("{device}-{n}.socket"));
-        let sockets: Vec<PathBuf> = (1..=count).map(socket).collect();
-        let said = folder.join(format!("{device}-model.log"));
+        let socket = |n: usize| folder.join(format!("{name}-{n}.socket"));
+        let sockets: Vec<PathBuf> = (1..=devices.len()).map(socket).collect();
+        let said = folder.join(format!("{name}-model.log"));
         let mut command = Command::new(program);
         command.arg("serve");
-        for socket in &sockets {
+        for (device, socket) in devices.iter().zip(&sockets) {
             command.args(["--device", device, "--socket"]).arg(socket);
         }
         command.args(more);

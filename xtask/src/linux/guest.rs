@@ -38,6 +38,7 @@ const COMMON: &str = include_str!("guest/common.sh");
 const NETWORK: &str = include_str!("guest/network.sh");
 const VIRTIO_NET: &str = include_str!("guest/virtio-net.sh");
 const IXGBE: &str = include_str!("guest/ixgbe.sh");
+const IXGBEVF: &str = include_str!("guest/ixgbevf.sh");
 const NVME: &str = include_str!("guest/nvme.sh");
 
 /// How much the guest does.
@@ -73,6 +74,7 @@ impl Device {
     const fn module(self) -> &'static str {
         match self {
             Self::Ixgbe => "ixgbe",
+            Self::Ixgbevf => "ixgbevf",
             Self::VirtioNet => "virtio_net",
             Self::Nvme => "nvme",
         }
@@ -82,6 +84,8 @@ impl Device {
     const fn more_modules(self) -> &'static [&'static str] {
         match self {
             Self::Ixgbe => &["8021q"],
+            // Loaded first, the virtual functions have the first names.
+            Self::Ixgbevf => &["8021q", "ixgbevf", "ixgbe"],
             Self::VirtioNet => &["virtio_pci", "8021q"],
             Self::Nvme => &["crc32c_generic", "libcrc32c", "ext4"],
         }
@@ -89,7 +93,7 @@ impl Device {
 
     const fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Ixgbe | Self::VirtioNet => &["ethtool", "ip", "ping"],
+            Self::Ixgbe | Self::Ixgbevf | Self::VirtioNet => &["ethtool", "ip", "ping"],
             Self::Nvme => &["mkfs.ext4", "e2fsck", "fio", "nvme"],
         }
     }
@@ -97,6 +101,7 @@ impl Device {
     fn script(self) -> String {
         match self {
             Self::Ixgbe => [COMMON, NETWORK, IXGBE].concat(),
+            Self::Ixgbevf => [COMMON, NETWORK, IXGBEVF].concat(),
             Self::VirtioNet => [COMMON, NETWORK, VIRTIO_NET].concat(),
             Self::Nvme => [COMMON, NVME].concat(),
         }
@@ -126,6 +131,14 @@ pub(super) fn write(tree: &Path, device: Device, amount: &Amount, place: &Path) 
     );
     archive.add("init", script.as_bytes())?;
     fs::write(place, archive.finish()?).with_context(|| format!("cannot write {}", place.display()))
+}
+
+/// Whether the guest of `device` has a check of this name.
+pub(super) fn has_check(device: Device, name: &str) -> bool {
+    device.script().lines().any(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("check" | "need")) && words.next() == Some(name)
+    })
 }
 
 /// Adds the modules, and the order in which they are to be loaded.

@@ -19,7 +19,7 @@ struct Known {
 const KNOWN: &[Known] = &[Known {
     text: "hrtimer: interrupt took",
     why: "kernel/time/hrtimer.c, hrtimer_interrupt: three rounds were not enough to run all timers that had expired, as on \
-          any machine whose processors are taken away for a while",
+          any machine whose processors are taken away for a while; Red Hat's solution 194283 has it from physical machines too",
 }];
 
 /// The worst priority that is no complaint: 5 is "notice".

@@ -77,7 +77,7 @@ impl Spec {
         if let Some(seconds) = self.unplug {
             words.extend(["--unplug".into(), seconds.to_string().into()]);
         }
-        Serving::start(program, ("ixgbe", 1), &words, &self.folder).map(Some)
+        Serving::start(program, ("ixgbe", &["ixgbe"]), &words, &self.folder).map(Some)
     }
 }
 

@@ -568,6 +568,7 @@ fn linux(workspace: &Workspace) -> Result<Plan> {
             &["linux-on-model", "nvme"],
             &["linux-on-model", "virtio-net"],
             &["linux-on-model", "ixgbe"],
+            &["linux-on-model", "ixgbevf"],
         ],
     )
 }
@@ -577,7 +578,9 @@ fn linux_planted(workspace: &Workspace) -> Result<Plan> {
         workspace,
         &[
             &["linux-on-model", "nvme", "--planted"],
+            &["linux-on-model", "virtio-net", "--planted"],
             &["linux-on-model", "ixgbe", "--planted"],
+            &["linux-on-model", "ixgbevf", "--planted"],
         ],
     )
 }
@@ -589,6 +592,7 @@ fn linux_long(workspace: &Workspace) -> Result<Plan> {
             &["linux-on-model", "nvme", "--full"],
             &["linux-on-model", "virtio-net", "--full"],
             &["linux-on-model", "ixgbe", "--full"],
+            &["linux-on-model", "ixgbevf", "--full"],
         ],
     )
 }

@@ -2,6 +2,9 @@
 NEAR=10.9.0.2
 FAR=10.9.0.1
 
+# The queues of eth0.
+QUEUES="0 1 2 3"
+
 # This busybox prefers its own programs of these names to those in the path.
 ip() {
     /programs/ip "$@"
@@ -11,13 +14,18 @@ ping() {
     /programs/ping "$@"
 }
 
+# A process in a network namespace of its own; its number is in NAMESPACE.
 apart() {
+    unshare -n sleep 1000000 &
+    NAMESPACE=$!
+    within 20 is_apart
+}
+
+is_apart() {
     [ "$(readlink "/proc/$NAMESPACE/ns/net")" != "$(readlink /proc/self/ns/net)" ]
 }
 
-unshare -n sleep 1000000 &
-NAMESPACE=$!
-within 20 apart || finish
+apart || finish
 
 far() {
     case $1 in
@@ -112,7 +120,7 @@ queue_count() {
 
 # Every queue has to have seen frames, in both directions.
 queues_used() {
-    for queue in 0 1 2 3; do
+    for queue in $QUEUES; do
         [ "$(queue_count rx $queue)" -gt 0 ] && [ "$(queue_count tx $queue)" -gt 0 ] || return 1
     done
 }

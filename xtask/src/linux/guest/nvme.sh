@@ -56,8 +56,9 @@ discard() {
 
 # block_size BYTES FORMAT: the disk in this format has blocks of so many bytes, nothing in them, and works.
 block_size() {
+    dd if=/tmp/data of=$DISK bs=1M count=8 oflag=direct || return 1
     nvme format $DISK --lbaf="$2" --force && within 20 has_blocks "$1" || return 1
-    dd if=$DISK bs=1M count=4 iflag=direct | cmp -n $((4 << 20)) - /dev/zero || return 1
+    dd if=$DISK bs=1M count=8 iflag=direct | cmp -n $((8 << 20)) - /dev/zero || return 1
     move 32
 }
 
