@@ -19,13 +19,14 @@ use parakernel_core::{
 use parakernel_nic_ixgbe::{
     device::{Device, Pair, PairState, Setup, Sharing, Vector},
     director::{Capacity, Config, Entry, Masks},
-    error::SteerError,
+    error::{ModuleError, SteerError},
     filter::Reach,
     functions::{Event, Function, Functions, Grant, Groups},
+    hang::Watch,
     id::Kind,
     offload::Metadata,
     pool::PoolNames,
-    stats::QueueStatistics,
+    stats::{PortStatistics, QueueStatistics},
     steering::{Filter, Filters, set_ether_type},
 };
 
@@ -82,6 +83,7 @@ fn run(bytes: &[u8]) -> Report {
         let (mut filters, mut entries) = ([Filter::UNUSED; 4], [Entry::UNUSED; 4]);
         let mut functions = [Function::EMPTY; FUNCTIONS as usize];
         let run = Run {
+            watches: [Watch::NEW; SEATS],
             functions: Functions::new(&mut functions),
             granted: [false; FUNCTIONS as usize],
             port: &port,
@@ -122,6 +124,7 @@ struct Run<'a, 'r> {
     port: &'a Port<'a>,
     device: Device<'a, &'a Port<'a>>,
     filters: Filters<'a>,
+    watches: [Watch; SEATS],
     functions: Functions<'a>,
     /// Which functions may have their address.
     granted: [bool; FUNCTIONS as usize],
@@ -279,13 +282,29 @@ impl Run<'_, '_> {
 
     /// What the port says of itself.
     fn ask(&mut self, choice: u8) {
-        let device = &self.device;
+        let (device, now) = (&self.device, self.now);
         match choice {
             0 => any_answer((device.link(), device.has_module(), device.take_cause())),
-            1..4 => device.add_statistics(choice, &mut QueueStatistics::default()),
+            1 | 2 => device.add_statistics(choice, &mut QueueStatistics::default()),
+            3 => device.add_port_statistics(&mut PortStatistics::default()),
             4 => any_answer((device.director_room(), device.is_promiscuous())),
-            5 => any_answer((device.is_gone(), device.mac())),
+            5 => any_answer((device.is_gone(), device.mac(), device.settle_pauses())),
             6 => device.flush(),
+            7 | 8 => {
+                let module = device.identify_module(&mut Clock::default());
+                let is_read = !matches!(
+                    module,
+                    Err(ModuleError::NoAnswer | ModuleError::Stuck | ModuleError::Semaphore(_))
+                );
+                self.report.note("module read", is_read);
+            }
+            9 => assert!(device.dump().count() < 0x2_0000 / 4),
+            10..13 => {
+                let pair = 2 * device.functions() + (choice & 1);
+                let looked = self.watches[usize::from(choice & 1)].look(device, (pair, false), now);
+                any_answer(looked);
+                self.now = now.saturating_add(Duration::from_millis(700));
+            }
             _ => any_answer((device.take_missed(), device.sides(choice))),
         }
     }

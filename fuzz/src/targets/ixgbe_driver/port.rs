@@ -16,6 +16,8 @@ pub(super) struct Port<'a> {
     honest: Cell<u64>,
     /// Lies are at most so far apart, in reads.
     distance: Cell<u64>,
+    /// What decides the bits of the module.
+    module: Cell<u64>,
     /// Lies that are told again and again, whatever is written, until the port is reset.
     stuck: RefCell<BTreeMap<usize, u32>>,
 }
@@ -27,6 +29,7 @@ impl<'a> Port<'a> {
             written: RefCell::new(vec![0; 0x2_0000 / 4]),
             honest: Cell::new(0),
             distance: Cell::new(0),
+            module: Cell::new(input.borrow_mut().byte().into()),
             stuck: RefCell::default(),
         };
         port.choose_distance(&[4000, 8000, 300, 65_536]);
@@ -99,6 +102,16 @@ impl<'a> Port<'a> {
         false
     }
 
+    /// What the module says next: too many bits to have each of them in the input.
+    fn module_bit(&self) -> bool {
+        let bits = self.module.get();
+        let next = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.module.set(next);
+        next >> 62 == 3
+    }
+
     /// What is right.
     fn truth(&self, offset: usize) -> u32 {
         let written = self.written(offset);
@@ -106,6 +119,12 @@ impl<'a> Port<'a> {
             // Nothing is under way, no reset goes on, no semaphore is taken.
             0x0 => written & !(1 << 26 | 1 << 3),
             0x8 | 0x1_0148 => 0,
+            // A module is there. Its clock line is as it is driven, its data line mostly low.
+            0x20 => written | 1 << 2,
+            0x28 => {
+                let data = u32::from(self.module_bit());
+                written & 0xE | written >> 1 & 1 | data << 2
+            }
             0x1_0140 => written & 2,
             0x1_0010 => 0x300,
             // Words of an EEPROM whose sum is right.
