@@ -147,6 +147,8 @@ fn apt(folder: &Path) -> Command {
         "Debug::NoLocking=1".to_owned(),
         // A frozen mirror's release file may have run out.
         "Acquire::Check-Valid-Until=false".to_owned(),
+        // What cannot be fetched is an error at once, not a package that is missing later.
+        "APT::Update::Error-Mode=any".to_owned(),
     ] {
         command.args(["-o", &setting]);
     }

@@ -126,7 +126,7 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "demo-ixgbe",
         about: "everything at once, on the model of the 82599, whose cable is pulled now and then",
         when: When::Usual,
-        limit: Duration::from_secs(120),
+        limit: Duration::from_secs(180),
         plan: demo_ixgbe,
     },
     Stage {
