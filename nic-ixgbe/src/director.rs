@@ -1,9 +1,10 @@
 //! The Flow Director: thousands of exact filters in a part of the receive packet buffer, §7.1.2.7.
 //!
 //! Perfect filters only: signatures are hashes of what a sender chooses. All filters compare the same [`Masks`], which are
-//! fixed at bring-up, as the buffer that they take. They are for IPv4 packets that are no fragments, and come after the
-//! five-tuple filters. [`Filters`](crate::steering::Filters) uses them for rules that those cannot express, or have no room
-//! for; [`Director`] by itself also leads flows by two bytes of the frame, and drops.
+//! fixed at bring-up, as the buffer that they take. They are for IPv4 packets, of fragments at most those that are led by
+//! their addresses alone, and come after the five-tuple filters. [`Filters`](crate::steering::Filters) uses them for rules
+//! that those cannot express, or have no room for; [`Director`] by itself also leads flows by two bytes of the frame, and
+//! drops.
 
 use core::{net::Ipv4Addr, task::Poll, time::Duration};
 

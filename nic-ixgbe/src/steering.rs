@@ -7,8 +7,9 @@
 //! ambiguous (fragments, IPv6, all else) matches no filter and goes to queue 0, which is the kernel's.
 //!
 //! Five-tuple filters come first. A rule that is none, or for which there is none left, goes to the Flow Director, where the
-//! port was brought up [with one](crate::director): then a change may take some microseconds, and is polled. Such rules match
-//! no fragment, even those that are about addresses only.
+//! port was brought up [with one](crate::director): then a change may take some microseconds, and is polled. Whether
+//! such a rule matches fragments, where it is about addresses only, is the card's matter: those that it does not match go to
+//! queue 0 as well.
 
 use core::task::Poll;
 
