@@ -171,7 +171,7 @@ const fn half(index: u8) -> Option<usize> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Dumped {
-    /// Its name in [`regs`](crate::regs).
+    /// Its name in [`regs`].
     pub name: &'static str,
     /// Its number in its row; 0 where there is one.
     pub index: u8,
