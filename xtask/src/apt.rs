@@ -22,7 +22,13 @@ pub(crate) struct Wanted {
     pub(crate) suites: &'static [&'static str],
     /// The packages; what they depend on comes with them.
     pub(crate) packages: &'static [&'static str],
+    /// What to do where it cannot be fetched.
+    pub(crate) otherwise: &'static str,
 }
+
+/// Whose signatures are believed, and the package that has them.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const KEYRING_PACKAGE: &str = "debian-archive-keyring";
 
 /// The folder with the unpacked packages, fetched at the first call.
 pub(crate) fn fetch(workspace: &Workspace, wanted: Wanted) -> Result<PathBuf> {
@@ -34,10 +40,20 @@ pub(crate) fn fetch(workspace: &Workspace, wanted: Wanted) -> Result<PathBuf> {
     if fs::read_to_string(&complete).is_ok_and(|fetched| fetched == list) {
         return Ok(tree);
     }
+    fetch_anew(&folder, &tree, wanted)
+        .with_context(|| format!("{} could not be fetched: {}", wanted.what, wanted.otherwise))?;
+    fs::write(complete, list)?;
+    Ok(tree)
+}
+
+fn fetch_anew(folder: &Path, tree: &Path, wanted: Wanted) -> Result<()> {
     for tool in ["apt-get", "dpkg"] {
         if tools::find(tool).is_none() {
-            bail!("{} is fetched with `{tool}`, which is missing", wanted.what);
+            bail!("`{tool}`, which fetches it, is missing");
         }
+    }
+    if !Path::new(KEYRING).exists() {
+        bail!("{KEYRING} is missing; install it with: sudo apt-get install -y {KEYRING_PACKAGE}");
     }
     let mirror = mirror()?;
     let mut tried = Ok(());
@@ -47,15 +63,16 @@ pub(crate) fn fetch(workspace: &Workspace, wanted: Wanted) -> Result<PathBuf> {
             wanted.what,
             folder.display()
         );
-        tried = download(&folder, &mirror, suite, wanted.packages)
-            .and_then(|()| unpack(&folder, &tree));
-        if tried.is_ok() {
-            break;
+        tried =
+            download(folder, &mirror, suite, wanted.packages).and_then(|()| unpack(folder, tree));
+        match &tried {
+            Ok(()) => break,
+            Err(error) => eprintln!("{error:#}"),
         }
     }
-    tried.with_context(|| format!("{} could not be fetched", wanted.what))?;
-    fs::write(complete, list)?;
-    Ok(tree)
+    tried.with_context(|| {
+        format!("{mirror} gave none of it; `apt-get update` says whether it answers")
+    })
 }
 
 /// The unpacked loader, and the folders where libraries lie.
@@ -113,10 +130,9 @@ fn download(folder: &Path, mirror: &str, suite: &str, packages: &[&str]) -> Resu
         fs::create_dir_all(folder.join(part))?;
     }
     fs::write(folder.join("status"), [])?;
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
     fs::write(
         folder.join("etc/sources.list"),
-        format!("deb [signed-by={keyring}] {mirror} {suite} main\n"),
+        format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"),
     )?;
     process::run(apt(folder).args(["update", "-q"]), LIMIT)?;
     let mut install = apt(folder);
@@ -147,6 +163,10 @@ fn apt(folder: &Path) -> Command {
         "Debug::NoLocking=1".to_owned(),
         // A frozen mirror's release file may have run out.
         "Acquire::Check-Valid-Until=false".to_owned(),
+        // A mirror that does not answer is an error, soon, and one that stumbles is asked again.
+        "Acquire::http::Timeout=30".to_owned(),
+        "Acquire::https::Timeout=30".to_owned(),
+        "Acquire::Retries=3".to_owned(),
         // What cannot be fetched is an error at once, not a package that is missing later.
         "APT::Update::Error-Mode=any".to_owned(),
     ] {

@@ -66,7 +66,14 @@ impl Qemu {
         match choice {
             Choice::System => Self::at(&tools::QEMU.need()?),
             Choice::New => second::fetch(workspace),
-            Choice::Path(path) => Self::at(path),
+            Choice::Path(path) => {
+                anyhow::ensure!(
+                    path.exists(),
+                    "there is no {}; `--qemu` takes `system`, `new` or the path of a program",
+                    path.display()
+                );
+                Self::at(path)
+            }
         }
     }
 
@@ -103,7 +110,7 @@ impl Qemu {
         }
         anyhow::ensure!(
             *choice == Choice::System,
-            "this QEMU ({}) has no `vfio-user-pci`: 10.1 or newer is needed",
+            "this QEMU ({}) has no `vfio-user-pci`: 10.1 or newer is needed; without `--qemu` one is fetched",
             qemu.version
         );
         second::fetch(workspace)

@@ -31,6 +31,7 @@ const WANTED: Wanted = Wanted {
         "fio",
         "nvme-cli",
     ],
+    otherwise: "run this on Debian, or in a container of it, with a mirror that answers",
 };
 
 /// What all scripts have in common, and the scripts.

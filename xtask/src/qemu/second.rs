@@ -6,7 +6,7 @@ use crate::{
     apt::{self, Wanted},
     workspace::Workspace,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::Path;
 
 /// Suites that have a QEMU of 10.1 or newer, in the order they are tried.
@@ -15,12 +15,12 @@ const WANTED: Wanted = Wanted {
     what: "a newer QEMU",
     suites: &["forky", "trixie-backports"],
     packages: &["qemu-system-x86"],
+    otherwise: "build QEMU 10.1 or newer and give it with `--qemu PATH`",
 };
 
 /// The unpacked QEMU, fetched at the first call.
 pub(crate) fn fetch(workspace: &Workspace) -> Result<Qemu> {
-    let tree = apt::fetch(workspace, WANTED)
-        .context("build QEMU 10.1 or newer and give it with `--qemu PATH`")?;
+    let tree = apt::fetch(workspace, WANTED)?;
     start_through_own_loader(&tree)
 }
 
