@@ -115,7 +115,8 @@ impl Boot<'_> {
             "-serial",
             "stdio",
             "-append",
-            "console=ttyS0 rdinit=/init quiet panic=-1",
+            // A hundred reloads say more than the usual 128 KiB hold, and all of it is judged.
+            "console=ttyS0 rdinit=/init quiet panic=-1 log_buf_len=16M",
         ]);
         command.arg("-kernel").arg(&self.kernel);
         command.arg("-initrd").arg(self.initrd);

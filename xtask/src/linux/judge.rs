@@ -159,6 +159,7 @@ impl Report {
             }
             None => {}
         }
+        failures.extend(self.lost_log());
         let failed = self.checks.iter().filter(|check| !check.passed);
         failures.extend(failed.map(|check| format!("check `{}` failed in the guest", check.name)));
         failures.extend(self.reloads().iter().flat_map(Reloads::failures));
@@ -172,6 +173,14 @@ impl Report {
             violations.map(|line| format!("the model of {} objects: {line}", device.name())),
         );
         failures
+    }
+
+    /// What to say where the guest's log no longer holds its first check: nothing before its first line was judged.
+    fn lost_log(&self) -> Option<String> {
+        let first = self.checks.first().filter(|_| self.ended)?;
+        let marker = format!("check: {}", first.name);
+        let is_whole = self.log.iter().any(|(_, line)| line.ends_with(&marker));
+        (!is_whole).then(|| format!("the kernel's log has lost its beginning, with `{marker}`"))
     }
 
     /// Warnings and errors of the kernel, from the first check on, with what is known of them.
@@ -260,6 +269,14 @@ mod tests {
             report.checks[0].to_string(),
             "    ok link                1.5 s"
         );
+    }
+
+    #[test]
+    fn a_log_without_its_beginning_fails() {
+        let console = "@pass 1.0 modules\n@pass 2.0 link\n@log\n<12>[ 1.0] check: link\n@end\n";
+        let failures = report(console).failures(Device::Ixgbe, &[]);
+        assert_eq!(failures.len(), 1);
+        assert!(failures[0].contains("check: modules"), "{failures:?}");
     }
 
     #[test]
