@@ -76,6 +76,8 @@ pub enum Event {
     Begun,
     /// It was reset: it neither receives nor sends until its driver begins again.
     Reset,
+    /// It has written a message, and its mailbox could not be taken from it: it gets no answer.
+    Unanswered,
     /// It was refused what it asked for.
     Refused {
         /// The first word of its message.
@@ -206,7 +208,10 @@ impl<'a> Functions<'a> {
         let Some(mailbox) = Mailbox::of(device, number) else {
             return;
         };
-        mailbox.take();
+        if !mailbox.take() {
+            tell(number, Event::Unanswered);
+            return;
+        }
         let request = mailbox.read();
         let [head, ..] = request;
         // An answer, or a word that was never a request.
@@ -217,7 +222,7 @@ impl<'a> Functions<'a> {
         let mut answer = [0; 5];
         let granted = function.judge(device, number, (&request, &mut answer));
         let is_reset = message::kind(head) == message::RESET;
-        answer[0] = head & 0xFFFF
+        answer[0] = head & 0x00FF_FFFF
             | if granted {
                 message::SUCCESS
             } else {
@@ -436,11 +441,12 @@ impl<'r, R: Registers> Mailbox<'r, R> {
     }
 
     /// Takes the mailbox, from the function if it keeps it: its message is in there, so it has no right to it.
-    fn take(&self) {
-        if !self.try_take() {
+    /// Whether it could.
+    fn take(&self) -> bool {
+        self.try_take() || {
             self.control
                 .write(Pfmailbox::default().with(Pfmailbox::RVFU, 1));
-            let _is_mine = self.try_take();
+            self.try_take()
         }
     }
 
