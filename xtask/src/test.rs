@@ -155,7 +155,7 @@ mod tests {
             .map(|stage| stage.limit.as_secs())
             .sum();
         // The limits stop what hangs; on two cores the time it takes is about a sixth of them, and 45 minutes are the most.
-        assert!(limit <= 114 * 60, "the limits add up to {limit} s");
+        assert!(limit <= 118 * 60, "the limits add up to {limit} s");
     }
 
     #[test]

@@ -203,7 +203,7 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "attacks-ixgbe-few",
         about: "attacks on the 82599's descriptors succeed without the check against them",
         when: When::Usual,
-        limit: Duration::from_secs(400),
+        limit: Duration::from_secs(600),
         plan: attacks_ixgbe_few,
     },
     Stage {
