@@ -19,6 +19,13 @@ pub const MIN_SEGMENT: u16 = 64;
 /// The longest packet that segmentation takes, headers included, in bytes. The device would take more; no driver asks.
 pub const MAX_SEGMENTED: u32 = 0xFFFF;
 
+/// The longest headers that segmentation takes, in bytes, an inserted tag included: the device keeps them in a buffer of so
+/// many, once for all segments (§7.2.4).
+const MAX_SEGMENTED_HEADERS: u32 = 240;
+
+/// The longest headers of other packets, in bytes, an inserted tag included: their lengths add up to less than 512 (§7.2.3.2.3).
+const MAX_HEADERS: u32 = 511;
+
 /// What packets of a queue may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -339,7 +346,7 @@ fn whole_packets<const L: usize>(
 }
 
 /// Bytes of the headers that the device looks at for `offloads`; `None` where they have lengths that such headers cannot
-/// have.
+/// have, or that the device cannot do with.
 fn header_bytes(offloads: Offloads, headers: Headers) -> Option<u32> {
     let asks = |offload| offloads.contains(offload);
     let transport = match headers.l4 {
@@ -358,7 +365,13 @@ fn header_bytes(offloads: Offloads, headers: Headers) -> Option<u32> {
     };
     let is_right = headers.mac_len >= 14 && ip.contains(&headers.ip_len);
     let len = u32::from(headers.mac_len) + u32::from(headers.ip_len) + u32::from(transport);
-    is_right.then_some(len)
+    let tag = if asks(Offloads::VLAN) { 4 } else { 0 };
+    let max = if asks(Offloads::SEGMENT) {
+        MAX_SEGMENTED_HEADERS
+    } else {
+        MAX_HEADERS
+    };
+    (is_right && len + tag <= max).then_some(len)
 }
 
 impl<const N: usize> DescriptorValidator for TransmitValidator<N> {

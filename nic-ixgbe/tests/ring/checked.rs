@@ -442,6 +442,44 @@ fn every_rule_of_offloads_is_enforced() {
     bad(&[tso, data(IOVA, 500, 1000, TSE), data(IOVA, 554, 1000, EOP)]);
 }
 
+/// Segments' headers must fit the device's buffer of 240 bytes, and those of any packet add up to less than 512 (the tag that
+/// is inserted counts), or the transmit path may hang for everybody.
+#[test]
+fn headers_that_the_device_cannot_hold_are_refused() {
+    const L4: u64 = 1 << 39 | 1 << 41;
+    const TSE: u64 = L4 | 1 << 31;
+    const TAG: u64 = 1 << 30;
+    const TCP: u64 = 1 << 11;
+    // IPv6, so that the IP headers may be of any length.
+    let is_accepted = |mac_len: u64, ip_len: u64, kind: u64, payload: u64, bits: u64| {
+        let context = [
+            ip_len | mac_len << 9 | 7 << 16,
+            kind | 2 << 20 | 1 << 29 | 20 << 40 | 64 << 48,
+        ];
+        transmit(&[context, data(IOVA, 1400, payload, EOP | bits)]).is_ok()
+    };
+    // (bits of the command, TCP or not, bytes behind the IP header, the most in all)
+    for (bits, kind, transport, most) in [
+        (TSE, TCP, 20, 240),
+        (TSE | TAG, TCP, 20, 236),
+        (L4, TCP, 20, 511),
+        (L4 | TAG, TCP, 20, 507),
+        (L4, 0, 8, 511),
+    ] {
+        for mac_len in [14, 127] {
+            let at_most = most - transport - mac_len;
+            for (ip_len, expected) in [(at_most, true), (at_most + 1, false)] {
+                let len = mac_len + ip_len + transport;
+                let payload = if bits & TSE == TSE { 1400 - len } else { 1400 };
+                let accepted = is_accepted(mac_len, ip_len, kind, payload, bits);
+                assert_eq!(accepted, expected, "{len} bytes, {bits:#x}");
+            }
+        }
+    }
+    // What the fields could say at most.
+    assert!(!is_accepted(127, 511, TCP, 1400 - 658, TSE));
+}
+
 #[test]
 fn a_packet_of_too_many_parts_is_refused() {
     let parts = |count: u64| {

@@ -4,6 +4,12 @@ use parakernel_core::address::Direction;
 
 use crate::{input::Input, regions::Regions};
 
+/// Bytes of headers, with their tag, that the device has room for while it cuts a packet into segments.
+const HEADER_BUFFER: u64 = 240;
+
+/// Where the sum of a context's header lengths must stay below, the tag's four bytes included.
+const HEADER_LIMIT: u64 = 512;
+
 /// What a packet may be, and what the device's context will be.
 #[derive(Clone, Debug)]
 pub(super) struct Contract {
@@ -176,9 +182,11 @@ impl Contract {
         if looks_at_headers && (mac_len < 14 || !is_ip_right) {
             return false;
         }
+        let tag_len = if first.inserts_tag { 4 } else { 0 };
         if first.segments {
             let headers = mac_len + ip_len + l4_len;
             return is_tcp
+                && headers + tag_len <= HEADER_BUFFER
                 && first.l4_checksum
                 && first.ip_checksum == is_v4
                 && (20..=60).contains(&l4_len)
@@ -198,7 +206,8 @@ impl Contract {
         } else {
             0
         };
-        first.payload == bytes && (17..=max).contains(&bytes) && bytes >= needed
+        let are_short = !looks_at_headers || needed + tag_len < HEADER_LIMIT;
+        first.payload == bytes && (17..=max).contains(&bytes) && bytes >= needed && are_short
     }
 
     /// A packet as a process writes it, mostly a right one.
