@@ -259,10 +259,8 @@ fn a_replay_keeps_the_gaps_from_when_the_device_takes_frames() {
             times.push(began.elapsed());
         }
     }
-    assert!(
-        times[2] - times[0] >= Duration::from_millis(50),
-        "{times:?}"
-    );
+    // However late somebody looks: the third one is never there before its time.
+    assert!(times[2] >= Duration::from_millis(60), "{times:?}");
     assert_eq!(receive(&mut replay), None);
     replay.send(&[7; 64]).unwrap();
     drop(replay);

@@ -1,12 +1,13 @@
 //! One PCI function: what all device models share.
 
+mod port;
+
 use alloc::sync::Arc;
-use core::{
-    fmt,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-};
+use core::{fmt, sync::atomic::Ordering};
 
 use parakernel_core::address::BusAddress;
+
+pub(crate) use port::{Port, Presence};
 
 use super::{
     Endpoint,
@@ -21,6 +22,7 @@ use crate::{
     trace::{Entry, Kind, Trace},
     world::Clock,
 };
+use port::Shared;
 
 /// A base address register and where MSI-X lies.
 #[derive(Clone, Copy, Debug)]
@@ -39,90 +41,6 @@ enum Delivery {
     Vectors,
     /// Over a line of its own.
     Line,
-}
-
-/// How much of a function is there. A virtual function comes and goes with its physical one's capability.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Presence {
-    /// Nothing.
-    Absent,
-    /// Its configuration space, but no registers.
-    Configurable,
-    /// All of it.
-    Whole,
-}
-
-/// The part of a function that is reached without it.
-#[derive(Debug)]
-struct Shared {
-    /// It may transfer.
-    open: AtomicBool,
-    /// Vectors to be signalled, a bit each.
-    raised: AtomicU64,
-    /// A [`Presence`].
-    presence: AtomicU8,
-    /// It was absent since the function was last reset.
-    was_absent: AtomicBool,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            open: AtomicBool::default(),
-            raised: AtomicU64::default(),
-            presence: AtomicU8::new(Presence::Whole as u8),
-            was_absent: AtomicBool::default(),
-        }
-    }
-}
-
-impl Shared {
-    fn has(&self, least: Presence) -> bool {
-        self.presence.load(Ordering::Acquire) >= least as u8
-    }
-}
-
-/// A function's way to memory, and to its vectors, for a model that works on its behalf. Clones are the same way.
-#[derive(Clone, Debug)]
-pub(crate) struct Port {
-    bus: Bus,
-    shared: Arc<Shared>,
-}
-
-impl Port {
-    /// Reads memory by DMA.
-    pub(crate) fn read(&self, address: BusAddress, bytes: &mut [u8]) -> Result<(), DmaError> {
-        self.may_transfer(address)?;
-        self.bus.read(address, bytes)
-    }
-
-    /// Writes memory by DMA.
-    pub(crate) fn write(&self, address: BusAddress, bytes: &[u8]) -> Result<(), DmaError> {
-        self.may_transfer(address)?;
-        self.bus.write(address, bytes)
-    }
-
-    /// Lets the function signal `vector`, less than 64, at its next turn.
-    pub(crate) fn raise(&self, vector: u16) {
-        self.shared.raised.fetch_or(1 << vector, Ordering::AcqRel);
-    }
-
-    /// Lets the function come or go.
-    pub(crate) fn set_presence(&self, presence: Presence) {
-        if presence == Presence::Absent {
-            self.shared.open.store(false, Ordering::Release);
-            self.shared.was_absent.store(true, Ordering::Release);
-            self.shared.raised.store(0, Ordering::Release);
-        }
-        self.shared
-            .presence
-            .store(presence as u8, Ordering::Release);
-    }
-
-    fn may_transfer(&self, address: BusAddress) -> Result<(), DmaError> {
-        let open = self.shared.open.load(Ordering::Acquire);
-        open.then_some(()).ok_or(DmaError::NotMaster(address))
-    }
 }
 
 #[derive(Debug)]
