@@ -16,6 +16,7 @@ mod nothing;
 mod nvme;
 mod peer;
 pub mod phases;
+mod share;
 mod steering;
 
 use core::time::Duration;
@@ -52,8 +53,16 @@ pub struct Entry {
     pub name: &'static str,
     /// Runs so many rounds of so many items; returns the items done and the time spent in the counted half.
     pub run: fn(batch: usize, rounds: usize) -> (usize, Duration),
+    /// Runs so many rounds of so many items in each of two partitions by turns; returns the items that each has done.
+    pub share: fn(batch: usize, rounds: usize) -> [usize; 2],
     /// What is not counted but known: by its name and in its own unit.
     pub figures: fn() -> Vec<(&'static str, f64)>,
+}
+
+/// The address of the bytes that are stored to before a partition's work (the first two), and after it (the third).
+#[must_use]
+pub fn marks() -> usize {
+    share::marks()
 }
 
 /// The entry of a phase.
@@ -62,6 +71,7 @@ pub const fn entry<P: Phase>(name: &'static str) -> Entry {
     Entry {
         name,
         run: run::<P>,
+        share: share::run::<P>,
         figures: P::figures,
     }
 }

@@ -5,7 +5,7 @@
     reason = "a bench that cannot be set up has nothing to say"
 )]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use parakernel_core::{
     memory::{ArenaLayout, PAGE_SIZE, Pool, RegionTable, SegmentList, SharedMemory},
@@ -143,6 +143,49 @@ impl Phase for Forward {
         let rig = &mut self.0;
         let received = rig.rx.poll(&mut rig.pool, &mut rig.list, batch).unwrap();
         rig.touch();
+        let sent = rig.tx.submit(&mut rig.list).unwrap();
+        rig.tx.reclaim(&mut rig.pool).unwrap();
+        received.min(sent)
+    }
+}
+
+/// What is wrong with a [`Spoiled`] data path.
+pub(crate) mod fault {
+    /// All partitions count in one place, once for each batch.
+    pub(crate) const SHARED_COUNTER: u8 = 0;
+    /// All writes are waited for, once for each frame.
+    pub(crate) const FENCE: u8 = 1;
+    /// A length is looked at once more, for each frame.
+    pub(crate) const CHECK: u8 = 2;
+}
+
+/// Negative controls: [`Forward`] with a fault that measuring has to find.
+pub(crate) struct Spoiled<const FAULT: u8>(Forward);
+
+impl<const FAULT: u8> Phase for Spoiled<FAULT> {
+    fn new() -> Self {
+        Self(Forward::new())
+    }
+
+    fn prepare(&mut self, batch: usize) {
+        self.0.prepare(batch);
+    }
+
+    fn measured(&mut self, batch: usize) -> usize {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let rig = &mut self.0.0;
+        let received = rig.rx.poll(&mut rig.pool, &mut rig.list, batch).unwrap();
+        rig.touch();
+        match FAULT {
+            fault::SHARED_COUNTER => COUNTER.store(COUNTER.load(Relaxed) + 1, Relaxed),
+            fault::FENCE => {
+                rig.sum ^= rig.list.iter().fold(0, |sum, frame| {
+                    fence(SeqCst);
+                    sum ^ rig.pool.arena().first_bytes::<1>(frame).unwrap()[0]
+                });
+            }
+            _ => assert!(rig.list.iter().all(|frame| frame.len() == 64)),
+        }
         let sent = rig.tx.submit(&mut rig.list).unwrap();
         rig.tx.reclaim(&mut rig.pool).unwrap();
         received.min(sent)

@@ -1,14 +1,17 @@
 //! All phases by name.
 
 use crate::{
-    Entry, control::Control, entry, ixgbe_control, nic_ixgbe, nic_virtio, nothing::Nothing, nvme,
-    peer, steering,
+    Entry, control::Control, entry, ixgbe_control, nic_ixgbe, nic_ixgbe::fault, nic_virtio,
+    nothing::Nothing, nvme, peer, steering,
 };
 
 /// Every phase, in the order of the report.
 pub const PHASES: &[Entry] = &[
     entry::<Nothing>("harness/nothing"),
     entry::<Control>("harness/control"),
+    entry::<nic_ixgbe::Spoiled<{ fault::SHARED_COUNTER }>>("harness/shared-counter"),
+    entry::<nic_ixgbe::Spoiled<{ fault::FENCE }>>("harness/fence"),
+    entry::<nic_ixgbe::Spoiled<{ fault::CHECK }>>("harness/check"),
     entry::<nic_ixgbe::Forward>("nic-ixgbe/forward"),
     entry::<nic_ixgbe::Fixed>("nic-ixgbe/fixed"),
     entry::<nic_ixgbe::ReceiveOnly>("nic-ixgbe/rx"),

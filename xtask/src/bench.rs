@@ -2,6 +2,7 @@
 
 mod barriers;
 mod budgets;
+mod sharing;
 mod times;
 
 use crate::{
@@ -33,6 +34,13 @@ const COUNTED: &str = "*counted*";
 /// The barriers of a phase that executes exactly one for each item: if they are not found, nobody's are.
 const CONTROL: &str = "harness/control:barriers";
 
+/// The data path that the controls are, each with one fault.
+const SPOILED: &str = "nic-ixgbe/forward";
+
+/// It with a fence for each frame, and with a check more for each frame.
+const FENCE: &str = "harness/fence:barriers";
+const CHECK: &str = "harness/check";
+
 /// The processors that the figures are for.
 const CPU: &str = "-Ctarget-cpu=x86-64-v3";
 
@@ -44,6 +52,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(crate) struct Options {
     /// Only phases whose names contain this
     filter: Option<String>,
+    /// Also trace what memory two partitions share on each data path; takes a minute or more for each
+    #[arg(long)]
+    sharing: bool,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -97,6 +108,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         fs::write(path, serde_json::to_string_pretty(&figures)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if options.sharing {
+        sharing::check(&program, &names)?;
+    }
     times::compare(&program, &names)?;
     println!("Time goals against peers that no registry installs: not measured in this run.");
     judge(&figures, &budgets)
@@ -135,6 +149,11 @@ fn judge(figures: &[Figure], budgets: &Budgets) -> Result<ExitCode> {
         miscounted.is_none(),
         "the control is miscounted, so no figure can be trusted: {miscounted:?}"
     );
+    let missed = figures.iter().find(|figure| !is_caught(figure, budgets));
+    ensure!(
+        missed.is_none(),
+        "a planted fault is not found, so none would be: {missed:?}"
+    );
     let over = figures.iter().filter(|figure| figure.is_over()).count();
     let compiler = budgets::compiler()?;
     if compiler != budgets.rustc {
@@ -146,6 +165,20 @@ fn judge(figures: &[Figure], budgets: &Budgets) -> Result<ExitCode> {
     }
     ensure!(over == 0, "{over} figures are over their budgets");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a figure of a data path with a planted fault shows it; true of all others.
+fn is_caught(figure: &Figure, budgets: &Budgets) -> bool {
+    let budget = match figure.name.as_str() {
+        FENCE => Some(0.0),
+        CHECK => budgets.of(SPOILED, figure.batch),
+        _ => return true,
+    };
+    Figure {
+        budget,
+        ..figure.clone()
+    }
+    .is_over()
 }
 
 fn row(figure: &Figure) -> String {
@@ -297,6 +330,24 @@ mod tests {
             }
             .is_over()
         );
+    }
+
+    #[test]
+    fn a_planted_fault_has_to_show() {
+        let budgets = Budgets::read(Path::new("../benches/budgets.toml")).unwrap();
+        let within = budgets.of(SPOILED, 32).unwrap();
+        let figure = |name: &str, instructions| Figure {
+            name: name.into(),
+            batch: 32,
+            instructions,
+            budget: None,
+        };
+        assert!(
+            !is_caught(&figure(FENCE, 0.0), &budgets) && is_caught(&figure(FENCE, 1.0), &budgets)
+        );
+        assert!(!is_caught(&figure(CHECK, within), &budgets));
+        assert!(is_caught(&figure(CHECK, within + 1.0), &budgets));
+        assert!(is_caught(&figure(SPOILED, 0.0), &budgets));
     }
 
     #[test]
