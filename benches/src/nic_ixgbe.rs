@@ -212,9 +212,10 @@ impl Phase for Fixed {
             transmit,
             head,
         };
-        let forwarder = Forwarder::new(rings, (rx_bell, tx_bell), &mut pool);
+        let mut forwarder = Forwarder::new(rings, (rx_bell, tx_bell), &mut pool).unwrap();
+        forwarder.arm();
         Self {
-            forwarder: forwarder.unwrap(),
+            forwarder,
             receive: Receive::new(ring, rx_registers),
             head: head.view(0).unwrap(),
             tail,

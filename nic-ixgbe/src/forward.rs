@@ -101,7 +101,7 @@ impl<'a, R: Doorbell, T: Doorbell, const N: usize> Forwarder<'a, R, T, N> {
         N as u32
     };
 
-    /// Arms both queues with `N` buffers of `pool`.
+    /// Both queues, with `N` buffers of `pool`. The device is not told of them before [`arm`](Self::arm).
     ///
     /// `None`, and the buffers still the pool's, where there are fewer, a ring is too short or not aligned, or a buffer has
     /// less than 1 KiB for a frame.
@@ -138,8 +138,15 @@ impl<'a, R: Doorbell, T: Doorbell, const N: usize> Forwarder<'a, R, T, N> {
         for offset in &mut forwarder.offsets {
             *offset = u32::from(pool.take()?.index()) * stride;
         }
-        forwarder.arm(Position::new(Self::ENTRIES));
+        forwarder.fill(Position::new(Self::ENTRIES));
         Some(forwarder)
+    }
+
+    /// Tells the device of the buffers that it may fill: to be called once the pair is claimed, for a claim begins with a
+    /// queue that has none, whatever was rung before. Until then nothing is received.
+    #[inline]
+    pub fn arm(&mut self) {
+        self.receive_bell.ring(self.armed.advanced(u32::MAX));
     }
 
     /// Bytes that the device may write into a buffer: what the queue is to be set up with.
@@ -156,8 +163,20 @@ impl<'a, R: Doorbell, T: Doorbell, const N: usize> Forwarder<'a, R, T, N> {
 
     /// Gives the buffers of queues that were stopped back to `pool`, and returns the doorbells.
     ///
-    /// Only after the device has confirmed that both queues are off, and its grace time: until then it may use them.
-    pub fn dismantle(self, pool: &mut Pool<'_>) -> (R, T) {
+    /// # Safety
+    ///
+    /// The device must have let go of the buffers: the pair was never claimed, its release or a reset of the port has ended
+    /// without an error, or the device cannot reach this memory any more. Until then it may read and write them, while whoever
+    /// takes them from the pool does.
+    ///
+    /// ```compile_fail,E0133
+    /// # use parakernel_core::{memory::Pool, queue::Doorbell};
+    /// # use parakernel_nic_ixgbe::forward::Forwarder;
+    /// fn give_back<D: Doorbell>(queue: Forwarder<'_, D, D, 64>, pool: &mut Pool<'_>) {
+    ///     queue.dismantle(pool);
+    /// }
+    /// ```
+    pub unsafe fn dismantle(self, pool: &mut Pool<'_>) -> (R, T) {
         let stride = self.arena.layout().stride;
         for offset in self.offsets {
             // SAFETY: by the invariant the index is that of a segment that exists nowhere else, and now no more here.
@@ -210,14 +229,15 @@ impl<'a, R: Doorbell, T: Doorbell, const N: usize> Forwarder<'a, R, T, N> {
         let end = free.advanced(Self::ENTRIES);
         if end != self.armed {
             fence(Acquire);
-            self.arm(end);
+            self.fill(end);
+            self.arm();
         }
         Ok(())
     }
 
-    /// Arms the slots up to `end`, whose buffers are free, and tells the device of all but the last.
+    /// Arms the slots up to `end`, whose buffers are free; the device is to be told of all but the last.
     #[inline]
-    fn arm(&mut self, end: Position) {
+    fn fill(&mut self, end: Position) {
         let count = end.since(self.armed) as usize;
         // Up to the ring's end, so that there is no wrap inside.
         let run = count.min(N - slot(self.armed, N));
@@ -225,7 +245,6 @@ impl<'a, R: Doorbell, T: Doorbell, const N: usize> Forwarder<'a, R, T, N> {
         if run < count {
             self.arm_rest(count - run);
         }
-        self.receive_bell.ring(end.advanced(u32::MAX));
     }
 
     #[cold]

@@ -136,8 +136,20 @@ impl<'a, D: Doorbell, const N: usize> Receiver<'a, D, N> {
 
     /// Gives the buffers of a queue that was stopped back to `pool`, and returns the doorbell.
     ///
-    /// Only after the device has confirmed that the queue is off, and its grace time: until then it may write to them.
-    pub fn dismantle(mut self, pool: &mut Pool<'_>) -> D {
+    /// # Safety
+    ///
+    /// The device must have let go of the buffers: the queue was never claimed, its release or a reset of the port has ended
+    /// without an error, or the device cannot reach this memory any more. Until then it may write to them, while whoever takes
+    /// them from the pool reads them.
+    ///
+    /// ```compile_fail,E0133
+    /// # use parakernel_core::{memory::Pool, queue::Doorbell};
+    /// # use parakernel_nic_ixgbe::rx::Receiver;
+    /// fn give_back<D: Doorbell>(queue: Receiver<'_, D, 64>, pool: &mut Pool<'_>) {
+    ///     queue.dismantle(pool);
+    /// }
+    /// ```
+    pub unsafe fn dismantle(mut self, pool: &mut Pool<'_>) -> D {
         while self.armed() > 0 {
             let segment = self.take_next();
             pool.put(segment);

@@ -96,16 +96,12 @@ impl SlowPath {
         path.restart(card).then_some(path)
     }
 
-    /// Takes the kernel's pair out of service, because the card is being reset; its buffers come back once it is restarted.
-    pub(crate) fn stop(&mut self) {
-        if let Some(pair) = self.pair.take() {
-            pair.dismantle(&mut self.pool);
-        }
-    }
-
     /// Starts the kernel's pair on a card that has none, at first or after a reset; whether it works.
     pub(crate) fn restart(&mut self, card: &mut NetDevice) -> bool {
-        self.stop();
+        if let Some(pair) = self.pair.take() {
+            // SAFETY: this is only called again once the card's reset has ended (`Event::DeviceUp`).
+            unsafe { pair.dismantle(&mut self.pool) };
+        }
         self.blocks.iter().for_each(|block| clear(block.memory()));
         let Some(pair) = Pair::start(card, &mut self.pool, &self.blocks) else {
             return false;

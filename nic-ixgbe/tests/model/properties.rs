@@ -466,10 +466,7 @@ impl<'a> Bench<'a> {
     /// The card has let go of all that an owner had.
     fn bury(&self, seat: Seat<'_>) -> Result<(), TestCaseError> {
         self.machine.memory.end(seat.lease);
-        let Owned { rx, tx, mut pool } = seat.owned;
-        rx.dismantle(&mut pool);
-        tx.dismantle(&mut pool);
-        prop_assert_eq!(pool.free(), usize::from(LAYOUT.count));
+        prop_assert_eq!(seat.owned.bury(), usize::from(LAYOUT.count));
         Ok(())
     }
 

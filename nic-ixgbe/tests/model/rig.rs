@@ -262,6 +262,16 @@ impl<D: Doorbell> Owned<'_, D> {
         send(&mut self.tx, &mut self.pool, frame, (part, header))
     }
 
+    /// Takes back all buffers, of a pair of which the card has let go; how many the pool has then.
+    pub(crate) fn bury(self) -> usize {
+        let Self { rx, tx, mut pool } = self;
+        // SAFETY: the pair was released, and the model's memory sees to it that the card leaves alone what is not lent.
+        unsafe { rx.dismantle(&mut pool) };
+        // SAFETY: as above.
+        unsafe { tx.dismantle(&mut pool) };
+        pool.free()
+    }
+
     pub(crate) fn receive(&mut self) -> Result<Vec<Vec<u8>>, RingError> {
         let frames = receive(&mut self.rx, &mut self.pool)?;
         Ok(frames.into_iter().map(|(frame, _)| frame).collect())

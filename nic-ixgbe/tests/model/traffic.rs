@@ -13,13 +13,15 @@ use parakernel_mock_hw::memory::Lease;
 use parakernel_nic_ixgbe::{
     descriptor::{Headers, Ip, L4},
     device::{Pair, Vector},
+    forward::{self, Forwarded, Forwarder, Verdict},
     offload::{Metadata, Received, Request},
     stats::QueueStatistics,
     steering::{Filter, Filters},
 };
 
 use crate::rig::{
-    DEVICE, JUMBO, LAYOUT, MAC, Machine, N, QUEUES, checksum, claim, poll, receive, release, udp,
+    Card, DEVICE, JUMBO, LAYOUT, MAC, Machine, N, QUEUES, Rings, bell, checksum, claim,
+    claim_rings, poll, receive, release, udp,
 };
 
 #[test]
@@ -44,10 +46,7 @@ fn frames_pass_as_they_are() {
             owned.tx.reclaim(&mut owned.pool).unwrap();
         }
         release(&machine, &mut device, 0).unwrap();
-        let mut pool = owned.pool;
-        owned.rx.dismantle(&mut pool);
-        owned.tx.dismantle(&mut pool);
-        assert_eq!(pool.free(), usize::from(LAYOUT.count));
+        assert_eq!(owned.bury(), usize::from(LAYOUT.count));
         machine.memory.end(Lease(1));
         machine.settle();
         machine.assert_clean();
@@ -149,6 +148,49 @@ fn queues_come_with_memory_that_fits() {
     assert_eq!((own.header, own.is_valid()), (16, true));
 }
 
+/// A claim begins with a queue that has no buffers, so those of a forwarder that was made before it come when it is armed.
+#[test]
+fn a_forwarder_that_is_made_before_the_claim_works_once_it_is_armed() {
+    let machine = Machine::new(4);
+    let mut pairs = [Pair::EMPTY; 2];
+    let mut device = machine.with_link(QUEUES, &mut pairs);
+    let lease = Lease(1);
+    let arena = machine.memory.lend_arena(DEVICE, LAYOUT, lease).unwrap();
+    let mut words = vec![0; LAYOUT.count.into()];
+    let mut pool = Pool::new(arena, &mut words);
+    let rings = Rings::new(&machine, [N, N], lease);
+    let ring = rings.receive.memory();
+    let own = forward::Rings {
+        submissions: ring,
+        completions: ring,
+        transmit: rings.transmit.memory(),
+        head: rings.head.memory(),
+    };
+    let bells = [Card::receive_tail(0), Card::transmit_tail(0)];
+    let [receive_bell, transmit_bell] = bells.map(|offset| bell(&machine, offset, N));
+    let bells = (receive_bell, transmit_bell);
+    let mut forwarder = Forwarder::<_, _, N>::new(own, bells, &mut pool).unwrap();
+    let of_card = rings.of_card(forwarder.posted());
+    claim_rings(&machine, &mut device, 0, of_card).unwrap();
+    forwarder.arm();
+    machine.settle();
+    for round in 0..100 {
+        let frame = udp(MAC, [10, 0, 0, 1], [10, 0, 0, 2], 60 + round);
+        machine.wire.send(&frame);
+        machine.settle();
+        let forwarded = forwarder.forward(16, |_| Verdict::Send);
+        let one = Forwarded {
+            sent: 1,
+            dropped: 0,
+        };
+        assert_eq!(forwarded, Ok(one), "{round}");
+        machine.settle();
+        assert_eq!(machine.wire.take_all(), [frame], "{round}");
+    }
+    release(&machine, &mut device, 0).unwrap();
+    machine.assert_clean();
+}
+
 /// Frames for a process arrive while its queue is taken back: once it is, the card leaves its memory alone, and another
 /// may have the pair.
 #[test]
@@ -173,10 +215,7 @@ fn a_pair_is_taken_back_under_traffic() {
         machine.memory.end(lease);
         machine.settle();
         assert_eq!(machine.memory.escapes(), []);
-        let mut pool = owned.pool;
-        owned.rx.dismantle(&mut pool);
-        owned.tx.dismantle(&mut pool);
-        assert_eq!(pool.free(), usize::from(LAYOUT.count));
+        assert_eq!(owned.bury(), usize::from(LAYOUT.count));
     }
     machine.assert_clean();
 }

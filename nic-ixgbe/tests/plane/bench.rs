@@ -115,8 +115,10 @@ impl Process {
         let Self {
             rx, tx, mut pool, ..
         } = self;
-        rx.dismantle(&mut pool);
-        tx.dismantle(&mut pool);
+        // SAFETY: the lease was revoked, so the card has let go.
+        unsafe { rx.dismantle(&mut pool) };
+        // SAFETY: as above.
+        unsafe { tx.dismantle(&mut pool) };
         pool.free()
     }
 }
@@ -356,8 +358,10 @@ impl Bench {
             queue,
             ..
         } = process;
-        rx.dismantle(&mut pool);
-        tx.dismantle(&mut pool);
+        // SAFETY: the reset that the lease was lost by has ended.
+        unsafe { rx.dismantle(&mut pool) };
+        // SAFETY: as above.
+        unsafe { tx.dismantle(&mut pool) };
         let (rx, tx) = self.rings(queue, &pool);
         let mut process = Process {
             rx,

@@ -158,8 +158,10 @@ impl Own {
             memory,
             ..
         } = self;
-        rx.dismantle(&mut pool);
-        tx.dismantle(&mut pool);
+        // SAFETY: the reset has ended, as whoever calls it has seen.
+        unsafe { rx.dismantle(&mut pool) };
+        // SAFETY: as above.
+        unsafe { tx.dismantle(&mut pool) };
         for block in &memory {
             let start = PhysAddr::new(block.bus_address().as_u64());
             let len = block.len();

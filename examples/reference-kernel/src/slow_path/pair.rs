@@ -76,11 +76,26 @@ impl Pair {
         Some(pair)
     }
 
-    /// Ends a pair that the card has forgotten, and takes its buffers back.
-    pub(super) fn dismantle(self, pool: &mut Pool<'static>) {
-        each!(self, (rx, tx) => {
-            let _bells = (rx.dismantle(pool), tx.dismantle(pool));
-        });
+    /// Ends a pair, and takes its buffers back.
+    ///
+    /// # Safety
+    ///
+    /// The card must have been reset since the pair was started, so that it has forgotten it.
+    pub(super) unsafe fn dismantle(self, pool: &mut Pool<'static>) {
+        match self {
+            Self::Split(rx, tx) => {
+                let _bells = (rx.dismantle(pool), tx.dismantle(pool));
+            }
+            Self::Packed(rx, tx) => {
+                let _bells = (rx.dismantle(pool), tx.dismantle(pool));
+            }
+            Self::Ixgbe(rx, tx) => {
+                // SAFETY: by the contract: after a reset no queue touches memory.
+                let _bell = unsafe { rx.dismantle(pool) };
+                // SAFETY: as above.
+                let _bell = unsafe { tx.dismantle(pool) };
+            }
+        }
     }
 
     /// Takes up to `budget` frames; their number, or `None` where the card broke its protocol.

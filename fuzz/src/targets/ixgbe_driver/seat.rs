@@ -1,4 +1,5 @@
 //! Who has a pair: its rings, its buffers, and what the port writes into both.
+#![expect(unsafe_code, reason = "takes back what the port has let go")]
 
 use parakernel_core::{
     memory::{ArenaLayout, DmaBlock, Pool, SegmentList},
@@ -206,8 +207,10 @@ impl<'a> Seat<'a> {
     /// The port has let go: all buffers are back.
     pub(super) fn bury(&mut self) {
         if let Some(Halves { rx, tx, .. }) = self.halves.take() {
-            rx.dismantle(&mut self.pool);
-            tx.dismantle(&mut self.pool);
+            // SAFETY: the port is this program's, and writes to buffers only where a call of this type makes it.
+            unsafe { rx.dismantle(&mut self.pool) };
+            // SAFETY: as above.
+            unsafe { tx.dismantle(&mut self.pool) };
         }
         let all = usize::from(BUFFERS.count);
         assert_eq!(self.pool.free(), all, "a buffer was lost or doubled");
