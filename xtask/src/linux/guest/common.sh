@@ -50,13 +50,14 @@ alive() {
     echo "@alive" > /dev/console
 }
 
-# within SECONDS COMMAND...: waits until the command succeeds.
+# within SECONDS COMMAND...: waits until the command succeeds, however long it takes itself.
 within() {
-    left=$(($1 * 20))
+    read -r seconds rest < /proc/uptime
+    deadline=$((${seconds%.*} + $1))
     shift
     until "$@"; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || return 1
+        read -r seconds rest < /proc/uptime
+        [ "${seconds%.*}" -lt $deadline ] || return 1
         usleep 50000
     done
 }

@@ -67,7 +67,7 @@ bring_up() {
 reach() {
     address=$1
     shift
-    within 10 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.05 -w 10 -q "$@" "$address" | grep -q "5 received"
+    within 20 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.05 -w 10 -q "$@" "$address" | grep -q "5 received"
 }
 
 # get URL: what is there, into /tmp/got.
