@@ -849,6 +849,49 @@ fn a_pool_gets_its_own_frames_and_broadcasts() {
 }
 
 #[test]
+fn of_pools_of_four_queues_there_are_32() {
+    let driver = Driver::new(27);
+    let mut last = driver.rx_queue(124);
+    driver.write(0x5818, 0xa); // MRQC: 32 pools of 4
+    driver.write(0x51e0, u32::MAX);
+    driver.write(0x51e4, u32::MAX);
+    driver.write(0xe008, 2048); // SAQF, where a ring of queue 128 would be
+    let frame = between(THERE, [2, 9, 9, 9, 9, 9]);
+    let violations = || {
+        driver.settle();
+        let noted = driver.world.trace().violations().len();
+        driver.world.trace().clear();
+        noted
+    };
+    // PFVTCTL: pools, replication; the default pool is the last one, then one that is not there.
+    for (pool, expected) in [(31, 0), (32, 1), (63, 1)] {
+        driver.write(0x51b0, 1 | pool << 7 | 1 << 30);
+        driver.wire.send(&frame);
+        assert_eq!(violations() > 0, expected > 0, "{pool}");
+    }
+    assert_eq!(driver.receive(&mut last).len(), 1);
+    assert_eq!(driver.card.counts().filtered, 2);
+    // MPSAR of the address: the last pool, and one that is not there.
+    driver.write(0xa208, 0x0909_0902);
+    driver.write(0xa20c, 1 << 31 | 0x0909);
+    driver.write(0xa608, 1 << 31);
+    driver.write(0xa60c, 1);
+    driver.write(0xf000 + 4 * 31, 1 << 24); // PFVML2FLT: untagged
+    driver.write(0xf000 + 4 * 32, 1 << 24);
+    driver.wire.send(&frame);
+    assert!(violations() > 0);
+    assert_eq!(driver.receive(&mut last).len(), 1);
+    // The same from inside: MTQC, PFVFTE, the switch.
+    let mut transmit = driver.tx_queue(0);
+    driver.write(0x8120, 0xa);
+    driver.write(0x8110, 1);
+    driver.write(0x8220, 1);
+    driver.send(&mut transmit, &frame);
+    assert!(violations() > 0);
+    assert_eq!(driver.receive(&mut last).len(), 1);
+}
+
+#[test]
 fn pools_reach_each_other_inside_and_nobody_else_hears_it() {
     let driver = Driver::new(24);
     let [(one, mut rx_one, mut tx_one), (two, mut rx_two, _)] = with_pools(&driver);

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{
-    device::Device,
+    device::{Device, QUEUES},
     director::Match,
     packet::{L3, L4, Packet},
 };
@@ -62,10 +62,11 @@ impl Target {
         self.queue & (low | high << 1)
     }
 
-    /// The queues that it goes to.
+    /// The queues that it goes to, each below [`QUEUES`].
     pub(super) fn queues(self) -> impl Iterator<Item = usize> {
         let alone = (self.queues_of_pool == 0).then_some(self.queue);
-        let pools = (0..64).filter(move |pool| self.pools >> pool & 1 == 1);
+        let pools = (0..QUEUES.checked_div(self.queues_of_pool).unwrap_or(0))
+            .filter(move |pool| self.pools >> pool & 1 == 1);
         alone
             .into_iter()
             .chain(pools.map(move |pool| pool * self.queues_of_pool + self.queue_in(pool)))

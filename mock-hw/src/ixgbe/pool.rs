@@ -1,6 +1,10 @@
 //! Pools: which of them a frame is for, what they may send, and the switch between them (82599, 7.10.3).
 
-use super::{device::Device, filter::Target, packet::Packet};
+use super::{
+    device::{Device, QUEUES},
+    filter::Target,
+    packet::Packet,
+};
 
 /// Registers.
 const MRQC: usize = 0x0_5818;
@@ -69,6 +73,18 @@ impl Device {
         }
     }
 
+    /// Those of `pools` that have queues: of 32 pools of 4 the upper half has none, and a driver that lets a frame go there
+    /// breaks the rule.
+    fn existing(&self, pools: u64) -> u64 {
+        let count = QUEUES / self.queues_of_pool();
+        let known = u64::MAX >> (64 - count);
+        if pools & !known != 0 {
+            let text = format_args!("a frame for pools {pools:#x}, of which there are {count}");
+            self.violation("82599, 8.2.3.7.12", text);
+        }
+        pools & known
+    }
+
     /// The pool of transmit queue `n` (8.2.3.9.15).
     fn pool_of(&self, n: usize) -> Option<usize> {
         let control = self.regs.word(MTQC);
@@ -91,7 +107,7 @@ impl Device {
             // Without replication the first one gets it.
             pools = 1 << pools.trailing_zeros();
         }
-        pools & self.regs.wide(PFVFRE)
+        self.existing(pools & self.regs.wide(PFVFRE))
     }
 
     fn pools_by_address(&self, packet: &Packet) -> u64 {
@@ -217,7 +233,7 @@ impl Device {
             None => u64::MAX,
         };
         let others = !(1_u64 << pool) & self.regs.wide(PFVFRE);
-        let pools = self.pools_by_address(&packet) & by_tag & others;
+        let pools = self.existing(self.pools_by_address(&packet) & by_tag & others);
         if pools == 0 {
             return Leaves::Out;
         }
