@@ -20,6 +20,7 @@ use std::{
     time::Instant,
 };
 
+use parakernel_core::address::BusAddress;
 use parakernel_mock_hw::{
     Ixgbe, Nvme, World, ixgbe,
     memory::RequesterId,
@@ -440,6 +441,58 @@ fn memory_without_a_file_or_without_a_seal_is_reached_by_messages() {
         }
         assert!(matches!(served.leave(), Ok(())));
     }
+}
+
+#[test]
+fn memory_may_reach_the_end_of_the_address_space() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let world = World::new(1);
+    let guest = Guest::default();
+    let memory = world.host_memory(guest.memory());
+    let nvme = Nvme::new(&world, &memory, RequesterId(0x0100), Config::default());
+    let mut session = Session::new(ours, &nvme.endpoint(), &guest).unwrap();
+    let first = u64::MAX - 0xfff;
+    for (command, body) in [
+        (VERSION, vec![0, 0, 1, 0]),
+        (DMA_MAP, map(0, first, 0x1000)),
+    ] {
+        let message = Message::parse(header(command, 16 + body.len(), 0), body, Vec::new());
+        session.handle(message.unwrap()).unwrap();
+        let mut answer = [0; 16];
+        theirs.read_exact(&mut answer).unwrap();
+        assert_eq!(word(&answer, 8), 1);
+        theirs
+            .read_exact(&mut vec![0; word(&answer, 4) as usize - 16])
+            .unwrap();
+    }
+    // Answers everything, and remembers what was written.
+    let client = thread::spawn(move || {
+        let mut written = Vec::new();
+        let mut asked = [0; 16];
+        while theirs.read_exact(&mut asked).is_ok() {
+            let mut body = vec![0; word(&asked, 4) as usize - 16];
+            theirs.read_exact(&mut body).unwrap();
+            let mut answer = body[..16].to_vec();
+            let count = usize::try_from(long(&body, 8)).unwrap();
+            if word16(&asked, 2) == DMA_READ {
+                answer.resize(16 + count, 7);
+            }
+            written.extend_from_slice(&body[16..]);
+            let mut head = header(word16(&asked, 2), 16 + answer.len(), 1);
+            head[..2].copy_from_slice(&asked[..2]);
+            theirs.write_all(&[&head[..], &answer].concat()).unwrap();
+        }
+        written
+    });
+    let last = BusAddress::new(u64::MAX - 15);
+    let mut bytes = [0; 16];
+    assert!(guest.memory().read(last, &mut bytes));
+    assert_eq!(bytes, [7; 16]);
+    assert!(guest.memory().write(last, &[9; 16]));
+    // Beyond the end there is nothing, and no panic.
+    assert!(!guest.memory().read(last, &mut [0; 17]));
+    drop(session);
+    assert_eq!(client.join().unwrap(), [9; 16]);
 }
 
 #[test]

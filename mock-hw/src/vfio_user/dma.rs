@@ -165,7 +165,8 @@ impl ClientMemory {
                 Ok(data) if data.len() == chunk.len() => chunk.copy_from_slice(data),
                 _ => return Err(short("DMA_READ")),
             }
-            at += chunk.len() as u64;
+            // Past the last byte of the address space comes no further chunk.
+            at = at.wrapping_add(chunk.len() as u64);
         }
         Ok(true)
     }
@@ -183,7 +184,8 @@ impl ClientMemory {
             if answer.header.is_error() {
                 return Ok(false);
             }
-            at += chunk.len() as u64;
+            // Past the last byte of the address space comes no further chunk.
+            at = at.wrapping_add(chunk.len() as u64);
         }
         Ok(true)
     }
