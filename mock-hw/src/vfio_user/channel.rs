@@ -8,17 +8,22 @@ use core::{
     time::Duration,
 };
 use std::{
-    io::{self, IoSlice, IoSliceMut, Read as _},
+    io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::Mutex,
+    time::Instant,
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendFlags, recvmsg, sendmsg,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendFlags, recvmsg, sendmsg,
+    },
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -71,8 +76,8 @@ impl From<io::Error> for Broken {
     }
 }
 
-impl From<rustix::io::Errno> for Broken {
-    fn from(error: rustix::io::Errno) -> Self {
+impl From<Errno> for Broken {
+    fn from(error: Errno) -> Self {
         io::Error::from(error).into()
     }
 }
@@ -106,6 +111,7 @@ pub(super) struct Channel(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     stream: UnixStream,
+    limit: Duration,
     /// Requests that arrived while an answer was waited for.
     waiting: Mutex<VecDeque<Message>>,
     next_id: AtomicU16,
@@ -126,18 +132,54 @@ impl Channel {
     /// Requests that may arrive while one answer is waited for.
     const WAITING: usize = 4096;
 
-    /// How long the rest of a message, or an answer, may take.
+    /// How long a whole message, in either direction, or an answer of the client's may take.
     const LIMIT: Duration = Duration::from_secs(10);
 
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(Self::LIMIT))?;
-        stream.set_write_timeout(Some(Self::LIMIT))?;
+        Self::with_limit(stream, Self::LIMIT)
+    }
+
+    fn with_limit(stream: UnixStream, limit: Duration) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
         Ok(Self(Arc::new(Inner {
             stream,
+            limit,
             waiting: Mutex::new(VecDeque::new()),
             next_id: AtomicU16::new(0),
             largest_data: AtomicU64::new(Self::LARGEST_DATA as u64),
         })))
+    }
+
+    /// When what begins now has to be over.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.0.limit
+    }
+
+    /// What `act`, a call that does not wait, yields once the socket is ready for it.
+    fn patiently<T>(
+        &self,
+        events: PollFlags,
+        deadline: Instant,
+        mut act: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Broken> {
+        loop {
+            match act() {
+                Err(Errno::AGAIN) => self.wait(events, deadline)?,
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Waits until the socket is ready, or has failed, but not beyond `deadline`.
+    fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), Broken> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(&self.0.stream, events)], Some(&patience)) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn file(&self) -> BorrowedFd<'_> {
@@ -167,10 +209,14 @@ impl Channel {
 
     /// The next message from the socket; waits for it.
     pub(super) fn receive(&self) -> Result<Message, Broken> {
+        self.receive_by(self.deadline())
+    }
+
+    fn receive_by(&self, deadline: Instant) -> Result<Message, Broken> {
         let mut bytes = [0; Header::LEN];
         let mut files = Vec::new();
-        let first = self.receive_some(&mut bytes, &mut files)?;
-        (&self.0.stream).read_exact(&mut bytes[first..])?;
+        let first = self.receive_some(&mut bytes, &mut files, deadline)?;
+        self.receive_rest(&mut bytes[first..], deadline)?;
         let header = Header::read_from_bytes(&bytes).unwrap_or_default();
         let body = (header.size as usize).checked_sub(Header::LEN);
         let Some(len) = body.filter(|len| *len <= Self::LARGEST_BODY) else {
@@ -178,7 +224,7 @@ impl Channel {
             return Err(Broken::Protocol(what));
         };
         let mut body = vec![0; len];
-        (&self.0.stream).read_exact(&mut body)?;
+        self.receive_rest(&mut body, deadline)?;
         Ok(Message {
             header,
             body,
@@ -187,17 +233,19 @@ impl Channel {
     }
 
     /// The first bytes of a message, and the descriptors that came with them.
-    fn receive_some(&self, bytes: &mut [u8], files: &mut Vec<OwnedFd>) -> Result<usize, Broken> {
+    fn receive_some(
+        &self,
+        bytes: &mut [u8],
+        files: &mut Vec<OwnedFd>,
+        deadline: Instant,
+    ) -> Result<usize, Broken> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(Channel::FILES))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(bytes)];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = loop {
-            match recvmsg(&self.0.stream, &mut parts, &mut control, flags) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other?,
-            }
-        };
+        let received = self.patiently(PollFlags::IN, deadline, || {
+            recvmsg(&self.0.stream, &mut parts, &mut control, flags)
+        })?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
                 files.extend(rights);
@@ -213,6 +261,23 @@ impl Channel {
         Ok(received.bytes)
     }
 
+    /// The further bytes of a message; descriptors come only with the first ones.
+    fn receive_rest(&self, mut rest: &mut [u8], deadline: Instant) -> Result<(), Broken> {
+        while !rest.is_empty() {
+            let received = self.patiently(PollFlags::IN, deadline, || {
+                let mut control = RecvAncillaryBuffer::default();
+                let mut parts = [IoSliceMut::new(rest)];
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                recvmsg(&self.0.stream, &mut parts, &mut control, flags)
+            })?;
+            if received.bytes == 0 {
+                return Err(Broken::Gone);
+            }
+            rest = rest.get_mut(received.bytes..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// Sends `header`, with the size that it needs, and `parts`.
     pub(super) fn send(&self, mut header: Header, parts: &[&[u8]]) -> Result<(), Broken> {
         let len = Header::LEN + parts.iter().map(|part| part.len()).sum::<usize>();
@@ -221,16 +286,15 @@ impl Channel {
         for part in parts {
             bytes.extend_from_slice(part);
         }
+        let deadline = self.deadline();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            let mut control = SendAncillaryBuffer::default();
-            let part = [IoSlice::new(rest)];
-            let flags = SendFlags::NOSIGNAL;
-            match sendmsg(&self.0.stream, &part, &mut control, flags) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let sent = self.patiently(PollFlags::OUT, deadline, || {
+                let mut control = SendAncillaryBuffer::default();
+                let flags = SendFlags::NOSIGNAL;
+                sendmsg(&self.0.stream, &[IoSlice::new(rest)], &mut control, flags)
+            })?;
+            rest = rest.get(sent..).unwrap_or_default();
         }
         Ok(())
     }
@@ -239,8 +303,9 @@ impl Channel {
     pub(super) fn ask(&self, command: u16, parts: &[&[u8]]) -> Result<Message, Broken> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         self.send(Header::request(id, command), parts)?;
+        let deadline = self.deadline();
         loop {
-            let message = self.receive()?;
+            let message = self.receive_by(deadline)?;
             if message.header.is_request() {
                 let mut waiting = lock(&self.0.waiting);
                 if waiting.len() == Self::WAITING {
@@ -257,5 +322,73 @@ impl Channel {
             let what = format!("an answer to something else: {header:?}");
             return Err(Broken::Protocol(what));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, thread};
+
+    use super::*;
+    use crate::vfio_user::wire::command;
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    /// A channel, and a client that sends `bytes` one by one, each well within the time that there is for all of them.
+    fn slowly(bytes: Vec<u8>) -> Channel {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            for byte in bytes {
+                thread::sleep(LIMIT / 6);
+                if theirs.write_all(&[byte]).is_err() {
+                    break;
+                }
+            }
+        });
+        Channel::with_limit(ours, LIMIT).unwrap()
+    }
+
+    fn is_late<T>(result: &Result<T, Broken>) -> bool {
+        matches!(result, Err(Broken::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[test]
+    fn a_message_that_comes_byte_by_byte_has_no_more_time_than_another() {
+        let mut message = Header::request(1, command::DEVICE_RESET);
+        message.size = 16;
+        let result = slowly(message.as_bytes().to_vec()).receive();
+        assert!(is_late(&result), "{result:?}");
+    }
+
+    #[test]
+    fn requests_before_an_answer_do_not_put_its_end_off() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut message = Header::request(1, command::DEVICE_RESET);
+        message.size = 16;
+        thread::spawn(move || {
+            while theirs.write_all(message.as_bytes()).is_ok() {
+                thread::sleep(LIMIT / 6);
+            }
+        });
+        let result = Channel::with_limit(ours, LIMIT)
+            .unwrap()
+            .ask(command::DMA_READ, &[&[0; 16]]);
+        assert!(is_late(&result), "{result:?}");
+    }
+
+    #[test]
+    fn a_client_that_takes_byte_by_byte_is_left_too() {
+        use std::io::Read as _;
+
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            let mut some = [0; 4096];
+            while matches!(theirs.read(&mut some), Ok(1..)) {
+                thread::sleep(LIMIT / 6);
+            }
+        });
+        let channel = Channel::with_limit(ours, LIMIT).unwrap();
+        let result = channel.send(Header::request(1, command::DMA_WRITE), &[&[0; 1 << 20]]);
+        assert!(is_late(&result), "{result:?}");
     }
 }

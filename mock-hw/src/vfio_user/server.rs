@@ -229,7 +229,6 @@ impl Slot {
     fn accept(&mut self) -> Result<(), Broken> {
         match self.listener.accept() {
             Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
                 let session = Session::new(stream, &self.endpoint, &self.guest)?;
                 self.session = Some(session);
                 Ok(())
