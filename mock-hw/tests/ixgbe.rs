@@ -22,6 +22,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanSlic
 use parakernel_core::mmio::Registers;
 use parakernel_mock_hw::{
     fault::{Fault, When},
+    trace::Kind,
     wire::Wire,
 };
 
@@ -453,6 +454,58 @@ fn the_five_tuple_filter_of_the_highest_priority_wins() {
 }
 
 #[test]
+fn the_filter_of_syn_goes_first_where_it_says_so() {
+    let driver = Driver::new(29);
+    let mut queues = [7, 9].map(|n| driver.rx_queue(n));
+    driver.write(0xe400, u32::from(2000_u16.swap_bytes()) << 16); // SDPQF
+    driver.write(0xe800, 7 << 21); // L34TIMIR
+    let mut frame = tcp(20);
+    frame[47] |= 2;
+    // FTQF: TCP to the port, or off; SYNQF with SYNQFP or without.
+    let by_port = 1 << 31 | 1 << 30 | 0b00111 << 25;
+    for (five_tuple, first, expected) in
+        [(by_port, 0, [1, 0]), (by_port, 1, [0, 1]), (0, 0, [0, 1])]
+    {
+        driver.write(0xe600, five_tuple);
+        driver.write(0xec30, first << 31 | 9 << 1 | 1);
+        driver.wire.send(&frame);
+        driver.settle();
+        let found = queues.each_mut().map(|queue| driver.receive(queue).len());
+        assert_eq!(found, expected, "{five_tuple:#x} {first}");
+    }
+    driver.world.trace().assert_clean();
+}
+
+#[test]
+fn what_is_left_out_does_not_go_unnoticed() {
+    let driver = Driver::new(28);
+    for (offset, value, expected) in [
+        (0x5128, 1 << 31 | 0x88b5, 0), // ETQF: a type, of one pool, with a priority
+        (0x5128, 1 << 31 | 1 << 26 | 0x88b5, 1),
+        (0x5128, 1 << 31 | 1 << 19 | 0x88b5, 1),
+        (0x8900, 1 << 31 | 3 << 3, 0), // IPSTXIDX: an entry written, one read, the engine on
+        (0x8900, 1 << 30 | 3 << 3, 1),
+        (0x8900, 1, 1),
+        (0x8e00, 1 << 31 | 3 << 3 | 2, 0), // IPSRXIDX
+        (0x8e00, 1, 1),
+        (0x4248, 0xffff, 0), // PAP: time of a pause, pace
+        (0x4248, 1 << 16, 1),
+        (0x4330, 1, 1),    // MACC: link by force
+        (0x4208, 0x20, 1), // PCS1GLCTL: the same
+        (0x498c, 1, 1),    // RTTBCNRD
+        (0x50a0, 1, 1),    // RUPPBMR
+        (0x581c, 1, 1),    // VMD_CTL
+        (0xee78, 1, 1),    // FDIRSCTPM
+    ] {
+        driver.world.trace().clear();
+        driver.write(offset, value);
+        let noted = driver.world.trace().take();
+        let noted = noted.iter().filter(|entry| entry.kind == Kind::LeftOut);
+        assert_eq!(noted.count(), expected, "{offset:#x}: {value:#x}");
+    }
+}
+
+#[test]
 fn all_queue_pairs_pass_traffic_and_none_gets_anothers() {
     let driver = Driver::new(15);
     let mut queues: Vec<_> = (0..128)
@@ -686,6 +739,28 @@ fn flow_director_filters_steer_and_go() {
     driver.world.trace().assert_clean();
 }
 
+#[test]
+fn a_filter_of_sctp_matches_whatever_the_ports_are() {
+    let driver = Driver::new(30);
+    let mut queues = [0, 9].map(|n| driver.rx_queue(n));
+    driver.write(0xee68, 0x3dad_14e2); // FDIRHKEY
+    driver.write(0xee00, 0x4a00_7f31); // FDIRCTRL: perfect, 64 KiB
+    driver.write(0xee70, 0x37); // FDIRM: without VLAN, pool and flexible bytes
+    driver.write(0xee3c, u32::MAX);
+    driver.write(0xee40, u32::MAX);
+    driver.write(0xee28, 3 << 16 | u32::from(place(0x3dad_14e2, 3, 0)));
+    driver.write(0xee2c, 0x0009_8869); // add: SCTP, queue 9
+    let mut frame = udp([1, 53], 20);
+    driver.wire.send(&frame);
+    frame[23] = 132;
+    driver.wire.send(&frame);
+    driver.settle();
+    let [other, found] = queues.each_mut().map(|queue| driver.receive(queue));
+    assert_eq!((other.len(), found.len()), (1, 1));
+    assert_eq!(found[0].bytes[23], 132);
+    driver.world.trace().assert_clean();
+}
+
 /// The hash of a flow that has only a kind and a destination port, bit by bit as 7.1.2.7.16 has it: the key rotated by
 /// the place of each bit that is set.
 fn place(key: u32, kind: u32, port: u32) -> u16 {
@@ -733,6 +808,13 @@ fn rules_that_are_broken_are_noted_with_their_section() {
         &|| {
             let mut queue = driver.tx_queue(1);
             driver.send_with(&mut queue, &udp([1, 2], 60), 5, 3 << 40);
+        },
+        "7.2.4",
+    );
+    broken(
+        &|| {
+            let mut queue = driver.tx_queue(3);
+            driver.send_with(&mut queue, &udp([1, 2], 60), 5, 0);
         },
         "7.2.4",
     );

@@ -28,7 +28,6 @@ const FDIRMISS: usize = 0x0_ee5c;
 const FDIRHKEY: usize = 0x0_ee68;
 const FDIRSKEY: usize = 0x0_ee6c;
 const FDIRM: usize = 0x0_ee70;
-const FDIRSCTPM: usize = 0x0_ee78;
 
 /// FDIRCTRL: the tables were set up; filters are perfect ones.
 const INIT_DONE: u32 = 1 << 3;
@@ -311,7 +310,7 @@ impl Device {
         let ports = match flow.kind & 3 {
             1 => self.regs.word(FDIRUDPM),
             2 => self.regs.word(FDIRTCPM),
-            3 => self.regs.word(FDIRSCTPM),
+            // Those of SCTP only its successors compare, and have FDIRSCTPM for it.
             _ => u32::MAX,
         };
         // The masks of ports count their bits from the other end (8.2.3.21.13).

@@ -196,11 +196,16 @@ impl Device {
         (target, filtered)
     }
 
+    /// By type; then by SYN and by five-tuple, in the order that the SYN filter says (7.1.2.6).
     fn by_filter(&self, packet: &Packet) -> Option<usize> {
+        let filter = self.regs.word(SYNQF);
+        let by_syn = (filter & 1 != 0 && packet.syn).then_some((filter >> 1 & 0x7f) as usize);
+        let by_five_tuple = || self.by_five_tuple(packet);
         let by_kind = self.by_ether_type(packet);
-        let syn = self.regs.word(SYNQF);
-        let syn = (syn & 1 != 0 && packet.syn).then_some((syn >> 1 & 0x7f) as usize);
-        by_kind.or(syn).or_else(|| self.by_five_tuple(packet))
+        by_kind.or_else(|| match by_syn {
+            Some(_) if filter >> 31 == 1 => by_syn,
+            _ => by_five_tuple().or(by_syn),
+        })
     }
 
     fn by_ether_type(&self, packet: &Packet) -> Option<usize> {

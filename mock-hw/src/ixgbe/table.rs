@@ -103,7 +103,8 @@ pub(super) const RECEIVE: &[Entry] = &[
     words("FTQF", 0x0_e600, 128, ALL),
     words("L34TIMIR", 0x0_e800, 128, ALL).without(1 << 20),
     one("SYNQF", 0x0_ec30, ALL),
-    words("ETQF", 0x0_5128, 8, ALL).without(1 << 30 | 1 << 27),
+    // Of one pool, with a priority, for FCoE and for time stamps.
+    words("ETQF", 0x0_5128, 8, ALL).without(0x4ff8_0000),
     words("ETQS", 0x0_ec00, 8, ALL).without(1 << 29),
     one("RXFECCERR0", 0x0_51b8, Unseen),
     words("IMIR", 0x0_5a80, 8, LeftOut),
@@ -146,9 +147,9 @@ pub(super) const RECEIVE: &[Entry] = &[
     one("RXBUFCTRL", 0x0_3600, LeftOut),
     words("RXBUFDATA", 0x0_3610, 4, Tells),
     words("RT2CR", 0x0_3c20, 8, LeftOut),
-    words("RT2SR", 0x0_3c40, 8, Unseen),
-    one("RUPPBMR", 0x0_50a0, Unseen),
-    one("VMD_CTL", 0x0_581c, Unseen),
+    words("RT2SR", 0x0_3c40, 8, Tells),
+    one("RUPPBMR", 0x0_50a0, Unseen).without(u32::MAX),
+    one("VMD_CTL", 0x0_581c, Unseen).without(0x3),
 ];
 
 /// 8.2.3.9 to 8.2.3.21: transmit queues, DCB, DCA, security, storage, Flow Director.
@@ -193,7 +194,7 @@ pub(super) const TRANSMIT: &[Entry] = &[
     one("RTTDT1S", 0x0_490c, Tells),
     one("RTTBCNRC", 0x0_4984, Acts(A::Rttbcnrc)),
     one("RTTBCNRM", 0x0_4980, ALL),
-    one("RTTBCNRD", 0x0_498c, Unseen),
+    one("RTTBCNRD", 0x0_498c, LeftOut),
     one("RTTDTECC", 0x0_4990, Unseen),
     one("SECTXCTRL", 0x0_8800, ALL),
     one("SECTXSTAT", 0x0_8804, Acts(A::Sectxstat)),
@@ -203,10 +204,11 @@ pub(super) const TRANSMIT: &[Entry] = &[
     one("SECRXSTAT", 0x0_8d04, Acts(A::Secrxstat)),
     one("LSECTXCTRL", 0x0_8a04, LeftOut),
     one("LSECRXCTRL", 0x0_8f04, LeftOut),
-    one("IPSTXIDX", 0x0_8900, Unseen),
+    // Drivers clear the tables of IPsec; the engine and what it holds are left out.
+    one("IPSTXIDX", 0x0_8900, Unseen).without(1 << 30 | 1),
     one("IPSTXSALT", 0x0_8904, LeftOut),
     words("IPSTXKEY", 0x0_8908, 4, LeftOut),
-    one("IPSRXIDX", 0x0_8e00, Unseen),
+    one("IPSRXIDX", 0x0_8e00, Unseen).without(1 << 30 | 1),
     words("IPSRXIPADDR", 0x0_8e04, 4, LeftOut),
     one("IPSRXSPI", 0x0_8e14, LeftOut),
     one("IPSRXIPIDX", 0x0_8e18, LeftOut),
@@ -238,13 +240,13 @@ pub(super) const TRANSMIT: &[Entry] = &[
     one("FDIRSKEY", 0x0_ee6c, ALL),
     one("FDIRM", 0x0_ee70, ALL),
     one("FDIRIP6M", 0x0_ee74, ALL),
-    one("FDIRSCTPM", 0x0_ee78, ALL),
+    one("FDIRSCTPM", 0x0_ee78, LeftOut),
 ];
 
 /// 8.2.3.22 to 8.2.3.27: the MAC, statistics, wake-up, management, time, virtualisation.
 pub(super) const MAC: &[Entry] = &[
     one("PCS1GCFIG", 0x0_4200, Unseen),
-    one("PCS1GLCTL", 0x0_4208, Unseen),
+    one("PCS1GLCTL", 0x0_4208, Unseen).without(1 << 5),
     one("PCS1GLSTA", 0x0_420c, Tells),
     one("PCS1GDBG0", 0x0_4210, Tells),
     one("PCS1GDBG1", 0x0_4214, Tells),
@@ -254,7 +256,7 @@ pub(super) const MAC: &[Entry] = &[
     one("PCS1GANLPNP", 0x0_4224, Tells),
     one("HLREG0", 0x0_4240, ALL).without(1 << 28),
     one("HLREG1", 0x0_4244, Tells),
-    one("PAP", 0x0_4248, Unseen),
+    one("PAP", 0x0_4248, Unseen).without(0x00ff_0000),
     one("MACA", 0x0_424c, Tells),
     one("APAE", 0x0_4250, Unseen),
     one("ARD", 0x0_4254, Unseen),
@@ -277,7 +279,7 @@ pub(super) const MAC: &[Entry] = &[
     one("AUTOC3", 0x0_42ac, Unseen),
     one("ANLP1", 0x0_42b0, Acts(A::Anlp1)),
     one("ANLP2", 0x0_42b4, Tells),
-    one("MACC", 0x0_4330, Unseen),
+    one("MACC", 0x0_4330, Unseen).without(1),
     one("ATLASCTL", 0x0_4800, Unseen),
     one("MDFTC1", 0x0_42b8, Tells),
     words("MDFT", 0x0_42c0, 4, Tells),

@@ -33,6 +33,7 @@ const LOOPBACK: u32 = 1 << 15;
 
 /// Bits of the command byte of a descriptor, in the high quadword (7.2.3.2).
 const EOP: u64 = 1 << 24;
+const IFCS: u64 = 1 << 25;
 const LEGACY_IC: u64 = 1 << 26;
 const RS: u64 = 1 << 27;
 const DEXT: u64 = 1 << 29;
@@ -311,6 +312,10 @@ impl Device {
             PoolTag::Descriptor => job.first,
             PoolTag::Always(_) | PoolTag::Never => job.first & !VLE,
         };
+        if high & IFCS == 0 {
+            let text = format_args!("transmit queue {n}: a frame with a check sequence of its own");
+            self.function.left_out(text);
+        }
         let mut frames = if high & DEXT == 0 {
             vec![self.legacy(high, data)]
         } else {
@@ -330,6 +335,10 @@ impl Device {
             ip: high >> 40 & 1 == 1,
             l4: high >> 41 & 1 == 1,
         };
+        let payload = usize::try_from(high >> 46).unwrap_or(0);
+        if high & TSE == 0 && payload != data.len() {
+            return Err("PAYLEN is not the length of the packet");
+        }
         let wanted = insert.ip || insert.l4 || high & (VLE | TSE) != 0;
         let context = self.tx[n].contexts[usize::from(high >> 36 & 1 == 1)];
         let Some(context) = context else {
@@ -339,12 +348,8 @@ impl Device {
                 Ok(vec![data])
             };
         };
-        let payload = usize::try_from(high >> 46).unwrap_or(0);
         let mut frames = if high & TSE == 0 {
             let mut frame = data;
-            if payload != frame.len() {
-                return Err("PAYLEN is not the length of the packet");
-            }
             offload::checksums(&mut frame, &context, insert)?;
             vec![frame]
         } else {
