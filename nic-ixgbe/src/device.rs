@@ -57,7 +57,7 @@ pub struct Setup<'a> {
     /// Room for the state of as many queue pairs as are to be used, at most 128. With room for all of them no queue is left
     /// that drops: see [`Device::drop_queue`].
     pub pairs: &'a mut [Pair],
-    /// The longest frame, in bytes, its CRC not counted; up to 9,710 (15,872 with the CRC is what the MAC takes).
+    /// The longest frame, in bytes, its CRC not counted; up to 15,868: the MAC takes 15,872 with it.
     pub max_frame: u16,
     /// How queues are shared out.
     pub sharing: Sharing,

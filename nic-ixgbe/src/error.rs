@@ -373,6 +373,8 @@ pub enum PoolError {
     NoSuchPool(u8),
     /// An address that no station may have.
     Mac(Mac),
+    /// The address is the port's own, another pool's, or granted to another function.
+    Taken(Mac),
     /// All VLAN filters are in use.
     NoVlanFilter,
     /// All further addresses are in use.
@@ -390,7 +392,9 @@ impl PoolError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::NoPools => ErrorKind::Unsupported,
-            Self::NoSuchPool(_) | Self::Mac(_) | Self::Rate { .. } => ErrorKind::InvalidArgument,
+            Self::NoSuchPool(_) | Self::Mac(_) | Self::Taken(_) | Self::Rate { .. } => {
+                ErrorKind::InvalidArgument
+            }
             Self::NoVlanFilter | Self::NoAddress => ErrorKind::Exhausted,
         }
     }
@@ -402,6 +406,7 @@ impl fmt::Display for PoolError {
             Self::NoPools => f.write_str("the port has no pools"),
             Self::NoSuchPool(pool) => write!(f, "there is no pool {pool} to open"),
             Self::Mac(mac) => write!(f, "{mac} is no station's address"),
+            Self::Taken(mac) => write!(f, "{mac} is somebody else's address"),
             Self::NoVlanFilter => f.write_str("all VLAN filters are in use"),
             Self::NoAddress => f.write_str("all further addresses are in use"),
             Self::Rate { rate_mbps } => write!(f, "{rate_mbps} Mb/s is no rate that can be set"),

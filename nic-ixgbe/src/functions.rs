@@ -1,8 +1,10 @@
 //! Virtual functions, seen from the port: what each is granted, and what it may ask for through its mailbox (§7.10.2.9).
 //!
 //! Function *n* has pool *n*: its two queues, its address, its VLAN. A function is a PCI function of its own, so it may be
-//! given to a process as a whole (`Direct`), under an IOMMU. What it does to its own registers stays its own; its frames are
-//! checked by the port (anti-spoofing), its queues drop when they have no buffer, and its messages are checked here, each
+//! given to a process as a whole (`Direct`), under an IOMMU: under `integrity` only, for the port compares nothing but source
+//! address and VLAN of what it sends, so that PAUSE, LLDP and ARP for others leave as well, and a transmit path that it makes
+//! hang does so for everybody. What it does to its own registers stays its own; its frames are
+//! checked by the port so far (anti-spoofing), its queues drop when they have no buffer, and its messages are checked here, each
 //! against its [`Grant`]. None of it waits: a mailbox is looked at when the port [says so](crate::interrupt::Cause::is_mailbox),
 //! one message of each function at a time.
 
@@ -104,15 +106,21 @@ impl<'a> Functions<'a> {
     ///
     /// # Errors
     ///
-    /// Where there is no such function, or nobody may have the address.
+    /// Where there is no such function, or nobody may have the address, or somebody has it, or is granted it.
     pub fn grant<R: Registers>(
         &mut self,
         device: &Device<'_, R>,
         number: u8,
         grant: Grant,
     ) -> Result<(), PoolError> {
-        if grant.mac.is_group() {
-            return Err(PoolError::Mac(grant.mac));
+        if number >= device.functions() {
+            return Err(PoolError::NoSuchPool(number));
+        }
+        device.check_address(number, grant.mac)?;
+        let others = (0..).zip(self.functions.iter()).filter(|it| it.0 != number);
+        let mut granted = others.filter_map(|(_, function)| function.grant);
+        if granted.any(|other| other.mac == grant.mac) {
+            return Err(PoolError::Taken(grant.mac));
         }
         self.revoke(device, number)?;
         if let Some(function) = self.functions.get_mut(usize::from(number)) {

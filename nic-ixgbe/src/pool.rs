@@ -59,12 +59,11 @@ impl<R: Registers> Device<'_, R> {
     ///
     /// # Errors
     ///
-    /// Where there are no pools, or none with this number, or the VLAN filters are all in use.
+    /// Where there are no pools, or none with this number, or the VLAN filters are all in use. [`PoolError::Mac`] where nobody
+    /// may have the address, [`PoolError::Taken`] where it is the port's own or another pool's.
     pub fn open_pool(&self, pool: u8, names: PoolNames) -> Result<(), PoolError> {
         self.check_pool(pool)?;
-        if names.mac.is_group() {
-            return Err(PoolError::Mac(names.mac));
-        }
+        self.check_address(pool, names.mac)?;
         if let Some(vlan) = names.vlan {
             self.join_vlan(pool, vlan)?;
         }
@@ -119,9 +118,7 @@ impl<R: Registers> Device<'_, R> {
     /// As [`open_pool`](Self::open_pool), and [`PoolError::NoAddress`] where all are in use.
     pub fn add_address(&self, pool: u8, mac: Mac) -> Result<(), PoolError> {
         self.check_pool(pool)?;
-        if mac.is_group() {
-            return Err(PoolError::Mac(mac));
-        }
+        self.check_address(pool, mac)?;
         let is_free = |base: &usize| {
             !self
                 .row::<ReceiveAddressBlock>(*base)
@@ -207,6 +204,29 @@ impl<R: Registers> Device<'_, R> {
         }
     }
 
+    /// Whether pool `pool` may have the address: one of a station, and nobody else's.
+    pub(crate) fn check_address(&self, pool: u8, mac: Mac) -> Result<(), PoolError> {
+        if mac.is_group() || mac.0 == [0; 6] {
+            return Err(PoolError::Mac(mac));
+        }
+        let mut bases = (0..ReceiveAddressBlock::COUNT).filter_map(ReceiveAddressBlock::base);
+        if mac == self.mac() || bases.any(|base| self.is_of_another(base, pool, mac)) {
+            return Err(PoolError::Taken(mac));
+        }
+        Ok(())
+    }
+
+    /// Whether the receive address at `base` is this one, and not the pool's alone.
+    fn is_of_another(&self, base: usize, pool: u8, mac: Mac) -> bool {
+        let row = self.row::<ReceiveAddressBlock>(base);
+        let high = row.read::<Rah>();
+        let (expected_low, expected_high) = words_of(mac);
+        let is_same = high.is_set(Rah::AV)
+            && high.field(Rah::RAH) == u64::from(expected_high)
+            && row.read::<Ral>().bits() == u64::from(expected_low);
+        is_same && row.read::<MpsarHigh>().bits() << 32 | row.read::<MpsarLow>().bits() != 1 << pool
+    }
+
     /// The receive address of a pool has its number, except that the first is the port's own: the kernel's pool has that one,
     /// and pool 0 the one of the kernel's number.
     fn address_of(&self, pool: u8) -> Option<usize> {
@@ -228,8 +248,7 @@ impl<R: Registers> Device<'_, R> {
 
     fn write_address(&self, base: usize, mac: Mac, pool: u8) {
         let row = self.row::<ReceiveAddressBlock>(base);
-        let [a, b, c, d, e, f] = mac.0;
-        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
+        let (low, high) = words_of(mac);
         let pools = 1_u64 << pool;
         row.write(MpsarLow::from_bits(pools & 0xFFFF_FFFF));
         row.write(MpsarHigh::from_bits(pools >> 32));
@@ -321,6 +340,12 @@ impl<R: Registers> Device<'_, R> {
                 .modify(|vfta: Vfta| Vfta::from_bits(set_bit(vfta.bits(), bit, member)));
         }
     }
+}
+
+/// An address as two registers hold it.
+const fn words_of(mac: Mac) -> (u32, u16) {
+    let [a, b, c, d, e, f] = mac.0;
+    (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]))
 }
 
 const fn set_bit(bits: u64, bit: u8, value: bool) -> u64 {

@@ -41,6 +41,9 @@ pub const fn buffer_size(capacity: usize) -> Option<u32> {
 /// tail that equals the head says that there are none (§7.1.9); the one more that lies ready is told of as soon as a
 /// frame was taken.
 ///
+/// A frame waits, and all behind it, until the pool has a free buffer for each that it is in. So the pool needs more than the
+/// ring takes: as many again as the longest frame that the port lets in.
+///
 /// # Invariants
 ///
 /// All slots but the `vacant` ones before `next` hold indices of segments that exist nowhere else.

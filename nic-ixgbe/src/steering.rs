@@ -444,9 +444,12 @@ fn switch_off<R: Registers>(device: &Device<'_, R>, index: usize) {
 /// Leads frames of an `EtherType` to `queue` by filter `index`, 0 to 7, or nowhere in particular. IPv4 and IPv6 are not for
 /// these filters: they would go before the five-tuple ones (§7.1.2.3).
 ///
+/// Nobody keeps them: after a reset of the port they are to be set again.
+///
 /// # Errors
 ///
-/// [`SteerError::Unsupported`] for IP, [`SteerError::NoSuchQueue`] for a filter or a queue that there is not.
+/// [`SteerError::Unsupported`] for IP, [`SteerError::NoSuchQueue`] for a filter or a queue that there is not, or the
+/// [drop queue](Device::drop_queue).
 pub fn set_ether_type<R: Registers>(
     device: &Device<'_, R>,
     index: u8,
@@ -462,7 +465,7 @@ pub fn set_ether_type<R: Registers>(
     if ether_type == 0x0800 || ether_type == 0x86DD {
         return Err(SteerError::Unsupported);
     }
-    if queue >= QUEUES {
+    if queue >= QUEUES || device.drop_queue() == Some(queue) {
         return Err(SteerError::NoSuchQueue);
     }
     let select = Etqs::default().with(Etqs::RX_QUEUE, queue.into());

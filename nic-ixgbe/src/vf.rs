@@ -195,8 +195,8 @@ impl<'a, R: Registers> Function<'a, R> {
     ///
     /// # Errors
     ///
-    /// [`VfError::Busy`] while something else is asked for, [`VfError::Groups`] for more than 30 groups, or for what is no
-    /// group's address, [`VfError::NotReady`] where the function is not in service.
+    /// [`VfError::Busy`] while something else is asked for or the function is not in service, [`VfError::Groups`] for more than
+    /// 30 groups, or for what is no group's address.
     pub fn begin_request(&mut self, request: Request<'_>, now: Instant) -> Result<(), VfError> {
         if !self.start.is_done() {
             return Err(VfError::Busy);

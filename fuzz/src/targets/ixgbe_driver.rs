@@ -368,7 +368,8 @@ impl Run<'_, '_> {
                     groups: input.choose(&[Groups::None, Groups::Broadcasts, Groups::Multicasts]),
                 };
                 let granted = self.functions.grant(device, number, grant).is_ok();
-                assert_eq!(granted, number < device.functions(), "function {number}");
+                // A port that lies may say that another has the address.
+                assert!(!granted || number < device.functions(), "{number}");
                 if let (true, Some(it)) = (granted, self.granted.get_mut(usize::from(number))) {
                     *it = true;
                 }

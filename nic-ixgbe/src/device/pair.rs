@@ -74,7 +74,9 @@ pub enum PairState {
     Active,
     /// Being stopped.
     Releasing,
-    /// It did not start, or did not stop: its memory stays with the port until that is reset.
+    /// The port or the function is being reset: whatever the pair was, its memory is the port's until that has ended.
+    Resetting,
+    /// It did not start, or did not stop, or a reset failed: its memory stays with the port until that is reset.
     Quarantined,
 }
 
@@ -99,6 +101,7 @@ enum Step {
     Stopping(Deadline),
     /// Off, as the port says; what it still had to write may be on its way.
     Grace(Deadline),
+    Resetting,
     Quarantined,
 }
 
@@ -112,8 +115,23 @@ impl Pair {
             Step::Claiming(_) => PairState::Claiming,
             Step::Active => PairState::Active,
             Step::Stopping(_) | Step::Grace(_) => PairState::Releasing,
+            Step::Resetting => PairState::Resetting,
             Step::Quarantined => PairState::Quarantined,
         }
+    }
+
+    /// A reset begins: queues are on until it has ended.
+    pub(crate) fn begin_reset(pairs: &mut [Self]) {
+        pairs.fill(Self(Step::Resetting));
+    }
+
+    /// A reset has ended: all pairs are free, or where it failed, nobody may have them.
+    pub(crate) fn end_reset(pairs: &mut [Self], is_done: bool) {
+        pairs.fill(Self(if is_done {
+            Step::Free
+        } else {
+            Step::Quarantined
+        }));
     }
 
     /// Gives the pair its rings.
@@ -141,7 +159,11 @@ impl Pair {
         let deadline = match self.0 {
             Step::Claiming(deadline) => deadline,
             Step::Active => return Poll::Ready(Ok(())),
-            Step::Free | Step::Stopping(_) | Step::Grace(_) | Step::Quarantined => {
+            Step::Free
+            | Step::Stopping(_)
+            | Step::Grace(_)
+            | Step::Resetting
+            | Step::Quarantined => {
                 return Poll::Ready(Err(PairError::WrongState));
             }
         };
@@ -208,7 +230,7 @@ impl Pair {
             // A read after the grace time makes sure that all writes have arrived: the one that says whether it is gone.
             Step::Grace(_) if queues.is_gone => self.settle(Step::Free, removed()),
             Step::Grace(_) => self.settle(Step::Free, Ok(())),
-            Step::Free | Step::Claiming(_) | Step::Active | Step::Quarantined => {
+            Step::Free | Step::Claiming(_) | Step::Active | Step::Resetting | Step::Quarantined => {
                 Poll::Ready(Err(PairError::WrongState))
             }
         }

@@ -115,7 +115,7 @@ impl<R: Registers> Device<'_, R> {
     /// Resets the port: all queues of all leases end with it, and rings and buffers are the port's until
     /// [`poll_reset`](Self::poll_reset) says that it is done.
     pub fn begin_reset(&mut self, now: Instant) {
-        self.pairs.iter_mut().for_each(|pair| *pair = Pair::EMPTY);
+        Pair::begin_reset(self.pairs);
         self.start.result = Ok(());
         self.quiesce();
         self.wait(Step::Master, MASTER_LIMIT, now);
@@ -149,6 +149,7 @@ impl<R: Registers> Device<'_, R> {
     fn fail(&mut self, error: InitError) -> Result<(), InitError> {
         self.start.step = Step::Done;
         self.start.result = Err(error);
+        Pair::end_reset(self.pairs, false);
         self.start.result
     }
 
@@ -205,6 +206,7 @@ impl<R: Registers> Device<'_, R> {
             Step::Security if self.is_receive_path_empty() => {
                 self.enable_receive();
                 self.start = Start::DONE;
+                Pair::end_reset(self.pairs, true);
             }
             step => return Self::is_in_time(step, late),
         }

@@ -60,7 +60,7 @@ impl<R: Registers> Function<'_, R> {
     /// Resets the function: all its queues end, and their memory is the function's until
     /// [`poll_reset`](Self::poll_reset) says that it is done.
     pub fn begin_reset(&mut self, now: Instant) {
-        self.pairs.iter_mut().for_each(|pair| *pair = Pair::EMPTY);
+        Pair::begin_reset(self.pairs);
         self.mailbox.clear();
         let window = self.window();
         window.write(Vteimc::from_bits(ALL_VECTORS));
@@ -91,6 +91,7 @@ impl<R: Registers> Function<'_, R> {
             self.start.step = Step::Done;
         }
         if self.start.step == Step::Done {
+            Pair::end_reset(self.pairs, self.start.is_done());
             Poll::Ready(self.start.result)
         } else {
             Poll::Pending

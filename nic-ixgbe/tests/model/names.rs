@@ -42,6 +42,18 @@ fn a_pool_has_as_many_addresses_as_it_is_given() {
     open(&device);
     let group = Mac([1, 0, 0, 0, 0, 0]);
     assert_eq!(device.add_address(1, group), Err(PoolError::Mac(group)));
+    // Nobody's, the port's own, another pool's.
+    let nobody = Mac([0; 6]);
+    assert_eq!(device.add_address(1, nobody), Err(PoolError::Mac(nobody)));
+    for taken in [device.mac(), own, further(7)] {
+        let names = PoolNames {
+            mac: taken,
+            vlan: None,
+        };
+        assert_eq!(device.open_pool(2, names), Err(PoolError::Taken(taken)));
+        let added = device.add_address(2, taken);
+        assert_eq!(added, Err(PoolError::Taken(taken)));
+    }
     assert_eq!(device.add_address(0, own), Err(PoolError::NoSuchPool(0)));
     let mut owned = claim(&machine, &mut device, 2, (Lease(1), Metadata::None)).unwrap();
     for to in [own, further(0), further(63), further(64)] {

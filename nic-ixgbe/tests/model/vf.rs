@@ -17,7 +17,7 @@ use parakernel_mock_hw::{
 use parakernel_nic_ixgbe::{
     device::{Device, Pair, Setup, Sharing, Vector},
     doorbell::Tail,
-    error::{InitError, PairError, VfError},
+    error::{InitError, PairError, PoolError, VfError},
     functions::{Event, Function, Functions, Grant, Groups},
     id::Kind,
     offload::Metadata,
@@ -93,6 +93,15 @@ impl<'m> Host<'m, '_> {
         for number in 0..COUNT {
             functions.grant(&device, number, grant(number)).unwrap();
         }
+        // One's own again, and what another is granted, though neither has begun.
+        functions.grant(&device, 1, grant(1)).unwrap();
+        for mac in [mac(2), device.mac()] {
+            let terms = Grant { mac, ..grant(1) };
+            let granted = functions.grant(&device, 1, terms);
+            assert_eq!(granted, Err(PoolError::Taken(mac)));
+        }
+        let beyond = functions.grant(&device, u8::MAX, grant(9));
+        assert_eq!(beyond, Err(PoolError::NoSuchPool(u8::MAX)));
         poll(machine, |_| match device.link().is_up {
             true => Poll::Ready(()),
             false => Poll::Pending,

@@ -244,16 +244,22 @@ fn memory_that_is_no_rings_is_refused() {
 fn nothing_is_claimed_while_the_port_is_reset() {
     let port = Port::new(Fault::None);
     let mut rig = Rig::new(&port, Sharing::Queues);
+    rig.claim(1).unwrap();
     let now = rig.now;
     rig.device.begin_reset(now);
+    let states = |rig: &Rig<'_>| [0, 1].map(|pair| rig.device.pair_state(pair));
+    // Queues are on until the reset has ended: nobody may take a pair's memory for free.
+    assert_eq!(states(&rig), [Some(PairState::Resetting); 2]);
     assert_eq!(rig.claim(0), Err(PairError::WrongState));
     port.fault.set(Fault::StuckDma);
     rig.until(Device::poll_reset).0.unwrap_err();
+    assert_eq!(states(&rig), [Some(PairState::Quarantined); 2]);
     assert_eq!(rig.claim(0), Err(PairError::WrongState));
     port.fault.set(Fault::None);
     let now = rig.now;
     rig.device.begin_reset(now);
     rig.until(Device::poll_reset).0.unwrap();
+    assert_eq!(states(&rig), [Some(PairState::Free); 2]);
     rig.claim(0).unwrap();
 }
 

@@ -275,6 +275,11 @@ fn ether_types_lead_to_the_kernel_but_not_ip() {
         set_ether_type(&device, 0, Some((0x88CC, 128))),
         Err(SteerError::NoSuchQueue)
     );
+    let dropped = device.drop_queue().unwrap();
+    assert_eq!(
+        set_ether_type(&device, 0, Some((0x88CC, dropped))),
+        Err(SteerError::NoSuchQueue)
+    );
 }
 
 #[test]
