@@ -54,8 +54,8 @@ impl Field {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Masks {
-    /// The VLAN. Where it is compared, VLANs [can be let in](Device::set_vlan), and five-tuple filters, which do not look at
-    /// it, are not used.
+    /// The VLAN. Where it is compared, VLANs [can be let in](crate::device::Device::set_vlan), and five-tuple filters, which
+    /// do not look at it, are not used.
     pub vlan: Field,
     /// The protocol.
     pub protocol: Field,
