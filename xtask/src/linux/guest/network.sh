@@ -62,12 +62,13 @@ bring_up() {
     up
 }
 
-# reach ADDRESS [OPTION...]: whether the other side answers; the first packet may be late. Without a deadline (-w) ping waits for
-# the last answer only twice as long as another took, which is too short where the host is busy.
+# reach ADDRESS [OPTION...]: whether the other side answers; the first packet may be late. With a deadline (-w) ping ends well only
+# if as many answers came as were asked for; without one it waits for the last only twice as long as another took, which is too short
+# where the host is busy.
 reach() {
     address=$1
     shift
-    within 20 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.05 -w 10 -q "$@" "$address" | grep -q "5 received"
+    within 10 ping -c 1 -W 1 -q "$@" "$address" && ping -c 5 -i 0.05 -w 10 -q "$@" "$address"
 }
 
 # get URL: what is there, into /tmp/got.
