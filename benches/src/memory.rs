@@ -5,7 +5,11 @@
     reason = "a bench that cannot be set up has nothing to say"
 )]
 
-use core::ptr::NonNull;
+use core::{
+    alloc::{GlobalAlloc, Layout},
+    ptr::NonNull,
+};
+use std::alloc::System;
 
 use parakernel_core::{
     address::{BusAddress, Direction, Iova, NodeId},
@@ -15,6 +19,36 @@ use parakernel_core::{
         RegionStorage, RegionTable, SharedMemory,
     },
 };
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// The system's memory by whole cache lines: what two partitions allocate never lies in one line, as their pages never are
+/// the same.
+struct Lines;
+
+#[global_allocator]
+static LINES: Lines = Lines;
+
+impl Lines {
+    fn whole(layout: Layout) -> Layout {
+        let aligned = layout.align_to(LINE).unwrap_or(layout);
+        aligned.pad_to_align()
+    }
+}
+
+// SAFETY: the system's allocator does the work, for a layout that depends on nothing but the one that is asked for.
+unsafe impl GlobalAlloc for Lines {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise; padding makes no layout empty.
+        unsafe { System.alloc(Self::whole(layout)) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise; this is the layout that `alloc` had.
+        unsafe { System.dealloc(memory, Self::whole(layout)) }
+    }
+}
 
 /// Where processes know their buffers.
 pub(crate) const IOVA: Iova = Iova::new(0x10_0000);

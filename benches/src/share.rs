@@ -1,13 +1,10 @@
-//! Two partitions that do the same work, each in memory of its own, by turns: for a trace of what memory each of them reads and
-//! writes.
+//! Two partitions that do the same work, each in memory of its own (by the allocator of this crate), by turns: for a trace of what
+//! memory each of them reads and writes.
 //!
 //! A store to one of the marks says in the trace whose work follows; the last one that nobody's does. Both run on one stack, which
 //! is left out of the comparison: partitions have their own.
 
-use core::{
-    hint::black_box,
-    sync::atomic::{AtomicU8, Ordering::SeqCst, compiler_fence},
-};
+use core::sync::atomic::{AtomicU8, Ordering::SeqCst, compiler_fence};
 
 use crate::{Phase, counted};
 
@@ -31,17 +28,9 @@ fn mark(whose: usize) {
     compiler_fence(SeqCst);
 }
 
-/// A partition in memory of its own: nothing else lies in its lines.
-fn partition<P: Phase>() -> Box<P> {
-    let phase = Box::new(P::new());
-    // What is allocated later lies behind this.
-    let _apart: &[u8] = black_box(vec![1; 0x1000].leak());
-    phase
-}
-
 /// Runs `rounds` rounds of `batch` items in each partition by turns; the items that each has done.
 pub(crate) fn run<P: Phase>(batch: usize, rounds: usize) -> [usize; PARTITIONS] {
-    let mut partitions = [partition::<P>(), partition::<P>()];
+    let mut partitions = [Box::new(P::new()), Box::new(P::new())];
     let mut items = [0; PARTITIONS];
     for _ in 0..rounds {
         for (whose, phase) in partitions.iter_mut().enumerate() {

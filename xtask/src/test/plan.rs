@@ -298,6 +298,13 @@ pub(crate) const STAGES: &[Stage] = &[
         plan: mutants,
     },
     Stage {
+        name: "sharing",
+        about: "no partition touches a cache line that another writes",
+        when: When::Full,
+        limit: Duration::from_secs(900),
+        plan: sharing,
+    },
+    Stage {
         name: "fuzz-long",
         about: "each fuzz target for five minutes",
         when: When::Full,
@@ -638,6 +645,10 @@ fn qtest(workspace: &Workspace) -> Result<Plan> {
 
 fn bench(_: &Workspace) -> Result<Plan> {
     again(&[&["bench"]])
+}
+
+fn sharing(_: &Workspace) -> Result<Plan> {
+    again(&[&["bench", "--sharing"]])
 }
 
 fn publish(_: &Workspace) -> Result<Plan> {
